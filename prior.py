@@ -1,0 +1,205 @@
+"""The prior: a Stable Diffusion checkpoint, in a folder or on the hub, behind a handful of methods.
+
+Everything is read from the checkpoint: the noise schedule, what the network predicts, the size and scale of its latents,
+how long a prompt may be. Nothing here knows which checkpoint it is.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+EMBEDDED = Path(__file__).resolve().parent / "priors" / "emoji64"
+
+
+class InputError(ValueError):
+    """Something the user gave can not be used. The message is one line that says what was wrong and what would be right."""
+
+
+@dataclass
+class PriorConfig:
+    path: str = str(EMBEDDED.relative_to(Path(__file__).resolve().parent))
+    """Folder or hub id of a Stable Diffusion checkpoint in diffusers' layout. The default ships with sds2d."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision of the networks; auto is float16 on CUDA, else float32. Latents and gradients are always float32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
+
+
+def locate(path):
+    """The checkpoint's folder as a Path, or the hub id as it is. Costs nothing: no network, no weights.
+
+    Raises InputError where `path` can be neither.
+    """
+    for folder in (Path(path).expanduser(), EMBEDDED.parent.parent / path):
+        if (folder / "model_index.json").is_file():
+            return folder.resolve()
+        if folder.exists():
+            raise InputError(f"--prior.path {path} is no diffusers checkpoint: it has no model_index.json")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
+        return path
+    raise InputError(f"--prior.path {path}: no such folder, and a hub id has the form owner/name")
+
+
+def checkpoint_file(path, name):
+    """A small JSON file that a checkpoint folder may carry for sds2d, or {} (see README, "Your own checkpoint")."""
+    file = path / name if isinstance(path, Path) else None
+    return json.loads(file.read_text()) if file and file.is_file() else {}
+
+
+class Prior:
+    """A frozen text-to-image latent diffusion model.
+
+    alphas_cumprod  ᾱ, float32 (T,), on the device
+    latent_shape    (C, h, w) of one latent;  image_size  side of its square picture in pixels
+    """
+
+    def __init__(self, config: PriorConfig):
+        import torch
+        from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        path = locate(config.path)
+        self.device = torch.device(pick_device(config.device))
+        dtype = {"cuda": "float16"}.get(self.device.type, "float32") if config.dtype == "auto" else config.dtype
+        self.dtype = getattr(torch, dtype)
+
+        try:
+            index = DiffusionPipeline.load_config(path)
+        except OSError as error:
+            raise InputError(
+                f"--prior.path {path} could not be fetched from the hub; without --prior.path the prior that ships with "
+                f"sds2d is used ({first_line(error)})"
+            ) from error
+        if "text_encoder_2" in index or "unet" not in index:
+            raise InputError(f"--prior.path {path} holds a {index.get('_class_name')}; a StableDiffusionPipeline is needed")
+
+        def load(cls, part, **options):
+            try:
+                return cls.from_pretrained(path, subfolder=part, **options)
+            except Exception as error:  # whatever a library raises on a broken file, the user needs the part and the cause
+                raise InputError(f"--prior.path {path}: its {part} could not be loaded ({first_line(error)})") from error
+
+        weights = dict(torch_dtype=self.dtype, use_safetensors=True)
+        self.tokenizer = load(CLIPTokenizer, "tokenizer")
+        self.text_encoder = load(CLIPTextModel, "text_encoder", dtype=self.dtype, use_safetensors=True)
+        self.unet = load(UNet2DConditionModel, "unet", **weights)
+        self.vae = load(AutoencoderKL, "vae", **weights)
+        for network in (self.text_encoder, self.unet, self.vae):
+            network.to(self.device).eval().requires_grad_(False)
+
+        # DDPMScheduler reads the config of any discrete scheduler and derives the ᾱ that the network was trained with.
+        scheduler = load(DDPMScheduler, "scheduler")
+        self.alphas_cumprod = scheduler.alphas_cumprod.float().to(self.device)
+        self.prediction_type = scheduler.config.prediction_type
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise InputError(f"--prior.path {path} predicts {self.prediction_type}; epsilon or v_prediction is needed")
+
+        channels, size = self.unet.config.in_channels, self.unet.config.sample_size
+        if channels != self.vae.config.latent_channels:
+            raise InputError(f"--prior.path {path}: a UNet of {channels} input channels is no text-to-image prior (inpainting?)")
+        self.latent_shape = (channels, size, size)
+        self.image_size = size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.text_length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        self.taught = set(checkpoint_file(path, "captions.json").get("words", ()))
+        self._embeddings = {}
+
+    # ------------------------------------------------------------------------------------------------------- text
+
+    def embed(self, prompts):
+        """Text embeddings of a list of prompts (N, L, D) in the networks' dtype; each prompt is encoded once."""
+        import torch
+
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._embeddings:
+                tokens = self.tokenizer(
+                    prompt, padding="max_length", max_length=self.text_length, truncation=True, return_tensors="pt"
+                ).to(self.device)
+                # Stable Diffusion's text encoders see the padding; only a checkpoint that says so masks it.
+                mask = tokens.attention_mask if getattr(self.text_encoder.config, "use_attention_mask", False) else None
+                with torch.no_grad():
+                    hidden = self.text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
+                self._embeddings[prompt] = hidden[0].to(self.dtype)
+        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+
+    def warnings(self, prompt):
+        """What of the prompt the text encoder can't use, as a list of lines: a cut-off end, words it was never taught."""
+        lines = []
+        ids = self.tokenizer(prompt).input_ids
+        if len(ids) > self.text_length:
+            unread = self.tokenizer.decode(ids[self.text_length - 1 : -1]).strip()
+            lines.append(f"the text encoder reads {self.text_length - 2} tokens of a prompt; unread: {unread!r}")
+        if self.taught:
+            unknown = [word for word in dict.fromkeys(re.findall(r"\w+", prompt.lower())) if word not in self.taught]
+            if unknown:
+                lines.append(f"the prior was never taught: {', '.join(unknown)}")
+        return lines
+
+    # ---------------------------------------------------------------------------------------------------- pictures
+
+    def encode(self, images):
+        """Images (B, 3, H, W) in [0, 1] → latents (B, C, h, w), differentiable: the posterior's mean in scaled units."""
+        mean = self.vae.encode((images * 2 - 1).to(self.dtype)).latent_dist.mean.float()
+        return (mean - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+
+    def decode(self, latents):
+        """Latents (B, C, h, w) → images (B, 3, H, W), float32, near [0, 1] and not clamped."""
+        latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+        return self.vae.decode(latents.to(self.dtype)).sample.float() / 2 + 0.5
+
+    # --------------------------------------------------------------------------------------------------- diffusion
+
+    def coefficients(self, t):
+        """√ᾱ_t and √(1-ᾱ_t) for t (B,), each (B, 1, 1, 1)."""
+        a = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return a.sqrt(), (1 - a).sqrt()
+
+    def add_noise(self, z, noise, t):
+        """z_t = √ᾱ_t z + √(1-ᾱ_t) ε."""
+        alpha, sigma = self.coefficients(t)
+        return alpha * z + sigma * noise
+
+    def predict_noise(self, z_t, t, text):
+        """ε̂(z_t; y, t), float32: one call of the network, for z_t (N, C, h, w), t (N,), text (N, L, D).
+
+        A v-prediction (Salimans and Ho 2022, arXiv 2202.00512) is converted: ε̂ = √ᾱ_t v + √(1-ᾱ_t) z_t.
+        """
+        output = self.network(z_t, t, text)
+        if self.prediction_type == "epsilon":
+            return output
+        alpha, sigma = self.coefficients(t)
+        return alpha * output + sigma * z_t
+
+    def network(self, z_t, t, text):
+        """The UNet as it is: ε̂ or v, float32, no autograd graph."""
+        import torch
+
+        with torch.no_grad():
+            return self.unet(z_t.to(self.dtype), t, text).sample.float()
+
+    def guided_noise(self, z_t, t, text, negative, scale):
+        """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)), classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), both
+        predictions in one call of 2B."""
+        import torch
+
+        both = self.predict_noise(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([negative, text]))
+        without, with_text = both.chunk(2)
+        return without + scale * (with_text - without)
+
+
+def pick_device(name):
+    """Resolves auto; raises InputError for a device that this machine lacks."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--prior.device {name} is not available here ({first_line(error)})") from error
+    return name
+
+
+def first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,34 @@
+"""What is optimised: anything that yields latents and pictures. A new one is a new file and a line in REPRESENTATIONS."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from representations.latent import Latent
+from representations.pixel import Pixel
+
+REPRESENTATIONS = {"latent": Latent, "pixel": Pixel}
+
+
+@dataclass
+class RepresentationConfig:
+    kind: Literal[tuple(REPRESENTATIONS)] = "latent"
+    """What is optimised."""
+    init: Literal["noise", "constant", "image"] | None = None
+    """What it starts from. None: noise, unless the checkpoint knows better."""
+    init_std: float = 1.0
+    """Deviation of the noise it starts from: of the latents, or of four times the pixels."""
+    init_color: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Red, green and blue in [0, 1] for --rep.init constant."""
+    init_images: tuple[str, ...] = ()
+    """Image files for --rep.init image: one for all, one a prompt, or one a particle."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Adam, AdamW (weight decay 0.01) or plain SGD."""
+    lr: float | None = None
+    """Learning rate. None: the representation's own for this optimizer."""
+
+
+def make_optimizer(name, parameters, lr):
+    import torch
+
+    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    return classes[name](parameters, lr=lr)

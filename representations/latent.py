@@ -1,0 +1,36 @@
+"""Latents as the parameters themselves: no decoder between the prior and what is optimised."""
+
+from representations.start import start_images
+
+LEARNING_RATES = {"adam": 0.05, "adamw": 0.05, "sgd": 0.5}
+
+
+class Latent:
+    """Parameters z (B, C, h, w), in the checkpoint's scaled units."""
+
+    learning_rates = LEARNING_RATES
+
+    def __init__(self, config, prior, particles):
+        import torch
+
+        if config.init == "noise":
+            start = particles.randn(*prior.latent_shape) * config.init_std
+        else:
+            with torch.no_grad():
+                start = prior.encode(start_images(config, prior, particles))
+        self.prior = prior
+        self.z = torch.nn.Parameter(start.float().contiguous())
+
+    def parameters(self):
+        return [self.z]
+
+    def latents(self):
+        """(B, C, h, w), differentiable."""
+        return self.z
+
+    def images(self):
+        """(B, 3, H, W), decoded, not clamped."""
+        return self.prior.decode(self.z)
+
+    def project(self):
+        """Latents are free."""

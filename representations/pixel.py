@@ -1,0 +1,42 @@
+"""Pixels, seen by the prior through its autoencoder, which is part of the graph."""
+
+from representations.start import start_images
+
+LEARNING_RATES = {"adam": 0.02, "adamw": 0.02, "sgd": 10.0}
+
+
+class Pixel:
+    """Parameters are the image itself, (B, 3, H, W) in [0, 1].
+
+    A colour range is needed, or the optimiser leaves it: the decoder's idea of white is soft. Clamping while rendering has no
+    gradient outside the range, and a sigmoid has almost none near its ends, so pixels that reach 0 or 1 would stay there.
+    Here every step ends with a projection onto [0, 1], so that the gradient at 0 and 1 is the whole gradient.
+    """
+
+    learning_rates = LEARNING_RATES
+
+    def __init__(self, config, prior, particles):
+        import torch
+
+        size = prior.image_size
+        if config.init == "noise":
+            start = 0.5 + 0.25 * config.init_std * particles.randn(3, size, size)
+        else:
+            start = start_images(config, prior, particles)
+        self.prior = prior
+        self.pixels = torch.nn.Parameter(start.float().clamp(0, 1).contiguous())
+
+    def parameters(self):
+        return [self.pixels]
+
+    def latents(self):
+        """(B, C, h, w), differentiable: the mean of the autoencoder's posterior."""
+        return self.prior.encode(self.pixels)
+
+    def images(self):
+        """(B, 3, H, W) in [0, 1]."""
+        return self.pixels
+
+    def project(self):
+        """Back into [0, 1] after an optimiser step."""
+        self.pixels.data.clamp_(0, 1)

@@ -1,0 +1,197 @@
+"""Score distillation in two dimensions: pick a method, a representation and a schedule, and look at what happens.
+
+    python sds2d.py
+    python sds2d.py --prompt "a red heart" "a blue heart" --rep.kind pixel
+    python sds2d.py --prior.path stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# The settings are parsed before torch and its libraries load: --help and wrong flags answer at once. For this every file
+# below imports torch inside the functions that need it.
+from algorithms import ALGORITHMS, AlgorithmConfig
+from prior import InputError, Prior, PriorConfig, checkpoint_file, locate
+from recording import LogConfig, Recorder
+from representations import REPRESENTATIONS, RepresentationConfig, make_optimizer
+from representations.start import open_image
+from schedules import Schedule, ScheduleConfig
+
+
+@dataclass
+class Config:
+    prompt: tuple[str, ...] = ("a red apple",)
+    """What to make. Several prompts make several rows."""
+    negative_prompt: str = ""
+    """y⁻, what guidance leads away from."""
+    particles: int = 4
+    """Pictures for each prompt."""
+    steps: int | None = None
+    """Optimiser steps. None: 1000, unless the checkpoint knows better."""
+    seed: int = 0
+    """Row i of the batch draws its random numbers from seed + i."""
+    out: str | None = None
+    """Folder of the run, which must not exist. None: outputs/<time>-<algo>-<rep>-<prompt>."""
+    algo: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    rep: RepresentationConfig = field(default_factory=RepresentationConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+def resolve(config):
+    """Fills every setting that is None: by the checkpoint (its sds2d.json), then by the method and the representation."""
+    algorithm, representation = ALGORITHMS[config.algo.name], REPRESENTATIONS[config.rep.kind]
+    advice = checkpoint_file(locate(config.prior.path), "sds2d.json")
+    defaults = {
+        "steps": 1000,
+        "algo.guidance_scale": algorithm.guidance_scale,
+        "schedule.timestep": "uniform",
+        "schedule.weight": algorithm.weight,
+        "rep.init": "image" if config.rep.init_images else "noise",
+        "rep.lr": representation.learning_rates[config.rep.optimizer],
+        **advice.get(config.algo.name, {}),
+        **advice.get(f"{config.algo.name} {config.rep.kind}", {}),
+    }
+    for name, value in defaults.items():
+        *path, last = name.split(".")
+        owner = config
+        for part in path:
+            owner = getattr(owner, part)
+        if getattr(owner, last) is None:
+            setattr(owner, last, value)
+    if config.out is None:
+        slug = re.sub(r"[^a-z0-9]+", "-", config.prompt[0].lower()).strip("-")[:40] if config.prompt else ""
+        config.out = f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{config.algo.name}-{config.rep.kind}-{slug or 'prompt'}"
+    return config
+
+
+def check(config):
+    """Raises InputError, in one line, for what can be known to be wrong before anything is computed or written."""
+
+    def require(good, message):
+        if not good:
+            raise InputError(message)
+
+    rows = len(config.prompt) * config.particles
+    require(config.prompt, "--prompt needs at least one prompt; an empty one is ''")
+    for name, value in {"particles": config.particles, "steps": config.steps, "log.every": config.log.every,
+                        "log.fps": config.log.fps, "log.tile": config.log.tile}.items():  # fmt: skip
+        require(value >= 1, f"--{name} {value}: at least 1 is needed")
+    require(0 <= config.seed < 2**63 - rows, f"--seed {config.seed}: a number from 0 up to 2^63 is needed")
+    require(config.rep.lr > 0, f"--rep.lr {config.rep.lr}: a learning rate above 0 is needed")
+    require(config.rep.init_std >= 0, f"--rep.init-std {config.rep.init_std}: 0 or more is needed")
+    require(all(0 <= c <= 1 for c in config.rep.init_color), f"--rep.init-color {config.rep.init_color}: three numbers in [0, 1]")
+    low, high = config.schedule.t_min, config.schedule.t_max
+    require(0 <= low <= high <= 1, f"--schedule.t-min {low} --schedule.t-max {high}: 0 ≤ t_min ≤ t_max ≤ 1 is needed")
+
+    images = config.rep.init_images
+    if config.rep.init == "image":
+        require(images, "--rep.init image needs --rep.init-images FILE …")
+        counts = sorted({1, len(config.prompt), rows})
+        require(len(images) in counts, f"--rep.init-images: {len(images)} files, where {' or '.join(map(str, counts))} are needed")
+        for path in images:
+            open_image(path)
+    else:
+        require(not images, f"--rep.init-images is for --rep.init image, not {config.rep.init}")
+
+    out = Path(config.out)
+    require(not os.path.lexists(out), f"--out {out} exists; name a folder that does not")
+    parent = next(p for p in out.absolute().parents if os.path.lexists(p))
+    require(parent.is_dir() and os.access(parent, os.W_OK), f"--out {out}: no folder can be made in {parent}")
+
+
+# ----------------------------------------------------------------------------------------------------------------- run
+
+
+def run(config, prior=None):
+    """One run, from a checked and resolved Config to the folder config.out. Returns the representation at its end.
+
+    prior: one that is loaded already, to save loading it again; None loads config.prior.
+    """
+    from tqdm import tqdm
+
+    from algorithms.particles import Particles
+
+    prior = prior or Prior(config.prior)
+    for prompt in dict.fromkeys((*config.prompt, config.negative_prompt)):
+        for line in prior.warnings(prompt):
+            print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
+
+    prompts = [prompt for prompt in config.prompt for _ in range(config.particles)]
+    particles = Particles(prior, prompts, config.negative_prompt, config.seed)
+    representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
+    optimizer = make_optimizer(config.rep.optimizer, representation.parameters(), config.rep.lr)
+    schedule = Schedule(config.schedule, prior, particles, config.steps)
+    algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo)
+    recorder = Recorder(Path(config.out), config, config.prompt, config.particles)
+
+    try:
+        bar = tqdm(range(config.steps), desc=config.algo.name, unit="step")
+        for step in bar:
+            if recorder.due(step):
+                recorder.flush()
+                recorder.picture(step, representation.images().detach())
+            start = time.perf_counter()
+            t_cpu = schedule.timestep(step)
+            t = t_cpu.to(prior.device)
+
+            z = representation.latents()  # (B, C, h, w), differentiable
+            gradient = algorithm.gradient(z.detach(), t)  # (B, C, h, w), no graph through the prior
+            weight = schedule.weight(t)  # (B,)
+            optimizer.zero_grad(set_to_none=True)
+            z.backward(weight.view(-1, 1, 1, 1) * gradient)  # carries it to the representation's parameters
+            optimizer.step()
+            representation.project()
+
+            recorder.metrics(step, t_cpu, weight, gradient, time.perf_counter() - start)
+            bar.set_postfix(t=t_cpu[0].item(), refresh=False)
+        recorder.finish(config.steps, representation.images().detach())
+    except BaseException:
+        recorder.abandon()
+        raise
+    return representation
+
+
+def parse(arguments=None):
+    """Command line → Config, resolved and checked. tyro's box of several lines becomes one line."""
+    import tyro
+
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            config = tyro.cli(Config, args=arguments, description=__doc__)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        text = " ".join(line.strip("│ ") for line in message.getvalue().splitlines() if line[:1] == "│")
+        text = re.sub(r"\s*─{8,}\s*", " | ", text).split(" | For full")[0].split(" | Argument")[0]
+        raise InputError(f"{' '.join(text.split())} (--help lists every flag)") from end
+    check(resolve(config))
+    return config
+
+
+def main():
+    try:
+        config = parse()
+        run(config)
+    except InputError as error:
+        print(f"sds2d.py: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"sds2d.py: {error}", file=sys.stderr)
+        sys.exit(1)
+    print(f"{config.out}/final.png")
+
+
+if __name__ == "__main__":
+    main()
