@@ -42,6 +42,21 @@ def locate(path):
     raise InputError(f"--prior.path {path}: no such folder, and a hub id has the form owner/name")
 
 
+def model_index(path):
+    """model_index.json of the checkpoint at a folder or hub id."""
+    if isinstance(path, Path):
+        return json.loads((path / "model_index.json").read_text())
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return json.loads(Path(hf_hub_download(path, "model_index.json")).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--prior.path {path} could not be fetched from the hub; without --prior.path the prior that ships with "
+            f"sds2d, {EMBEDDED.name}, is used ({first_line(error)})"
+        ) from error
+
+
 def checkpoint_file(path, name):
     """A small JSON file that a checkpoint folder may carry for sds2d, or {} (see README, "Your own checkpoint")."""
     file = path / name if isinstance(path, Path) else None
@@ -57,21 +72,17 @@ class Prior:
 
     def __init__(self, config: PriorConfig):
         import torch
-        from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
         path = locate(config.path)
         self.device = torch.device(pick_device(config.device))
         dtype = {"cuda": "float16"}.get(self.device.type, "float32") if config.dtype == "auto" else config.dtype
         self.dtype = getattr(torch, dtype)
 
-        try:
-            index = DiffusionPipeline.load_config(path)
-        except OSError as error:
-            raise InputError(
-                f"--prior.path {path} could not be fetched from the hub; without --prior.path the prior that ships with "
-                f"sds2d is used ({first_line(error)})"
-            ) from error
+        disable_progress_bar()  # Bars for reading weights; a download keeps its own.
+        index = model_index(path)
         if "text_encoder_2" in index or "unet" not in index:
             raise InputError(f"--prior.path {path} holds a {index.get('_class_name')}; a StableDiffusionPipeline is needed")
 

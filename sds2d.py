@@ -7,9 +7,11 @@
 
 import contextlib
 import io
+import math
 import os
 import re
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +90,10 @@ def check(config):
                         "log.fps": config.log.fps, "log.tile": config.log.tile}.items():  # fmt: skip
         require(value >= 1, f"--{name} {value}: at least 1 is needed")
     require(0 <= config.seed < 2**63 - rows, f"--seed {config.seed}: a number from 0 up to 2^63 is needed")
-    require(config.rep.lr > 0, f"--rep.lr {config.rep.lr}: a learning rate above 0 is needed")
-    require(config.rep.init_std >= 0, f"--rep.init-std {config.rep.init_std}: 0 or more is needed")
+    require(0 < config.rep.lr < math.inf, f"--rep.lr {config.rep.lr}: a learning rate above 0 is needed")
+    scale = config.algo.guidance_scale
+    require(math.isfinite(scale), f"--algo.guidance-scale {scale}: a finite number is needed")
+    require(0 <= config.rep.init_std < math.inf, f"--rep.init-std {config.rep.init_std}: 0 or more is needed")
     require(all(0 <= c <= 1 for c in config.rep.init_color), f"--rep.init-color {config.rep.init_color}: three numbers in [0, 1]")
     low, high = config.schedule.t_min, config.schedule.t_max
     require(0 <= low <= high <= 1, f"--schedule.t-min {low} --schedule.t-max {high}: 0 ≤ t_min ≤ t_max ≤ 1 is needed")
@@ -107,34 +111,54 @@ def check(config):
     out = Path(config.out)
     require(not os.path.lexists(out), f"--out {out} exists; name a folder that does not")
     parent = next(p for p in out.absolute().parents if os.path.lexists(p))
-    require(parent.is_dir() and os.access(parent, os.W_OK), f"--out {out}: no folder can be made in {parent}")
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=parent))  # The permission bits do not tell: root, read-only disks, /proc.
+    except OSError as error:
+        raise InputError(f"--out {out}: no folder can be made in {parent} ({error.strerror})") from error
 
 
 # ----------------------------------------------------------------------------------------------------------------- run
 
 
+def build(config, prior):
+    """Everything that a step needs: (algorithm, representation, schedule, optimizer)."""
+    from algorithms.particles import Particles
+
+    prompts = [prompt for prompt in config.prompt for _ in range(config.particles)]
+    particles = Particles(prior, prompts, config.negative_prompt, config.seed)
+    algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo)
+    representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
+    schedule = Schedule(config.schedule, prior, particles, config.steps)
+    optimizer = make_optimizer(config.rep.optimizer, representation.parameters(), config.rep.lr)
+    return algorithm, representation, schedule, optimizer
+
+
+def distill(algorithm, representation, schedule, optimizer, t):
+    """One step at timesteps t (B,), on the prior's device → the gradient (B, C, h, w) and the weight w(t) (B,)."""
+    z = representation.latents()  # (B, C, h, w), differentiable
+    gradient = algorithm.gradient(z.detach(), t)  # (B, C, h, w), no graph through the prior
+    weight = schedule.weight(t)  # (B,)
+    optimizer.zero_grad(set_to_none=True)
+    z.backward(weight.view(-1, 1, 1, 1) * gradient)  # carries it to the representation's parameters
+    optimizer.step()
+    representation.project()
+    return gradient, weight
+
+
 def run(config, prior=None):
-    """One run, from a checked and resolved Config to the folder config.out. Returns the representation at its end.
+    """One run, from a checked and resolved Config to the folder config.out → the final images (B, 3, H, W).
 
     prior: one that is loaded already, to save loading it again; None loads config.prior.
     """
     from tqdm import tqdm
-
-    from algorithms.particles import Particles
 
     prior = prior or Prior(config.prior)
     for prompt in dict.fromkeys((*config.prompt, config.negative_prompt)):
         for line in prior.warnings(prompt):
             print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
 
-    prompts = [prompt for prompt in config.prompt for _ in range(config.particles)]
-    particles = Particles(prior, prompts, config.negative_prompt, config.seed)
-    representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
-    optimizer = make_optimizer(config.rep.optimizer, representation.parameters(), config.rep.lr)
-    schedule = Schedule(config.schedule, prior, particles, config.steps)
-    algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo)
+    algorithm, representation, schedule, optimizer = build(config, prior)
     recorder = Recorder(Path(config.out), config, config.prompt, config.particles)
-
     try:
         bar = tqdm(range(config.steps), desc=config.algo.name, unit="step")
         for step in bar:
@@ -142,24 +166,16 @@ def run(config, prior=None):
                 recorder.flush()
                 recorder.picture(step, representation.images().detach())
             start = time.perf_counter()
-            t_cpu = schedule.timestep(step)
-            t = t_cpu.to(prior.device)
-
-            z = representation.latents()  # (B, C, h, w), differentiable
-            gradient = algorithm.gradient(z.detach(), t)  # (B, C, h, w), no graph through the prior
-            weight = schedule.weight(t)  # (B,)
-            optimizer.zero_grad(set_to_none=True)
-            z.backward(weight.view(-1, 1, 1, 1) * gradient)  # carries it to the representation's parameters
-            optimizer.step()
-            representation.project()
-
-            recorder.metrics(step, t_cpu, weight, gradient, time.perf_counter() - start)
-            bar.set_postfix(t=t_cpu[0].item(), refresh=False)
-        recorder.finish(config.steps, representation.images().detach())
+            t = schedule.timestep(step)  # (B,), on the CPU
+            gradient, weight = distill(algorithm, representation, schedule, optimizer, t.to(prior.device))
+            recorder.metrics(step, t, weight, gradient, time.perf_counter() - start)
+            bar.set_postfix(t=t[0].item(), refresh=False)
+        images = representation.images().detach()
+        recorder.finish(config.steps, images)
     except BaseException:
         recorder.abandon()
         raise
-    return representation
+    return images
 
 
 def parse(arguments=None):
@@ -173,8 +189,10 @@ def parse(arguments=None):
     except SystemExit as end:
         if not end.code:
             raise
-        text = " ".join(line.strip("│ ") for line in message.getvalue().splitlines() if line[:1] == "│")
-        text = re.sub(r"\s*─{8,}\s*", " | ", text).split(" | For full")[0].split(" | Argument")[0]
+        lines = message.getvalue().splitlines()
+        # A terminal that knows UTF-8 gets a box, another a title and a rule; rules part the message from the hints.
+        inside = [line.strip("│ ") for line in lines if line.startswith("│")] or lines[2:]
+        text = re.sub(r"\s*[─-]{8,}\s*", " | ", " ".join(inside)).split(" | For full")[0].split(" | Argument")[0]
         raise InputError(f"{' '.join(text.split())} (--help lists every flag)") from end
     check(resolve(config))
     return config

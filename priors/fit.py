@@ -31,7 +31,7 @@ def fit(name, model, loss, *, steps, lr, folder, seed=0, ema_decay=0.999, save_s
     path = Path(folder) / f"{name}.pt"
     average = copy.deepcopy(model).requires_grad_(False)
     # betas[1]: the default 0.999 averages over more steps than a short training has noise to smooth.
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     first = 0
     if path.exists():
         state = torch.load(path, weights_only=True)

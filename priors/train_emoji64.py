@@ -14,17 +14,19 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import tyro
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from emoji64_data import (  # noqa: E402
-    BACKGROUNDS, NAMES, PACKAGES, SIZE, backgrounds_for, caption, fetch, render_drawings,
+    BACKGROUNDS, NAMES, PACKAGES, SIZE, backgrounds_for, caption, fetch, render_drawings, words,
 )  # fmt: skip
 from fit import fit, save  # noqa: E402
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD  # noqa: E402
+from model_card import model_card  # noqa: E402
 
 TEXT_LENGTH = 32
 
@@ -39,11 +41,11 @@ class Config:
     vae_steps: int = 4000
     vae_batch: int = 8
     vae_lr: float = 1.5e-3
-    clip_steps: int = 1500
+    clip_steps: int = 1200
     clip_batch: int = 32  # Names a batch; each is there twice, on two backgrounds.
     clip_lr: float = 1e-3
     unet_steps: int = 6000
-    unet_batch: int = 24
+    unet_batch: int = 16
     unet_lr: float = 1e-3
 
 
@@ -52,6 +54,7 @@ class Pictures:
 
     def __init__(self, rgba, pairs, device):
         self.rgba, self.pairs, self.device = rgba, pairs, device
+        self.backgrounds = BACKGROUNDS
         self.colours = torch.tensor(list(BACKGROUNDS.values())) / 255
         names = list(BACKGROUNDS)
         allowed = [[c in backgrounds_for(name, rgba[i, 0]) for c in names] for i, (name, _) in enumerate(pairs)]
@@ -96,23 +99,10 @@ def train_vae(config, train):
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(config.device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
-        sharp = sum(F.l1_loss(a, b) for a, b in zip(edges(decoded), edges(images)))
+        sharp = sum(F.l1_loss(a, b) for a, b in zip(edges(decoded), edges(images), strict=True))
         return F.l1_loss(decoded, images) + 2 * F.mse_loss(decoded, images) + 0.5 * sharp + 1e-4 * posterior.kl().mean() / 1024
 
     return fit("vae", vae, loss, steps=config.vae_steps, lr=config.vae_lr, folder=config.work, seed=config.seed)
-
-
-@torch.no_grad()
-def psnr(vae, pictures, count=256):
-    """Mean peak signal-to-noise ratio in dB of reconstructed compositions, from the posterior's mean."""
-    generator = torch.Generator().manual_seed(1)
-    values = []
-    for _ in range(count // 32):
-        drawings = torch.randint(len(pictures.pairs), (32,), generator=generator)
-        images = pictures.draw(drawings, generator)[0]
-        decoded = vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5
-        values.append(-10 * (decoded.clamp(0, 1) - images).square().mean((1, 2, 3)).log10())
-    return torch.cat(values).mean().item()
 
 
 def all_captions():
@@ -123,10 +113,10 @@ def all_captions():
 
 def make_tokenizer():
     """CLIP's byte-pair encoding, its merges learned from the captions until every word of theirs is one token."""
-    words = sorted({word for text in all_captions() for word in text.split()})
+    vocabulary = sorted({word for text in all_captions() for word in text.split()})
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    bpe.train_from_iterator(words, trainers.BpeTrainer(vocab_size=100_000, min_frequency=1, end_of_word_suffix="</w>"))
+    bpe.train_from_iterator(vocabulary, trainers.BpeTrainer(vocab_size=100_000, min_frequency=1, end_of_word_suffix="</w>"))
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # Any byte can be spelled, though only captions were taught.
     tokens = letters + [letter + "</w>" for letter in letters] + [a + b for a, b in merges]
@@ -156,7 +146,7 @@ def train_clip(config, train, tokenizer):
         vision_config=dict(tower, num_hidden_layers=4, image_size=SIZE, patch_size=8),
         projection_dim=128,
     )).to(config.device)  # fmt: skip
-    texts = {text: ids for text, ids in zip(all_captions(), tokenize(tokenizer, all_captions()))}
+    texts = {text: ids for text, ids in zip(all_captions(), tokenize(tokenizer, all_captions()), strict=True)}
     by_name = {}
     for index, (name, _) in enumerate(train.pairs):
         by_name.setdefault(name, []).append(index)
@@ -168,7 +158,7 @@ def train_clip(config, train, tokenizer):
         for n in torch.randperm(len(by_name), generator=generator)[: config.clip_batch].tolist():
             pair = torch.tensor(by_name[n])[torch.randint(len(by_name[n]), (2,), generator=generator)]
             two = torch.multinomial(train.allowed[pair].prod(0), 2, generator=generator)
-            for drawing, background in zip(pair.tolist(), two.tolist()):
+            for drawing, background in zip(pair.tolist(), two.tolist(), strict=True):
                 name, hand = train.pairs[drawing]
                 hand = hand if torch.rand((), generator=generator) < 0.5 else None
                 captions.append(texts[caption(name, list(BACKGROUNDS)[background], hand)])
@@ -185,25 +175,6 @@ def train_clip(config, train, tokenizer):
         return clip(ids.to(config.device), normalise(images), return_loss=True).loss
 
     return fit("clip", clip, loss, steps=config.clip_steps, lr=config.clip_lr, folder=config.work, seed=config.seed)
-
-
-@torch.no_grad()
-def retrieval(clip, tokenizer, pictures, count=1000):
-    """The share of real pictures whose own name is the best of all names, the rest of the caption being right."""
-    generator = torch.Generator().manual_seed(2)
-    names = [name for category in NAMES.values() for name in category]
-    colours = list(BACKGROUNDS)
-    right = 0
-    features = {b: clip.get_text_features(tokenize(tokenizer, [caption(n, b) for n in names]).to(pictures.device)).pooler_output
-                for b in colours}
-    for _ in range(count // 50):
-        drawings = torch.randint(len(pictures.pairs), (50,), generator=generator)
-        images, backgrounds = pictures.draw(drawings, generator)
-        seen = clip.get_image_features(normalise(images)).pooler_output
-        for image, drawing, background in zip(seen, drawings, backgrounds):
-            scores = F.normalize(features[colours[background]], dim=-1) @ image
-            right += names[scores.argmax()] == pictures.pairs[drawing][0]
-    return right / count
 
 
 @torch.no_grad()
@@ -252,7 +223,7 @@ def make_unet():
     """A small UNet that hears the caption twice: by cross-attention at 8×8 and 4×4, as Stable Diffusion does, and pooled,
     added to the timestep's embedding, which scales and shifts every block (addition_embed_type, as in DeepFloyd IF)."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(64, 96, 192), layers_per_block=1,
+        sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(48, 96, 192), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16, resnet_time_scale_shift="scale_shift",
@@ -304,19 +275,41 @@ def train_unet(config, bank, pairs, embeddings):
     return fit("unet", unet, loss, steps=config.unet_steps, lr=config.unet_lr, folder=config.work, seed=config.seed)
 
 
+def write_prior(config, vae, unet, clip, tokenizer):
+    """The folder that users get: a StableDiffusionPipeline, its CLIP, its captions; weights in float16."""
+    out = config.out
+    scheduler = DDIMScheduler.from_config(make_scheduler().config, set_alpha_to_one=False)
+    pipeline = StableDiffusionPipeline(
+        vae=vae, unet=unet, text_encoder=clip.text_model, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
+    tokenizer.backend_tokenizer.model.save(str(out / "tokenizer"))  # vocab.json and merges.txt, for older readers
+    clip.to("cpu", torch.float16).save_pretrained(out / "clip")
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(out / "clip")
+    captions = {
+        "names": {category: [words(name) for name in names] for category, names in NAMES.items()},
+        "backgrounds": BACKGROUNDS,
+        "hands": list(PACKAGES),
+        "words": sorted({word for text in all_captions() for word in text.split()}),
+    }
+    (out / "captions.json").write_text(json.dumps(captions, indent=1) + "\n")
+
+
 def main(config):
     config.work.mkdir(parents=True, exist_ok=True)
     train = pictures(config, config.seed, config.variants, "train")
-    held_out = pictures(config, config.seed + 1, 2, "held_out")
     vae = train_vae(config, train)
-    print(f"reconstruction {psnr(vae, held_out):.2f} dB")
     tokenizer = make_tokenizer()
     clip = train_clip(config, train, tokenizer)
-    print(f"CLIP retrieval {retrieval(clip, tokenizer, held_out):.1%}")
     vae = standardise(vae, train)
     texts = ["", *all_captions()]
-    embeddings = dict(zip(texts, embed(clip.text_model, tokenizer, texts, config.device)))
+    embeddings = dict(zip(texts, embed(clip.text_model, tokenizer, texts, config.device), strict=True))
     unet = train_unet(config, latent_bank(config, vae, train), train.pairs, embeddings)
+    write_prior(config, vae, unet, clip, tokenizer)
+    held_out = pictures(config, config.seed + 1, 2, "held_out")
+    model_card(config.out, held_out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""Does the picture show what the prompt says? A CLIP's answer, and the background's colour.
+
+A checkpoint that knows its own captions (captions.json) can be asked for a name among all the names it was taught:
+
+    {"names": {category: ["a red apple", …]}, "backgrounds": {"white": [255, 255, 255], …}, "hands": […], "words": […]}
+"""
+
+import random
+
+import torch
+import torch.nn.functional as F
+
+
+def with_background(phrase, background):
+    """The caption of a thing on a background; white goes without saying."""
+    return phrase if background == "white" else f"{phrase} on a {background} background"
+
+
+def draw_prompts(captions, count, seed):
+    """`count` (phrase, background) pairs over all categories in turn, no name twice before all were drawn."""
+    rng = random.Random(seed)
+    piles = [rng.sample(names, len(names)) for names in captions["names"].values()]
+    phrases = []
+    while len(phrases) < count:
+        if not any(piles):
+            piles = [rng.sample(names, len(names)) for names in captions["names"].values()]
+        phrases += [pile.pop() for pile in piles if pile]
+    prompts = []
+    for phrase in phrases[:count]:
+        colours = [colour for colour in captions["backgrounds"] if colour not in phrase.split()]
+        prompts.append((phrase, rng.choice(["white", rng.choice(colours)])))
+    return prompts
+
+
+def background_colours(images, captions):
+    """Images (B, 3, H, W) → B names: the named colour nearest to the median of the picture's rim."""
+    rim = torch.ones(images.shape[-2:], dtype=torch.bool)
+    rim[2:-2, 2:-2] = False
+    seen = images.clamp(0, 1)[:, :, rim].median(dim=-1).values  # (B, 3)
+    palette = torch.tensor(list(captions["backgrounds"].values())) / 255  # (K, 3)
+    names = list(captions["backgrounds"])
+    return [names[index] for index in torch.cdist(seen.cpu(), palette).argmin(1)]
+
+
+class Judge:
+    """A CLIP (Radford et al. 2021, arXiv 2103.00020), from a folder or the hub."""
+
+    def __init__(self, path):
+        from transformers import CLIPModel, CLIPProcessor
+
+        self.clip = CLIPModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
+        self.processor = CLIPProcessor.from_pretrained(path)
+
+    @torch.no_grad()
+    def text_features(self, prompts):
+        """(N, D), of length 1."""
+        tokens = self.processor.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+        return F.normalize(self.clip.get_text_features(**tokens).pooler_output, dim=-1)
+
+    @torch.no_grad()
+    def image_features(self, images):
+        """Images (B, 3, H, W) in [0, 1] → (B, D), of length 1."""
+        pixels = (images.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
+        inputs = self.processor.image_processor(list(pixels), return_tensors="pt")
+        return F.normalize(self.clip.get_image_features(**inputs).pooler_output, dim=-1)
+
+    def ranks(self, images, prompts, captions):
+        """The wanted name's place among all names taught, 0 the best, for each image.
+
+        prompts: (phrase, background) pairs. The candidates are the prompt with every other name in its place.
+        """
+        names = [phrase for category in captions["names"].values() for phrase in category]
+        features = {b: self.text_features([with_background(name, b) for name in names]) for b in {b for _, b in prompts}}
+        ranks = []
+        for image, (phrase, background) in zip(self.image_features(images), prompts, strict=True):
+            scores = features[background] @ image
+            ranks.append(int((scores > scores[names.index(phrase)]).sum()))
+        return ranks
+
+
+def report(ranks, colours, prompts):
+    """One line: top-1, top-5, background."""
+    n = len(ranks)
+    top1, top5 = sum(r == 0 for r in ranks) / n, sum(r < 5 for r in ranks) / n
+    right = sum(colour == background for colour, (_, background) in zip(colours, prompts, strict=True)) / n
+    return f"top-1 {top1:.1%}   top-5 {top5:.1%}   background {right:.1%}   ({n} pictures)"

@@ -1,0 +1,120 @@
+"""Bad input gets one line and exit code 2, before anything is computed or written."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import sds2d
+
+
+@pytest.fixture
+def place(tmp_path, tiny):
+    """A folder with a good checkpoint, an image, a broken image, and other things to trip over."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("a file")
+    return tmp_path
+
+
+# flags, words that the one line must hold; {p} is the folder above
+WRONG = [
+    ("--algo.name foo", ["foo", "sds"]),
+    ("--rep.kind voxels", ["voxels", "latent", "pixel"]),
+    ("--rep.init nothing", ["nothing", "noise", "constant", "image"]),
+    ("--rep.optimizer lion", ["lion", "adam", "adamw", "sgd"]),
+    ("--schedule.timestep sometimes", ["sometimes", "uniform"]),
+    ("--schedule.weight heavy", ["heavy", "dreamfusion", "constant"]),
+    ("--prior.dtype int8", ["int8", "float16"]),
+    ("--stepz 3", ["--stepz"]),
+    ("--steps many", ["--steps", "many"]),
+    ("--steps 0", ["--steps 0", "1"]),
+    ("--steps -5", ["--steps -5"]),
+    ("--particles 0", ["--particles 0"]),
+    ("--particles -1", ["--particles -1"]),
+    ("--particles 2.5", ["--particles", "2.5"]),
+    ("--seed -1", ["--seed -1"]),
+    ("--prompt", ["--prompt"]),
+    ("--log.every 0", ["--log.every 0"]),
+    ("--log.fps 0", ["--log.fps 0"]),
+    ("--log.tile 0", ["--log.tile 0"]),
+    ("--rep.lr 0", ["--rep.lr 0"]),
+    ("--rep.lr -1", ["--rep.lr -1"]),
+    ("--rep.lr nan", ["--rep.lr nan"]),
+    ("--rep.lr inf", ["--rep.lr inf"]),
+    ("--algo.guidance-scale nan", ["--algo.guidance-scale nan"]),
+    ("--rep.init-std -1", ["--rep.init-std -1"]),
+    ("--rep.init-color 0 0 2", ["--rep.init-color"]),
+    ("--rep.init-color 0 0", ["--rep.init-color"]),
+    ("--schedule.t-min 0.9 --schedule.t-max 0.1", ["--schedule.t-min 0.9"]),
+    ("--schedule.t-max 1.5", ["--schedule.t-max 1.5"]),
+    ("--schedule.t-min nan", ["--schedule.t-min nan"]),
+    ("--rep.init image", ["--rep.init-images"]),
+    ("--rep.init noise --rep.init-images {p}/good.png", ["--rep.init-images", "noise"]),
+    ("--rep.init image --rep.init-images {p}/missing.png", ["missing.png", "no such file"]),
+    ("--rep.init image --rep.init-images {p}/broken.png", ["broken.png"]),
+    ("--rep.init image --rep.init-images {p}/text.png", ["text.png"]),
+    ("--rep.init image --rep.init-images {p}/empty", ["empty"]),
+    ("--rep.init image --rep.init-images {p}/good.png {p}/good.png {p}/good.png", ["3 files", "1 or 4"]),
+    ("--out {p}/empty", ["empty", "exists"]),
+    ("--out {p}/file", ["file", "exists"]),
+    ("--out {p}/file/run", ["file"]),
+    ("--out /proc/run", ["/proc/run"]),
+    ("--prior.path {p}/missing", ["missing", "no such folder"]),
+    ("--prior.path {p}/empty", ["empty", "model_index.json"]),
+    ("--prior.path {p}/file", ["file", "model_index.json"]),
+    ("--prior.device cuda:77", ["cuda:77"]),
+    ("--prior.device abacus", ["abacus"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags, words", WRONG, ids=[flags for flags, _ in WRONG])
+def test_wrong_input(flags, words, place, tiny, capsys, monkeypatch):
+    """In process, for speed; test_as_a_user below runs the real command."""
+    given = [part.format(p=place) for part in flags.split()]
+    if not flags.startswith("--prior.path"):
+        given += ["--prior.path", str(tiny)]
+    if not flags.startswith("--out"):
+        given += ["--out", str(place / "out")]
+    before = sorted(place.rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["sds2d.py", *given])
+    with pytest.raises(SystemExit) as end:
+        sds2d.main()
+    error = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert end.value.code == 2
+    assert len(error) == 1 and error[0].startswith("sds2d.py: ")
+    for word in words:
+        assert word in error[0]
+    assert sorted(place.rglob("*")) == before, "nothing is written"
+
+
+def test_as_a_user(command, tmp_path):
+    done = command("--algo.name foo", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
+    done = command("--algo.name", "foo", cwd=tmp_path)
+    assert done.returncode == 2 and "sds" in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_no_hub(command, tmp_path):
+    """A hub id that can't be fetched: one line that names the embedded prior."""
+    import os
+
+    done = command("--prior.path", "owner/name", cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "owner/name" in done.stderr and "ships with sds2d" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_answers_at_once():
+    """No heavy library is loaded before the settings are parsed."""
+    code = "import sys, sds2d; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'transformers', 'imageio')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_prior_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sds2d.parse([]).prior.path == "priors/emoji64"

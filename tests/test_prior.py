@@ -1,0 +1,142 @@
+"""The prior reads everything from the checkpoint: held against diffusers' own pipeline on small Stable Diffusions."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from prior import InputError, Prior, PriorConfig, locate
+
+
+@pytest.fixture(scope="module")
+def prior(stable_diffusion):
+    return Prior(PriorConfig(path=str(stable_diffusion)))
+
+
+def pipeline(folder):
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)
+
+
+def test_noise_schedule_is_stable_diffusions(prior):
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    torch.testing.assert_close(prior.alphas_cumprod.double(), (1 - betas).cumprod(0), rtol=1e-4, atol=1e-7)
+    assert prior.alphas_cumprod[-1].item() == pytest.approx(0.00466, abs=1e-5)
+
+
+def test_sizes(prior):
+    assert prior.latent_shape == (4, 8, 8) and prior.image_size == 64 and prior.text_length == 77
+
+
+def test_text_is_the_pipelines(prior, stable_diffusion):
+    expected, empty = pipeline(stable_diffusion).encode_prompt("a red fox", "cpu", 1, True)
+    torch.testing.assert_close(prior.embed(["a red fox", ""]), torch.cat([expected, empty]))
+
+
+def test_prompts_are_encoded_once(prior, monkeypatch):
+    first = prior.embed(["once"])
+    monkeypatch.setattr(prior, "text_encoder", None)
+    assert torch.equal(prior.embed(["once", "once"])[1], first[0])
+
+
+def test_noise_prediction_agrees_with_ddim(prior, stable_diffusion):
+    """One DDIM step of diffusers from t to 0-ish must land where our ε̂ says, for either prediction type."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_pretrained(stable_diffusion, subfolder="scheduler", clip_sample=False)
+    scheduler.set_timesteps(1000)
+    z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([700, 700])
+    text = prior.embed(["a", "b"])
+    step = scheduler.step(prior.unet(z_t, t, text).sample.detach(), 700, z_t)
+    noise = prior.predict_noise(z_t, t, text)
+    a = prior.alphas_cumprod[700]
+    torch.testing.assert_close((z_t - (1 - a).sqrt() * noise) / a.sqrt(), step.pred_original_sample, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_is_diffusers_convention(prior):
+    z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([40, 900])
+    text, negative = prior.embed(["a fox", "a fish"]), prior.embed(["", ""])
+    y, without = prior.predict_noise(z_t, t, text), prior.predict_noise(z_t, t, negative)
+    torch.testing.assert_close(prior.guided_noise(z_t, t, text, negative, 1.0), y, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        prior.guided_noise(z_t, t, text, negative, 7.5), without + 7.5 * (y - without), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_encoding_is_the_scaled_mean_and_differentiable(prior):
+    images = torch.rand(2, 3, 64, 64, requires_grad=True)
+    latents = prior.encode(images)
+    mean = prior.vae.encode(images * 2 - 1).latent_dist.mean
+    torch.testing.assert_close(latents, mean * 0.18215)
+    latents.sum().backward()
+    assert images.grad.abs().sum() > 0
+    decoded = prior.vae.decode(latents.detach() / 0.18215).sample / 2 + 0.5
+    torch.testing.assert_close(prior.decode(latents.detach()), decoded)
+
+
+def test_shift_factor(prior):
+    images, before = torch.rand(1, 3, 64, 64), prior.encode(torch.full((1, 3, 64, 64), 0.5))
+    plain = prior.encode(images)
+    prior.vae.register_to_config(shift_factor=0.3)
+    try:
+        torch.testing.assert_close(prior.encode(images), plain - 0.3 * 0.18215)
+        torch.testing.assert_close(prior.decode(prior.encode(images)), prior.decode(plain - 0.3 * 0.18215))
+    finally:
+        prior.vae.register_to_config(shift_factor=None)
+    torch.testing.assert_close(prior.encode(torch.full((1, 3, 64, 64), 0.5)), before)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_networks_leave_float32_outside(tiny, dtype):
+    prior = Prior(PriorConfig(path=str(tiny), dtype=dtype))
+    assert prior.unet.dtype == prior.vae.dtype == prior.text_encoder.dtype == getattr(torch, dtype)
+    z = prior.encode(torch.rand(1, 3, 64, 64))
+    noise = prior.predict_noise(z, torch.tensor([500]), prior.embed(["a"]))
+    assert z.dtype == noise.dtype == prior.decode(z).dtype == torch.float32
+    full = Prior(PriorConfig(path=str(tiny)))
+    reference = full.predict_noise(z, torch.tensor([500]), full.embed(["a"]))
+    assert (noise - reference).abs().max() < 0.05 * reference.abs().max()
+
+
+def test_warnings_name_what_is_unread(prior):
+    long = " ".join(["ab"] * 50)  # two tokens a word in this vocabulary
+    assert prior.warnings("a short one") == []
+    (line,) = prior.warnings(long)
+    assert "75 tokens" in line and "ab" in line
+
+
+def test_taught_words(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "taught")
+    (folder / "captions.json").write_text(json.dumps({"words": ["a", "red", "apple"]}))
+    prior = Prior(PriorConfig(path=str(folder)))
+    assert prior.warnings("A red apple") == []
+    (line,) = prior.warnings("a Red zebra, a red quagga")
+    assert line.endswith("zebra, quagga")
+
+
+@pytest.mark.parametrize(
+    "damage, part",
+    [
+        (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"broken"), "unet"),
+        (lambda f: (f / "vae" / "config.json").unlink(), "vae"),
+        (lambda f: shutil.rmtree(f / "tokenizer"), "tokenizer"),
+        (lambda f: (f / "text_encoder" / "config.json").write_text("{"), "text_encoder"),
+        (lambda f: shutil.rmtree(f / "scheduler"), "scheduler"),
+    ],
+)
+def test_broken_checkpoints_name_the_part(tiny, tmp_path, damage, part):
+    folder = shutil.copytree(tiny, tmp_path / "broken")
+    damage(folder)
+    with pytest.raises(InputError, match=part):
+        Prior(PriorConfig(path=str(folder)))
+
+
+def test_locate(tiny, tmp_path):
+    assert locate(str(tiny)) == tiny.resolve()
+    assert locate("owner/name") == "owner/name"
+    with pytest.raises(InputError, match="model_index.json"):
+        locate(str(tmp_path))
+    with pytest.raises(InputError, match="no such folder"):
+        locate("/nowhere/at/all")
