@@ -47,7 +47,9 @@ def model_index(path):
     if isinstance(path, Path):
         return json.loads((path / "model_index.json").read_text())
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # One line is enough where there is no hub.
     try:
         return json.loads(Path(hf_hub_download(path, "model_index.json")).read_text())
     except (OSError, ValueError) as error:

@@ -1,0 +1,65 @@
+"""The embedded prior is what it says it is, and the default run obeys the prompt on it."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import sds2d
+from evaluation import Judge, background_colours, draw_prompts, with_background
+from prior import EMBEDDED, Prior, PriorConfig
+
+CAPTIONS = json.loads((EMBEDDED / "captions.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return Prior(PriorConfig())
+
+
+def test_weights_are_small_and_safe():
+    files = [file for file in EMBEDDED.rglob("*") if file.is_file()]
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    assert sum(file.stat().st_size for file in weights) <= 32e6
+    assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
+
+
+def test_diffusers_samples_from_it():
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(EMBEDDED)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline("a red apple", num_inference_steps=2, output_type="pt").images
+    assert images.shape == (1, 3, 64, 64) and images.isfinite().all()
+    assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
+
+
+def test_what_is_read_from_it(prior):
+    assert prior.latent_shape == (4, 16, 16) and prior.image_size == 64 and prior.text_length == 32
+    assert prior.prediction_type == "epsilon" and len(prior.alphas_cumprod) == 1000
+    assert prior.alphas_cumprod[-1].item() == pytest.approx(0.00466, abs=1e-5)
+
+
+def test_it_knows_its_own_captions(prior):
+    names = [phrase for pile in CAPTIONS["names"].values() for phrase in pile]
+    assert len(set(names)) >= 200
+    for phrase in names:
+        assert prior.warnings(f"{phrase} on a blue background in flat style") == []
+    assert "zebra" in prior.warnings("a zebra")[0]
+
+
+@pytest.mark.parametrize("kind", ["latent", "pixel"])
+def test_the_default_run_obeys(prior, kind, tmp_path):
+    """Four prompts the size of a smoke test; `python benchmark.py quality` is the measurement."""
+    pairs = draw_prompts(CAPTIONS, 4, seed=7)
+    texts = [with_background(*pair) for pair in pairs]
+    flags = ["--rep.kind", kind, "--prompt", *texts, "--particles", "1", "--out", str(tmp_path / "run")]
+    images = sds2d.run(sds2d.parse(flags), prior)
+    ranks = Judge(EMBEDDED / "clip").ranks(images, pairs, CAPTIONS)
+    # Of over 200 names, chance puts 0.1 of 4 among the best five.
+    assert sum(rank < 5 for rank in ranks) >= 2, list(zip(texts, ranks, strict=True))
+    right = [seen == asked for seen, (_, asked) in zip(background_colours(images, CAPTIONS), pairs, strict=True)]
+    assert sum(right) >= 3
+    saved = Image.open(tmp_path / "run" / "final_00.png")
+    assert saved.size == (64, 64) and torch.tensor(saved.getextrema()).float().std() > 10
