@@ -6,6 +6,7 @@ how long a prompt may be. Nothing here knows which checkpoint it is.
 
 import json
 import re
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,10 +33,15 @@ def locate(path):
 
     Raises InputError where `path` can be neither.
     """
-    for folder in (Path(path).expanduser(), EMBEDDED.parent.parent / path):
-        if (folder / "model_index.json").is_file():
-            return folder.resolve()
-        if folder.exists():
+    for parent in (Path.cwd(), EMBEDDED.parent.parent):  # What ships with sds2d is found from any working directory.
+        try:
+            folder = parent / Path(path).expanduser()
+            if (folder / "model_index.json").is_file():
+                return folder.resolve()
+            exists = folder.exists()
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"--prior.path {path} can not be read: {first_line(error)}") from error
+        if exists:
             raise InputError(f"--prior.path {path} is no diffusers checkpoint: it has no model_index.json")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
         return path
@@ -45,14 +51,16 @@ def locate(path):
 def model_index(path):
     """model_index.json of the checkpoint at a folder or hub id."""
     if isinstance(path, Path):
-        return json.loads((path / "model_index.json").read_text())
+        return read_json(path / "model_index.json")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # One line is enough where there is no hub.
     try:
-        return json.loads(Path(hf_hub_download(path, "model_index.json")).read_text())
-    except (OSError, ValueError) as error:
+        return read_json(Path(hf_hub_download(path, "model_index.json")))
+    except InputError:
+        raise
+    except Exception as error:  # Not found, no network, a proxy, a gate: the libraries below have a class for each.
         raise InputError(
             f"--prior.path {path} could not be fetched from the hub; without --prior.path the prior that ships with "
             f"sds2d, {EMBEDDED.name}, is used ({first_line(error)})"
@@ -62,7 +70,18 @@ def model_index(path):
 def checkpoint_file(path, name):
     """A small JSON file that a checkpoint folder may carry for sds2d, or {} (see README, "Your own checkpoint")."""
     file = path / name if isinstance(path, Path) else None
-    return json.loads(file.read_text()) if file and file.is_file() else {}
+    return read_json(file) if file and file.is_file() else {}
+
+
+def read_json(file):
+    """The JSON object in a file. Raises InputError, naming the file, for anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} can not be read: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} should hold a JSON object")
+    return content
 
 
 class Prior:
@@ -94,9 +113,14 @@ class Prior:
             except Exception as error:  # whatever a library raises on a broken file, the user needs the part and the cause
                 raise InputError(f"--prior.path {path}: its {part} could not be loaded ({first_line(error)})") from error
 
-        weights = dict(torch_dtype=self.dtype, use_safetensors=True)
+        weights = dict(torch_dtype=self.dtype, use_safetensors=True, low_cpu_mem_usage=False)  # True needs accelerate
         self.tokenizer = load(CLIPTokenizer, "tokenizer")
         self.text_encoder = load(CLIPTextModel, "text_encoder", dtype=self.dtype, use_safetensors=True)
+        if len(self.tokenizer) != self.text_encoder.config.vocab_size:  # A tokenizer without its files loads as an empty one.
+            raise InputError(
+                f"--prior.path {path}: its tokenizer knows {len(self.tokenizer)} tokens, its text_encoder "
+                f"{self.text_encoder.config.vocab_size}"
+            )
         self.unet = load(UNet2DConditionModel, "unet", **weights)
         self.vae = load(AutoencoderKL, "vae", **weights)
         for network in (self.text_encoder, self.unet, self.vae):
@@ -139,12 +163,13 @@ class Prior:
     def warnings(self, prompt):
         """What of the prompt the text encoder can't use, as a list of lines: a cut-off end, words it was never taught."""
         lines = []
-        ids = self.tokenizer(prompt).input_ids
+        ids = self.tokenizer(prompt, verbose=False).input_ids
         if len(ids) > self.text_length:
             unread = self.tokenizer.decode(ids[self.text_length - 1 : -1]).strip()
             lines.append(f"the text encoder reads {self.text_length - 2} tokens of a prompt; unread: {unread!r}")
         if self.taught:
-            unknown = [word for word in dict.fromkeys(re.findall(r"\w+", prompt.lower())) if word not in self.taught]
+            said = [word for word in re.findall(r"\w+|[^\w\s]", prompt.lower()) if word not in string.punctuation]
+            unknown = [word for word in dict.fromkeys(said) if word not in self.taught]
             if unknown:
                 lines.append(f"the prior was never taught: {', '.join(unknown)}")
         return lines
@@ -158,8 +183,11 @@ class Prior:
 
     def decode(self, latents):
         """Latents (B, C, h, w) → images (B, 3, H, W), float32, near [0, 1] and not clamped."""
-        latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
-        return self.vae.decode(latents.to(self.dtype)).sample.float() / 2 + 0.5
+        import torch
+
+        latents = (latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)).to(self.dtype)
+        # Four at a time: the decoder needs far more memory than the UNet, and no step waits for it.
+        return torch.cat([self.vae.decode(part).sample.float() for part in latents.split(4)]) / 2 + 0.5
 
     # --------------------------------------------------------------------------------------------------- diffusion
 

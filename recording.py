@@ -9,8 +9,8 @@ from prior import InputError
 
 @dataclass
 class LogConfig:
-    every: int = 5
-    """Steps between pictures of the run (images/ and frames of the video)."""
+    every: int | None = None
+    """Steps between pictures of the run (images/ and frames of the video). None: a fortieth of the run."""
     fps: int = 10
     """Frames a second of the video."""
     tile: int = 192
@@ -34,6 +34,24 @@ def to_pillow(image):
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
 
 
+def shorten(text, font, width):
+    """The text in one line of at most `width` pixels, its end cut off where it is longer."""
+    line = " ".join(text.split())
+    kept = min(len(line), width)  # No letter is narrower than a pixel.
+    while kept and font.getlength(line[:kept]) > width:
+        kept = kept * 9 // 10
+    return line if kept == len(line) else line[: max(0, kept - 1)] + "…"
+
+
+def video_frame(sheet, largest=4096):
+    """The sheet as an array, shrunk where video codecs give up; both sides stay even."""
+    import numpy as np
+
+    scale = min(1, largest / max(sheet.size))
+    size = tuple(max(2, int(side * scale) // 2 * 2) for side in sheet.size)
+    return np.asarray(sheet if size == sheet.size else sheet.resize(size))
+
+
 def grid(images, labels, columns, tile):
     """One picture of them all: rows of `columns` images (B, 3, H, W), over each row its label.
 
@@ -52,10 +70,7 @@ def grid(images, labels, columns, tile):
     font = ImageFont.load_default(size=15)
     for row in range(rows):
         top = row * (height + gap + line)
-        label = " ".join(labels[row].split())
-        while label and draw.textlength(label, font=font) > sheet_size[0] - 2 * gap:
-            label = label[:-2].rstrip("…") + "…" if len(label) > 2 else ""
-        draw.text((gap, top + 5), label, fill="black", font=font)
+        draw.text((gap, top + 5), shorten(labels[row], font, sheet_size[0] - 2 * gap), fill="black", font=font)
         for column in range(columns):
             picture = to_pillow(images[row * columns + column]).resize((width, height), Image.Resampling.LANCZOS)
             sheet.paste(picture, (gap + column * (width + gap), top + line))
@@ -111,11 +126,9 @@ class Recorder:
 
     def picture(self, step, images):
         """The grid as it stands before step `step`, in images/ and as a frame."""
-        import numpy as np
-
         sheet = grid(images, self.labels, self.columns, self.log.tile)
         write(self.folder / "images" / f"step_{step:06d}.png", sheet.save)
-        self._video.append_data(np.asarray(sheet))
+        self._video.append_data(video_frame(sheet))
 
     def finish(self, step, images):
         """The last picture, the final images, the end of the video."""
@@ -131,5 +144,7 @@ class Recorder:
     def abandon(self):
         """Ends a run that failed: no half-written video stays behind."""
         self._metrics.close()
-        self._video.close()
-        self._video_part.unlink(missing_ok=True)
+        try:
+            self._video.close()
+        finally:
+            self._video_part.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 # The settings are parsed before torch and its libraries load: --help and wrong flags answer at once. For this every file
 # below imports torch inside the functions that need it.
 from algorithms import ALGORITHMS, AlgorithmConfig
+from algorithms.particles import Particles, to_device
 from prior import InputError, Prior, PriorConfig, checkpoint_file, locate
 from recording import LogConfig, Recorder
 from representations import REPRESENTATIONS, RepresentationConfig, make_optimizer
@@ -53,24 +54,42 @@ class Config:
 def resolve(config):
     """Fills every setting that is None: by the checkpoint (its sds2d.json), then by the method and the representation."""
     algorithm, representation = ALGORITHMS[config.algo.name], REPRESENTATIONS[config.rep.kind]
-    advice = checkpoint_file(locate(config.prior.path), "sds2d.json")
+    checkpoint = locate(config.prior.path)
+    advice = checkpoint_file(checkpoint, "sds2d.json")
+    if config.rep.init_images and config.rep.init is None:
+        config.rep.init = "image"
     defaults = {
         "steps": 1000,
         "algo.guidance_scale": algorithm.guidance_scale,
         "schedule.timestep": "uniform",
         "schedule.weight": algorithm.weight,
-        "rep.init": "image" if config.rep.init_images else "noise",
-        "rep.lr": representation.learning_rates[config.rep.optimizer],
+        "schedule.t_min": 0.02,
+        "schedule.t_max": 0.98,
+        "rep.init": "noise",
+        "rep.optimizer": "adam",
         **advice.get(config.algo.name, {}),
         **advice.get(f"{config.algo.name} {config.rep.kind}", {}),
     }
-    for name, value in defaults.items():
+    # A learning rate is advice for the optimizer it comes with.
+    advised_lr = defaults if config.rep.optimizer in (None, defaults["rep.optimizer"]) else {}
+    for name, value in {**defaults, "rep.lr": None}.items():
         *path, last = name.split(".")
         owner = config
         for part in path:
-            owner = getattr(owner, part)
+            owner = getattr(owner, part, None)
+        if not hasattr(owner, last):
+            raise InputError(f"{checkpoint}/sds2d.json names {name}, which is no setting")
         if getattr(owner, last) is None:
             setattr(owner, last, value)
+    if config.rep.lr is None:
+        config.rep.lr = advised_lr.get("rep.lr", representation.learning_rates[config.rep.optimizer])
+    if config.log.every is None:
+        config.log.every = max(1, config.steps // 40)
+
+    # config.yaml must mean the same from any directory.
+    config.rep.init_images = tuple(str(Path(path).absolute()) for path in config.rep.init_images)
+    if isinstance(checkpoint, Path) and not checkpoint.is_relative_to(Path(__file__).resolve().parent):
+        config.prior.path = str(checkpoint)
     if config.out is None:
         slug = re.sub(r"[^a-z0-9]+", "-", config.prompt[0].lower()).strip("-")[:40] if config.prompt else ""
         config.out = f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{config.algo.name}-{config.rep.kind}-{slug or 'prompt'}"
@@ -122,8 +141,6 @@ def check(config):
 
 def build(config, prior):
     """Everything that a step needs: (algorithm, representation, schedule, optimizer)."""
-    from algorithms.particles import Particles
-
     prompts = [prompt for prompt in config.prompt for _ in range(config.particles)]
     particles = Particles(prior, prompts, config.negative_prompt, config.seed)
     algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo)
@@ -150,9 +167,11 @@ def run(config, prior=None):
 
     prior: one that is loaded already, to save loading it again; None loads config.prior.
     """
+    import torch
     from tqdm import tqdm
 
     prior = prior or Prior(config.prior)
+    config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
     for prompt in dict.fromkeys((*config.prompt, config.negative_prompt)):
         for line in prior.warnings(prompt):
             print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
@@ -164,13 +183,15 @@ def run(config, prior=None):
         for step in bar:
             if recorder.due(step):
                 recorder.flush()
-                recorder.picture(step, representation.images().detach())
+                with torch.no_grad():
+                    recorder.picture(step, representation.images())
             start = time.perf_counter()
             t = schedule.timestep(step)  # (B,), on the CPU
-            gradient, weight = distill(algorithm, representation, schedule, optimizer, t.to(prior.device))
+            gradient, weight = distill(algorithm, representation, schedule, optimizer, to_device(t, prior.device))
             recorder.metrics(step, t, weight, gradient, time.perf_counter() - start)
             bar.set_postfix(t=t[0].item(), refresh=False)
-        images = representation.images().detach()
+        with torch.no_grad():
+            images = representation.images().clone()
         recorder.finish(config.steps, images)
     except BaseException:
         recorder.abandon()

@@ -2,8 +2,8 @@
 
     fetch()            the four npm packages, as {hand: {name: svg text}}
     render_drawings()  every (name, hand) rasterised to 64×64 RGBA several times, each a little shifted, scaled, turned
-    compose()          an RGBA drawing over a background colour
     caption()          "a red apple on a blue background in fluent style"
+    Pictures           compositions of drawings and backgrounds, drawn at random
 """
 
 import io
@@ -145,9 +145,30 @@ def backgrounds_for(name, rgba):
     ]
 
 
-def compose(rgba, background):
-    """uint8 RGBA (..., 64, 64, 4) over a named colour → float (..., 3, 64, 64) in [0, 1]."""
-    rgba = rgba.float() / 255
-    colour = torch.tensor(BACKGROUNDS[background]) / 255
-    rgb = rgba[..., :3] * rgba[..., 3:] + colour * (1 - rgba[..., 3:])
-    return rgb.movedim(-1, -3)
+def all_captions():
+    """Every caption that can be drawn."""
+    names = [name for category in NAMES.values() for name in category]
+    return [caption(n, b, h) for n in names for b in BACKGROUNDS for h in (None, *PACKAGES)]
+
+
+class Pictures:
+    """Every drawing at many placements, and compositions of them drawn at random."""
+
+    def __init__(self, rgba, pairs, device):
+        self.rgba, self.pairs, self.device = rgba, pairs, device
+        self.backgrounds = BACKGROUNDS
+        self.colours = torch.tensor(list(BACKGROUNDS.values())) / 255
+        names = list(BACKGROUNDS)
+        allowed = [[c in backgrounds_for(name, rgba[i, 0]) for c in names] for i, (name, _) in enumerate(pairs)]
+        self.allowed = torch.tensor(allowed, dtype=torch.float)
+
+    def draw(self, drawings, generator):
+        """Composes drawings (B,) at random placements on random backgrounds → images (B, 3, 64, 64), backgrounds (B,)."""
+        placements = torch.randint(self.rgba.shape[1], drawings.shape, generator=generator)
+        backgrounds = torch.multinomial(self.allowed[drawings], 1, generator=generator)[:, 0]
+        return self.compose(drawings, placements, backgrounds), backgrounds
+
+    def compose(self, drawings, placements, backgrounds):
+        rgba = self.rgba[drawings, placements].to(self.device).float() / 255
+        colour = self.colours[backgrounds].to(self.device)[:, None, None]
+        return (rgba[..., :3] * rgba[..., 3:] + colour * (1 - rgba[..., 3:])).movedim(-1, 1)

@@ -25,7 +25,7 @@ def save(state, path):
 def fit(name, model, loss, *, steps, lr, folder, seed=0, ema_decay=0.999, save_seconds=120):
     """Minimises loss(step's generator) over `model` with AdamW and returns the exponential moving average of its weights.
 
-    loss: called with a torch.Generator that depends on (seed, name, step) alone, so a run that was killed and resumed sees
+    loss: called with a torch.Generator that depends on (seed, step) alone, so a run that was killed and resumed sees
     the batches that an uninterrupted one sees. The checkpoint is folder/name.pt; a finished one is returned at once.
     """
     path = Path(folder) / f"{name}.pt"
@@ -34,7 +34,7 @@ def fit(name, model, loss, *, steps, lr, folder, seed=0, ema_decay=0.999, save_s
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     first = 0
     if path.exists():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
         first = state["step"]
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from emoji64_data import words
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from emoji64_data import words  # noqa: E402
-
+sys.path.insert(0, str(HERE.parent))
 from evaluation import Judge, background_colours, draw_prompts, report, with_background  # noqa: E402
 from prior import checkpoint_file  # noqa: E402
 from recording import grid  # noqa: E402

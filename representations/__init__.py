@@ -21,8 +21,8 @@ class RepresentationConfig:
     """Red, green and blue in [0, 1] for --rep.init constant."""
     init_images: tuple[str, ...] = ()
     """Image files for --rep.init image: one for all, one a prompt, or one a particle."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """Adam, AdamW (weight decay 0.01) or plain SGD."""
+    optimizer: Literal["adam", "adamw", "sgd"] | None = None
+    """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the checkpoint knows better."""
     lr: float | None = None
     """Learning rate. None: the representation's own for this optimizer."""
 

@@ -2,13 +2,11 @@
 
 from representations.start import start_images
 
-LEARNING_RATES = {"adam": 0.05, "adamw": 0.05, "sgd": 0.5}
-
 
 class Latent:
     """Parameters z (B, C, h, w), in the checkpoint's scaled units."""
 
-    learning_rates = LEARNING_RATES
+    learning_rates = {"adam": 0.05, "adamw": 0.05, "sgd": 0.5}
 
     def __init__(self, config, prior, particles):
         import torch

@@ -2,8 +2,6 @@
 
 from representations.start import start_images
 
-LEARNING_RATES = {"adam": 0.02, "adamw": 0.02, "sgd": 10.0}
-
 
 class Pixel:
     """Parameters are the image itself, (B, 3, H, W) in [0, 1].
@@ -13,7 +11,7 @@ class Pixel:
     Here every step ends with a projection onto [0, 1], so that the gradient at 0 and 1 is the whole gradient.
     """
 
-    learning_rates = LEARNING_RATES
+    learning_rates = {"adam": 0.02, "adamw": 0.02, "sgd": 10.0}
 
     def __init__(self, config, prior, particles):
         import torch

@@ -51,7 +51,7 @@ class GaussianPrior(Prior):
 
 
 def save_stable_diffusion(folder, version):
-    """A random checkpoint with the architecture of Stable Diffusion 1.5 or 2.1, a fraction as wide, at 16×16 pixels."""
+    """A random checkpoint with the architecture of Stable Diffusion 1.5 or 2.1, a fraction as wide, at 64×64 pixels."""
     import json
 
     from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel

@@ -1,5 +1,6 @@
 """Bad input gets one line and exit code 2, before anything is computed or written."""
 
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,14 @@ def place(tmp_path, tiny):
     """A folder with a good checkpoint, an image, a broken image, and other things to trip over."""
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    Image.effect_noise((300, 300), 50).save(tmp_path / "chunk.png")
+    data = bytearray((tmp_path / "chunk.png").read_bytes())
+    second = data.index(b"IDAT", data.index(b"IDAT") + 4)
+    data[second : second + 4] = b"\x00\x01\x02\x03"
+    (tmp_path / "chunk.png").write_bytes(data)
+    for name, text in (("mangled", "{"), ("listed", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_index.json").write_text(text)
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("a file")
@@ -57,6 +66,7 @@ WRONG = [
     ("--rep.init noise --rep.init-images {p}/good.png", ["--rep.init-images", "noise"]),
     ("--rep.init image --rep.init-images {p}/missing.png", ["missing.png", "no such file"]),
     ("--rep.init image --rep.init-images {p}/broken.png", ["broken.png"]),
+    ("--rep.init image --rep.init-images {p}/chunk.png", ["chunk.png"]),
     ("--rep.init image --rep.init-images {p}/text.png", ["text.png"]),
     ("--rep.init image --rep.init-images {p}/empty", ["empty"]),
     ("--rep.init image --rep.init-images {p}/good.png {p}/good.png {p}/good.png", ["3 files", "1 or 4"]),
@@ -67,6 +77,9 @@ WRONG = [
     ("--prior.path {p}/missing", ["missing", "no such folder"]),
     ("--prior.path {p}/empty", ["empty", "model_index.json"]),
     ("--prior.path {p}/file", ["file", "model_index.json"]),
+    ("--prior.path {p}/mangled", ["model_index.json", "mangled"]),
+    ("--prior.path {p}/listed", ["model_index.json", "listed"]),
+    ("--prior.path ~nobody-at-all/x", ["~nobody-at-all"]),
     ("--prior.device cuda:77", ["cuda:77"]),
     ("--prior.device abacus", ["abacus"]),
 ]  # fmt: skip
@@ -93,26 +106,33 @@ def test_wrong_input(flags, words, place, tiny, capsys, monkeypatch):
 
 
 def test_as_a_user(command, tmp_path):
-    done = command("--algo.name foo", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
     done = command("--algo.name", "foo", cwd=tmp_path)
-    assert done.returncode == 2 and "sds" in done.stderr and not list(tmp_path.iterdir())
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert "sds" in done.stderr and not list(tmp_path.iterdir())
 
 
-def test_no_hub(command, tmp_path):
+@pytest.mark.parametrize("offline", [{"HF_HUB_OFFLINE": "1"}, {"HTTPS_PROXY": "http://127.0.0.1:9"}])
+def test_no_hub(command, tmp_path, offline):
     """A hub id that can't be fetched: one line that names the embedded prior."""
-    import os
-
-    done = command("--prior.path", "owner/name", cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    done = command("--prior.path", "owner/name", cwd=tmp_path, env={**os.environ, **offline})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "owner/name" in done.stderr and "ships with sds2d" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_help_answers_at_once():
     """No heavy library is loaded before the settings are parsed."""
-    code = "import sys, sds2d; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'transformers', 'imageio')))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    code = """
+import sys, sds2d
+try:
+    sds2d.parse(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+assert not {"torch", "diffusers", "transformers", "imageio"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--algo.name" in done.stdout and "--prior.path" in done.stdout
 
 
 def test_prior_is_found_from_anywhere(tmp_path, monkeypatch):

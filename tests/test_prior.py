@@ -101,10 +101,10 @@ def test_half_precision_networks_leave_float32_outside(tiny, dtype):
 
 
 def test_warnings_name_what_is_unread(prior):
-    long = " ".join(["ab"] * 50)  # two tokens a word in this vocabulary
-    assert prior.warnings("a short one") == []
-    (line,) = prior.warnings(long)
-    assert "75 tokens" in line and "ab" in line
+    words = [f"{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(50)]  # two tokens a word in this vocabulary
+    assert prior.warnings("a short one") == [] and prior.warnings(" ".join(words[:37])) == []
+    (line,) = prior.warnings(" ".join(words))
+    assert "75 tokens" in line and line.endswith(repr(" ".join([words[37][1], *words[38:]])))
 
 
 def test_taught_words(tiny, tmp_path):

@@ -1,6 +1,8 @@
 """The whole command on small Stable Diffusions: what it leaves behind, that it repeats, and every flag it has."""
 
 import json
+import shutil
+from dataclasses import fields, is_dataclass
 
 import imageio.v3 as imageio
 import numpy as np
@@ -23,6 +25,8 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("final.png") and "t=" in done.stderr
+    noise = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and not line.startswith("sds:")]
+    assert noise == [], "nothing but the bar"
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert names == sorted(
         ["config.yaml", "metrics.jsonl", "video.mp4", "final.png", *(f"final_{i:02d}.png" for i in range(4)),
@@ -42,20 +46,24 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
 
 
 def run(prior, out, *flags):
+    """A run on a prior that is loaded already; --prior.path, which only lends its sds2d.json, comes with the flags."""
     return sds2d.run(sds2d.parse(["--out", str(out), "--log.every", "1000", *map(str, flags)]), prior)
 
 
 @pytest.fixture
 def gaussian():
-    return GaussianPrior({"": (0.1, 0.0), "cat": (0.6, 0.0)})
+    return GaussianPrior({"": (0.1, 0.0), "cat": (0.4, 0.0)})
 
 
-def test_loop_ends_where_theory_says(gaussian, tmp_path):
+@pytest.mark.parametrize("weight", ["constant", "dreamfusion"])
+def test_loop_ends_where_theory_says(gaussian, tiny, tmp_path, weight):
     """SDS by SGD through the whole loop: the mean moves to m_y⁻ + s (m_y - m_y⁻)."""
-    run(gaussian, tmp_path / "run", "--prompt", "cat", "--algo.guidance-scale", 2, "--rep.optimizer", "sgd",
-        "--rep.lr", 0.5, "--steps", 200, "--schedule.t-min", 0.3, "--schedule.weight", "constant")  # fmt: skip
+    images = run(gaussian, tmp_path / "run", "--prior.path", tiny, "--prompt", "cat", "--algo.guidance-scale", 2,
+                 "--rep.optimizer", "sgd", "--rep.lr", 0.2, "--steps", 200, "--schedule.t-min", 0.3,
+                 "--schedule.weight", weight)  # fmt: skip
+    torch.testing.assert_close(images, torch.full_like(images, 0.7), rtol=0, atol=1e-3)
     last = np.asarray(Image.open(tmp_path / "run" / "final_00.png"))
-    assert (last == 255).all()  # 0.1 + 2 · 0.5 = 1.1, shown as 1
+    assert (abs(last - 0.7 * 255) < 1).all()
 
 
 def test_same_command_same_bytes(tiny, tmp_path, command):
@@ -134,20 +142,64 @@ def test_flags_of_the_start(tiny, tmp_path):
         assert (images - expected).abs().max() < 0.01
 
 
-def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
-    import shutil
+def test_every_setting_is_covered():
+    """A new setting needs a line in FLAGS, or a test of its own named here."""
+    elsewhere = {"prompt", "particles", "steps", "out", "rep.kind", "rep.init-images", "rep.init-color", "prior.path", "log.every"}
 
+    def names(cls, prefix=""):
+        for field in fields(cls):
+            name = prefix + field.name.replace("_", "-")
+            yield from names(field.type, name + ".") if is_dataclass(field.type) else [name]
+
+    assert {flag.strip("-") for flag in FLAGS} | elsewhere == set(names(sds2d.Config))
+
+
+def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "advised")
-    advice = {"sds": {"steps": 12, "algo.guidance_scale": 9.0}, "sds pixel": {"rep.lr": 0.123}}
+    advice = {"sds": {"steps": 12, "algo.guidance_scale": 9.0, "schedule.t_max": 0.7, "rep.init": "constant"},
+              "sds pixel": {"rep.lr": 0.123}}  # fmt: skip
     (folder / "sds2d.json").write_text(json.dumps(advice))
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
     base = ["--prior.path", str(folder), "--out", str(tmp_path / "run")]
     config = sds2d.parse(base)
     assert (config.steps, config.algo.guidance_scale, config.rep.lr) == (12, 9.0, 0.05)
+    assert (config.schedule.t_max, config.rep.init) == (0.7, "constant")
     config = sds2d.parse([*base, "--rep.kind", "pixel", "--steps", "3"])
     assert (config.steps, config.rep.lr) == (3, 0.123)
+    config = sds2d.parse([*base, "--rep.kind", "pixel", "--rep.optimizer", "sgd"])
+    assert config.rep.lr == sds2d.REPRESENTATIONS["pixel"].learning_rates["sgd"], "the advised rate is Adam's"
+    config = sds2d.parse([*base, "--rep.init-images", str(tmp_path / "black.png")])
+    assert config.rep.init == "image", "what the user implies comes before advice"
+    (folder / "sds2d.json").write_text(json.dumps({"sds": {"algo.sharpness": 3}}))
+    with pytest.raises(sds2d.InputError, match="algo.sharpness"):
+        sds2d.parse(base)
 
 
-def test_gradient_that_is_not_finite_ends_the_run(gaussian, tmp_path, monkeypatch):
+def test_warnings_name_what_is_not_understood_and_the_run_goes_on(tiny, tmp_path, command):
+    folder = shutil.copytree(tiny, tmp_path / "taught")
+    (folder / "captions.json").write_text(json.dumps({"words": ["a", "fox"]}))
+    prompt = "a zebra 🍎 " + " ".join(["fox"] * 40) + " quagga"
+    done = command("--prior.path", folder, "--prompt", prompt, "--steps", 1, "--particles", 1, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 2
+    assert "75 tokens" in warnings[0] and warnings[0].endswith("quagga'")
+    assert warnings[1].endswith("never taught: zebra, 🍎, quagga")
+
+
+def test_benchmark_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
+    import benchmark
+
+    paired = benchmark.paired
+    monkeypatch.setattr(benchmark, "paired", lambda ours, bare: paired(ours, bare, rounds=1, warmup=0))
+    benchmark.speed(["--prior.path", str(tiny), "--out", str(tmp_path / "none"), "--particles", "1"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
+    assert [cell.strip() for cell in rows[0]] == ["method", "representation", "step, ms", "bare calls, ms", "ratio"]
+    assert [row[1].strip() for row in rows[2:]] == list(sds2d.REPRESENTATIONS)
+    assert all(float(row[2]) > 0 and float(row[3]) > 0 for row in rows[2:])
+
+
+def test_gradient_that_is_not_finite_ends_the_run(gaussian, tiny, tmp_path, monkeypatch):
     network = gaussian.network
 
     def broken(z_t, t, text):
@@ -160,5 +212,5 @@ def test_gradient_that_is_not_finite_ends_the_run(gaussian, tmp_path, monkeypatc
     broken.calls = 0
     monkeypatch.setattr(gaussian, "network", broken)
     with pytest.raises(FloatingPointError, match=r"step 3, timestep \d+, particle 1"):
-        run(gaussian, tmp_path / "run", "--prompt", "cat", "--particles", 2, "--steps", 6, "--rep.lr", 0.1)
+        run(gaussian, tmp_path / "run", "--prior.path", tiny, "--prompt", "cat", "--particles", 2, "--steps", 6)
     assert not list((tmp_path / "run").rglob("*.part*")) and not (tmp_path / "run" / "final.png").exists()

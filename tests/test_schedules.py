@@ -8,9 +8,9 @@ from algorithms.particles import Particles
 from schedules import Schedule, ScheduleConfig
 
 
-def build(timestep="uniform", weight="dreamfusion", steps=400, rows=50, **options):
+def build(timestep="uniform", weight="dreamfusion", steps=400, rows=50, t_min=0.02, t_max=0.98, **options):
     prior = GaussianPrior({"": (0, 1)})
-    config = ScheduleConfig(timestep=timestep, weight=weight, **options)
+    config = ScheduleConfig(timestep=timestep, weight=weight, t_min=t_min, t_max=t_max, **options)
     return Schedule(config, prior, Particles(prior, [""] * rows, "", 0), steps), prior
 
 

@@ -1,0 +1,124 @@
+"""The CLIP of the embedded prior: its tokenizer, its two towers, and the judge that they become."""
+
+import json
+
+import torch
+import torch.nn.functional as F
+from emoji64_data import BACKGROUNDS, NAMES, PACKAGES, SIZE, all_captions, caption
+from fit import fit
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+TEXT_LENGTH = 32
+
+
+def make_tokenizer():
+    """CLIP's byte-pair encoding, its merges learned from the captions until every word of theirs is one token."""
+    vocabulary = sorted({word for text in all_captions() for word in text.split()})
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    bpe.train_from_iterator(vocabulary, trainers.BpeTrainer(vocab_size=100_000, min_frequency=1, end_of_word_suffix="</w>"))
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # Any byte can be spelled, though only captions were taught.
+    tokens = letters + [letter + "</w>" for letter in letters] + [a + b for a, b in merges]
+    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH)
+
+
+def tokenize(tokenizer, texts):
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def normalise(images):
+    """[0, 1] → what the CLIP's image processor makes of it."""
+    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return (images - mean) / std
+
+
+def train_clip(config, train, tokenizer):
+    torch.manual_seed(config.seed + 1)
+    tower = dict(num_hidden_layers=3, num_attention_heads=4, hidden_size=128, intermediate_size=512, projection_dim=128)
+    clip = CLIPModel(CLIPConfig(
+        text_config=dict(
+            tower, vocab_size=len(tokenizer), max_position_embeddings=TEXT_LENGTH, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        ),
+        vision_config=dict(tower, num_hidden_layers=4, image_size=SIZE, patch_size=8),
+        projection_dim=128,
+    )).to(config.device)  # fmt: skip
+    texts = {text: ids for text, ids in zip(all_captions(), tokenize(tokenizer, all_captions()), strict=True)}
+    by_name = {}
+    for index, (name, _) in enumerate(train.pairs):
+        by_name.setdefault(name, []).append(index)
+    by_name = list(by_name.values())
+
+    def loss(generator):
+        """InfoNCE. A name is in the batch twice, on two backgrounds, so that both the name and the background count."""
+        drawings, backgrounds, captions = [], [], []
+        for n in torch.randperm(len(by_name), generator=generator)[: config.clip_batch].tolist():
+            pair = torch.tensor(by_name[n])[torch.randint(len(by_name[n]), (2,), generator=generator)]
+            two = torch.multinomial(train.allowed[pair].prod(0), 2, generator=generator)
+            for drawing, background in zip(pair.tolist(), two.tolist(), strict=True):
+                name, hand = train.pairs[drawing]
+                hand = hand if torch.rand((), generator=generator) < 0.5 else None
+                captions.append(texts[caption(name, list(BACKGROUNDS)[background], hand)])
+                drawings.append(drawing)
+                backgrounds.append(background)
+        drawings = torch.tensor(drawings)
+        placements = torch.randint(train.rgba.shape[1], drawings.shape, generator=generator)
+        images = train.compose(drawings, placements, torch.tensor(backgrounds))
+        # A little noise keeps the judge from reading what no eye can see.
+        level = 0.1 * torch.rand(len(images), 1, 1, 1, generator=generator)
+        images = images + (level * torch.randn(images.shape, generator=generator)).to(config.device)
+        ids = torch.stack(captions)
+        ids = ids[:, : (ids != tokenizer.pad_token_id).sum(1).max() + 1]  # Attention is causal: padding only costs time.
+        return clip(ids.to(config.device), normalise(images), return_loss=True).loss
+
+    return fit("clip", clip, loss, steps=config.clip_steps, lr=config.clip_lr, folder=config.work, seed=config.seed)
+
+
+@torch.no_grad()
+def pooled_texts(clip, tokenizer, device):
+    """The text tower's pooled output for every caption: (names, backgrounds, 1 + hands, width)."""
+    ids = tokenize(tokenizer, all_captions())
+    pooled = torch.cat([clip.text_model(part.to(device)).pooler_output for part in ids.split(256)])
+    return pooled.unflatten(0, (-1, len(BACKGROUNDS), 1 + len(PACKAGES)))
+
+
+def train_judge(config, train, clip, tokenizer):
+    """Trains the vision tower on against all captions at once, the text tower locked (Zhai et al. 2022, arXiv 2111.07991).
+
+    In a batch of 32 names few look alike. Here each picture must find its name among all names, its background among all
+    backgrounds and its hand among all hands, the rest of the caption being right.
+    """
+    clip.train().requires_grad_(True)
+    clip.text_model.requires_grad_(False)
+    texts = pooled_texts(clip, tokenizer, config.device)
+    index = {name: i for i, name in enumerate(n for category in NAMES.values() for n in category)}
+    names = torch.tensor([index[name] for name, _ in train.pairs])
+    hands = torch.tensor([1 + list(PACKAGES).index(hand) for _, hand in train.pairs])
+
+    def loss(generator):
+        drawings = torch.randint(len(train.pairs), (config.judge_batch,), generator=generator)
+        images, backgrounds = train.draw(drawings, generator)
+        # A little noise keeps the judge from reading what no eye can see.
+        level = 0.1 * torch.rand(len(images), 1, 1, 1, generator=generator)
+        images = images + (level * torch.randn(images.shape, generator=generator)).to(config.device)
+        seen = F.normalize(clip.get_image_features(normalise(images)).pooler_output, dim=-1)
+        name, hand = names[drawings], hands[drawings]
+        said = hand * (torch.rand(len(hand), generator=generator) < 0.5)  # half of the captions name the hand
+
+        def cross_entropy(candidates, target):  # candidates: (B, K, width)
+            features = F.normalize(clip.text_projection(candidates), dim=-1)
+            logits = clip.logit_scale.exp() * torch.einsum("bkd,bd->bk", features, seen)
+            return F.cross_entropy(logits, target.to(config.device))
+
+        return (
+            cross_entropy(texts[:, backgrounds, said].transpose(0, 1), name)
+            + 0.3 * cross_entropy(texts[name, :, said], backgrounds)
+            + 0.3 * cross_entropy(texts[name, backgrounds, 1:], hand - 1)
+        )
+
+    return fit("judge", clip, loss, steps=config.judge_steps, lr=config.judge_lr, folder=config.work, seed=config.seed + 4)

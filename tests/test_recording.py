@@ -1,0 +1,55 @@
+"""Files appear whole or not at all; grids show what they are given."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFont
+
+from recording import grid, shorten, to_pillow, video_frame, write
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    write(path, lambda beside: beside.write_text("old"))
+
+    def fails(beside):
+        beside.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write(path, fails)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_to_pillow_shows_what_is_outside_as_the_bound():
+    image = torch.tensor([-0.3, 0.0, 0.5, 1.0, 1.7]).view(1, 1, 5).expand(3, 1, 5)
+    assert np.asarray(to_pillow(image))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_grid_has_a_row_a_label_and_even_sides():
+    images = torch.rand(6, 3, 16, 16) / 2
+    images[4] = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)  # second row, second of three
+    sheet = grid(images, ["first", "second"], 3, 50)
+    assert sheet.width % 2 == sheet.height % 2 == 0
+    side = 64  # the least whole multiple of 16 that is 50 or more
+    row = 26 + side + 8
+    red = (np.asarray(sheet) == (255, 0, 0)).all(-1)
+    ys, xs = np.where(red)
+    assert (ys.min(), ys.max()) == (row + 26, row + 26 + side - 1)
+    assert (xs.min(), xs.max()) == (8 + side + 8, 8 + 2 * side + 8 - 1)
+    label = np.asarray(sheet)[:26]
+    assert label.min() < 100, "the label is written"
+
+
+def test_labels_are_shortened_to_the_width():
+    font = ImageFont.load_default(size=15)
+    assert shorten("a\n red  apple", font, 400) == "a red apple"
+    short = shorten("word " * 5000, font, 300)
+    assert short.endswith("…") and 150 < font.getlength(short) <= 310
+    assert shorten("", font, 100) == ""
+
+
+def test_video_frames_stay_within_what_codecs_take():
+    assert video_frame(Image.new("RGB", (300, 200))).shape == (200, 300, 3)
+    height, width, _ = video_frame(Image.new("RGB", (20000, 1002))).shape
+    assert width == 4096 and height % 2 == 0 and abs(height - 205) < 3
