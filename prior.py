@@ -68,7 +68,7 @@ def model_index(path):
 
 
 def checkpoint_file(path, name):
-    """A small JSON file that a checkpoint folder may carry for sds2d, or {} (see README, "Your own checkpoint")."""
+    """A small JSON file that a checkpoint folder may carry for sds2d, or {} (README, "Your own checkpoint")."""
     file = path / name if isinstance(path, Path) else None
     return read_json(file) if file and file.is_file() else {}
 

@@ -29,16 +29,17 @@ def latent_bank(config, vae, train):
     return bank
 
 
-def make_unet():
+def make_unet(config):
     """A small UNet that hears the caption twice: by cross-attention at 8×8 and 4×4, as Stable Diffusion does, and pooled,
     added to the timestep's embedding, which scales and shifts every block (addition_embed_type, as in DeepFloyd IF)."""
+    torch.manual_seed(config.seed + 2)
     return UNet2DConditionModel(
         sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(48, 96, 192), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16, resnet_time_scale_shift="scale_shift",
         time_embedding_dim=384, addition_embed_type="text", addition_embed_type_num_heads=4,
-    )  # fmt: skip
+    ).to(config.device)  # fmt: skip
 
 
 def make_scheduler():
@@ -55,10 +56,8 @@ def embed(text_encoder, tokenizer, texts, device):
     return torch.cat(parts)
 
 
-def train_unet(config, bank, pairs, embeddings):
+def train_unet(config, unet, bank, pairs, embeddings):
     """Epsilon prediction under min-SNR-5 weighting (Hang et al. 2023), the weight spent on how often a timestep is drawn."""
-    torch.manual_seed(config.seed + 2)
-    unet = make_unet().to(config.device)
     alphas_cumprod = make_scheduler().alphas_cumprod
     snr = alphas_cumprod / (1 - alphas_cumprod)
     density = (5 / snr).clamp(0.05, 1)

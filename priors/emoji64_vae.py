@@ -18,9 +18,9 @@ def reconstruction_loss(decoded, images):
     return F.l1_loss(decoded, images) + 2 * F.mse_loss(decoded, images) + 0.5 * sharp
 
 
-def draw_posterior(config, vae, train, generator):
+def draw_posterior(config, batch, vae, train, generator):
     """A batch of compositions in [-1, 1], their posterior, and latents drawn from it."""
-    drawings = torch.randint(len(train.pairs), (config.vae_batch,), generator=generator)
+    drawings = torch.randint(len(train.pairs), (batch,), generator=generator)
     images = train.draw(drawings, generator)[0] * 2 - 1
     posterior = vae.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(config.device)
@@ -36,7 +36,7 @@ def train_vae(config, train):
     ).to(config.device)  # fmt: skip
 
     def loss(generator):
-        images, posterior, latents = draw_posterior(config, vae, train, generator)
+        images, posterior, latents = draw_posterior(config, config.vae_batch, vae, train, generator)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return reconstruction_loss(vae.decode(latents).sample, images) + 1e-4 * kl
 
@@ -51,7 +51,7 @@ def polish_decoder(config, vae, train):
 
     def loss(generator):
         with torch.no_grad():
-            images, _, latents = draw_posterior(config, vae, train, generator)
+            images, _, latents = draw_posterior(config, config.decoder_batch, vae, train, generator)
         return reconstruction_loss(vae.decode(latents).sample, images)
 
     polished = fit("decoder", decoder, loss, steps=config.decoder_steps, lr=config.decoder_lr, folder=config.work,

@@ -79,9 +79,14 @@ def measure(folder, held_out, scales=(2, 3, 5, 7.5), count=200):
     return figures, grid(samples[:100], [""] * 5, 20, 64)
 
 
-def model_card(folder, held_out):
-    """Writes README.md and samples.png into the prior's folder."""
+def model_card(config, held_out):
+    """Writes README.md and samples.png into the prior's folder, config.out."""
+    folder = config.out
     figures, sheet = measure(folder, held_out)
+    parts = ("vae", "clip", "judge", "unet", "decoder")
+    figures["training"] = ", ".join(
+        f"{getattr(config, f'{part}_steps'):,} steps of {getattr(config, f'{part}_batch')} ({part})" for part in parts
+    )
     sheet.save(folder / "samples.png")
     captions = checkpoint_file(folder, "captions.json")
     names = "\n".join(f"- {category}: {', '.join(phrases)}" for category, phrases in captions["names"].items())
@@ -99,4 +104,4 @@ if __name__ == "__main__":
     from train_emoji64 import Config, pictures
 
     config = tyro.cli(Config, description=__doc__)
-    model_card(config.out, pictures(config, config.seed + 1, 2, "held_out"))
+    model_card(config, pictures(config, config.seed + 1, 2, "held_out"))

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 import tyro
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from emoji64_clip import make_tokenizer, train_clip, train_judge
 from emoji64_data import BACKGROUNDS, NAMES, PACKAGES, SIZE, Pictures, all_captions, fetch, render_drawings, words
-from emoji64_unet import embed, latent_bank, make_scheduler, train_unet
+from emoji64_unet import embed, latent_bank, make_scheduler, make_unet, train_unet
 from emoji64_vae import polish_decoder, standardise, train_vae
 from fit import save
 from model_card import model_card
-from transformers import CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 
@@ -28,6 +28,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 class Config:
     work: Path = Path("outputs/train_emoji64")  # Drawings, renderings and checkpoints while training.
     out: Path = Path(__file__).resolve().parent / "emoji64"  # Where the finished prior goes.
+    start: Path | None = None  # A finished prior to train on: autoencoder and text tower stay, the rest goes on from it.
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     seed: int = 0
     variants: int = 24  # Random placements rendered of every drawing.
@@ -35,13 +36,14 @@ class Config:
     vae_batch: int = 8
     vae_lr: float = 1.5e-3
     decoder_steps: int = 5000
+    decoder_batch: int = 8
     decoder_lr: float = 1e-3
     clip_steps: int = 1200
-    clip_batch: int = 32  # Names a batch; each is there twice, on two backgrounds.
+    clip_batch: int = 64  # Half as many names, each on two backgrounds.
     clip_lr: float = 1e-3
-    judge_steps: int = 1500
-    judge_batch: int = 64
-    judge_lr: float = 1e-3
+    judge_steps: int = 1000
+    judge_batch: int = 128
+    judge_lr: float = 2e-3
     unet_steps: int = 6000
     unet_batch: int = 16
     unet_lr: float = 1e-3
@@ -58,7 +60,7 @@ def pictures(config, seed, variants, name):
 def same_settings(config):
     """Refuses a work folder that was made with other settings: its parts would not fit together."""
     free = {"work", "out", "device", "decoder_steps", "judge_steps", "unet_steps"}  # nothing is built on what these end with
-    settings = {name: value for name, value in asdict(config).items() if name not in free}
+    settings = {name: str(value) for name, value in asdict(config).items() if name not in free}
     path = config.work / "settings.json"
     if path.exists() and json.loads(path.read_text()) != settings:
         sys.exit(f"{path} has other settings than these: {settings}; name another --work folder, or remove this one")
@@ -91,18 +93,24 @@ def main(config):
     config.work.mkdir(parents=True, exist_ok=True)
     same_settings(config)
     train = pictures(config, config.seed, config.variants, "train")
-    vae = train_vae(config, train)
     tokenizer = make_tokenizer()
-    clip = train_clip(config, train, tokenizer)
+    if config.start:
+        vae = AutoencoderKL.from_pretrained(config.start, subfolder="vae").float()
+        clip = CLIPModel.from_pretrained(config.start / "clip").float()
+        unet = UNet2DConditionModel.from_pretrained(config.start, subfolder="unet").float()
+        vae, clip, unet = (model.to(config.device) for model in (vae, clip, unet))
+    else:
+        vae = standardise(train_vae(config, train), train)
+        clip = train_clip(config, train, tokenizer)
+        unet = make_unet(config)
     clip = train_judge(config, train, clip, tokenizer)
-    vae = standardise(vae, train)
     texts = ["", *all_captions()]
     embeddings = dict(zip(texts, embed(clip.text_model, tokenizer, texts, config.device), strict=True))
-    unet = train_unet(config, latent_bank(config, vae, train), train.pairs, embeddings)
+    unet = train_unet(config, unet, latent_bank(config, vae, train), train.pairs, embeddings)
     vae = polish_decoder(config, vae, train)
     write_prior(config, vae, unet, clip, tokenizer)
     held_out = pictures(config, config.seed + 1, 2, "held_out")
-    model_card(config.out, held_out)
+    model_card(config, held_out)
 
 
 if __name__ == "__main__":
