@@ -46,22 +46,24 @@ class Judge:
     """A CLIP (Radford et al. 2021, arXiv 2103.00020), from a folder or the hub."""
 
     def __init__(self, path):
-        from transformers import CLIPModel, CLIPProcessor
+        from transformers import CLIPModel, CLIPTokenizer
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # needs no torchvision
 
         self.clip = CLIPModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
-        self.processor = CLIPProcessor.from_pretrained(path)
+        self.tokenizer = CLIPTokenizer.from_pretrained(path)
+        self.image_processor = CLIPImageProcessorPil.from_pretrained(path)
 
     @torch.no_grad()
     def text_features(self, prompts):
         """(N, D), of length 1."""
-        tokens = self.processor.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
         return F.normalize(self.clip.get_text_features(**tokens).pooler_output, dim=-1)
 
     @torch.no_grad()
     def image_features(self, images):
         """Images (B, 3, H, W) in [0, 1] → (B, D), of length 1."""
         pixels = (images.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
-        inputs = self.processor.image_processor(list(pixels), return_tensors="pt")
+        inputs = self.image_processor(list(pixels), return_tensors="pt")
         return F.normalize(self.clip.get_image_features(**inputs).pooler_output, dim=-1)
 
     def ranks(self, images, prompts, captions):

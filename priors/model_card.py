@@ -53,11 +53,11 @@ def sample(pipeline, prompts, guidance_scale, seed=0, batch=20):
     return torch.cat(images)
 
 
-def measure(folder, held_out, scales=(2, 3, 5, 7.5), count=200):
+def measure(folder, held_out, scales, count=200):
     """The figures of the model card, as a dict of lines, and the contact sheet of the samples."""
     captions = checkpoint_file(folder, "captions.json")
     judge = Judge(folder / "clip")
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
 
     images, pairs = real_pictures(held_out, 1000)
@@ -69,8 +69,9 @@ def measure(folder, held_out, scales=(2, 3, 5, 7.5), count=200):
     some = random.Random(0).sample(prompts, 48)
     best = (-1, None)
     for scale in scales:
-        ranks = judge.ranks(sample(pipeline, some, scale), some, captions)
-        print(f"guidance {scale}: {report(ranks, [b for _, b in some], some)}", flush=True)
+        images = sample(pipeline, some, scale)
+        ranks = judge.ranks(images, some, captions)
+        print(f"guidance {scale}: {report(ranks, background_colours(images, captions), some)}", flush=True)
         best = max(best, (sum(rank == 0 for rank in ranks), scale))
     samples = sample(pipeline, prompts, best[1], seed=1000)
     ranks = judge.ranks(samples, prompts, captions)
@@ -82,8 +83,9 @@ def measure(folder, held_out, scales=(2, 3, 5, 7.5), count=200):
 def model_card(config, held_out):
     """Writes README.md and samples.png into the prior's folder, config.out."""
     folder = config.out
-    figures, sheet = measure(folder, held_out)
+    figures, sheet = measure(folder, held_out, config.scales)
     parts = ("vae", "clip", "judge", "unet", "decoder")
+    figures["scales"] = ", ".join(f"{scale:g}" for scale in config.scales)
     figures["training"] = ", ".join(
         f"{getattr(config, f'{part}_steps'):,} steps of {getattr(config, f'{part}_batch')} ({part})" for part in parts
     )
