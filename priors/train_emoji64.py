@@ -79,6 +79,9 @@ def write_prior(config, vae, unet, clip, tokenizer):
     pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
     tokenizer.backend_tokenizer.model.save(str(out / "tokenizer"))  # vocab.json and merges.txt, for older readers
     clip.to("cpu", torch.float16).save_pretrained(out / "clip")
+    for part in ("text_encoder", "clip"):  # Stored in half precision, meant to be run in single, as the UNet and VAE are.
+        file = out / part / "config.json"
+        file.write_text(file.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
     CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(out / "clip")
     captions = {

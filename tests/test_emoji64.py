@@ -3,11 +3,10 @@
 import json
 
 import pytest
-import torch
 from PIL import Image
 
 import sds2d
-from evaluation import Judge, background_colours, draw_prompts, with_background
+from evaluation import Judge, background_colours
 from prior import EMBEDDED, Prior, PriorConfig
 
 CAPTIONS = json.loads((EMBEDDED / "captions.json").read_text())
@@ -51,15 +50,11 @@ def test_it_knows_its_own_captions(prior):
 
 @pytest.mark.parametrize("kind", ["latent", "pixel"])
 def test_the_default_run_obeys(prior, kind, tmp_path):
-    """Four prompts the size of a smoke test; `python benchmark.py quality` is the measurement."""
-    pairs = draw_prompts(CAPTIONS, 4, seed=7)
-    texts = [with_background(*pair) for pair in pairs]
-    flags = ["--rep.kind", kind, "--prompt", *texts, "--particles", "1", "--out", str(tmp_path / "run")]
-    images = sds2d.run(sds2d.parse(flags), prior)
+    """The README's first command. `python benchmark.py quality` is the measurement; this only sees that it works."""
+    images = sds2d.run(sds2d.parse(["--rep.kind", kind, "--out", str(tmp_path / "run")]), prior)
+    pairs = [("a red apple", "white")] * 4
     ranks = Judge(EMBEDDED / "clip").ranks(images, pairs, CAPTIONS)
-    # Blind pictures have a mean rank of about 110 among the 222 names; four of them stay below 28 once in some 700 times.
-    assert sum(ranks) / 4 < 28, list(zip(texts, ranks, strict=True))
-    right = [seen == asked for seen, (_, asked) in zip(background_colours(images, CAPTIONS), pairs, strict=True)]
-    assert sum(right) >= 2
-    saved = Image.open(tmp_path / "run" / "final_00.png")
-    assert saved.size == (64, 64) and torch.tensor(saved.getextrema()).float().std() > 10
+    # Of over 200 names, chance puts 0.1 of 4 pictures among the best five.
+    assert sum(rank < 5 for rank in ranks) >= 3, ranks
+    assert background_colours(images, CAPTIONS) == ["white"] * 4
+    assert Image.open(tmp_path / "run" / "final_00.png").size == (64, 64)
