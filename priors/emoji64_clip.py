@@ -37,6 +37,12 @@ def normalise(images):
     return (images - mean) / std
 
 
+def speckle(images, generator):
+    """A little noise, up to a deviation of 0.1, keeps the CLIP from reading what no eye can see."""
+    level = 0.1 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    return images + (level * torch.randn(images.shape, generator=generator)).to(images.device)
+
+
 def make_clip(tokenizer, patch_size, **vision):
     """A small CLIPModel for 64×64 pictures."""
     tower = dict(num_attention_heads=4, projection_dim=128)
@@ -75,9 +81,7 @@ def train_clip(config, train, tokenizer):
         drawings = torch.tensor(drawings)
         placements = torch.randint(train.rgba.shape[1], drawings.shape, generator=generator)
         images = train.compose(drawings, placements, torch.tensor(backgrounds))
-        # A little noise keeps the judge from reading what no eye can see.
-        level = 0.1 * torch.rand(len(images), 1, 1, 1, generator=generator)
-        images = images + (level * torch.randn(images.shape, generator=generator)).to(config.device)
+        images = speckle(images, generator)
         ids = torch.stack(captions)
         ids = ids[:, : (ids != tokenizer.pad_token_id).sum(1).max() + 1]  # Attention is causal: padding only costs time.
         return clip(ids.to(config.device), normalise(images), return_loss=True).loss
@@ -116,9 +120,7 @@ def train_judge(config, train, clip, tokenizer):
     def loss(generator):
         drawings = torch.randint(len(train.pairs), (config.judge_batch,), generator=generator)
         images, backgrounds = train.draw(drawings, generator)
-        # A little noise keeps the judge from reading what no eye can see.
-        level = 0.1 * torch.rand(len(images), 1, 1, 1, generator=generator)
-        images = images + (level * torch.randn(images.shape, generator=generator)).to(config.device)
+        images = speckle(images, generator)
         seen = F.normalize(judge.get_image_features(normalise(images)).pooler_output, dim=-1)
         features = F.normalize(judge.text_projection(texts), dim=-1)
         name, hand = names[drawings], hands[drawings]

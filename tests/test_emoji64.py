@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import sds2d
-from evaluation import Judge, background_colours
+from evaluation import Judge, background_colours, draw_prompts, with_background
 from prior import EMBEDDED, Prior, PriorConfig
 
 CAPTIONS = json.loads((EMBEDDED / "captions.json").read_text())
@@ -58,3 +58,17 @@ def test_the_default_run_obeys(prior, kind, tmp_path):
     assert sum(rank < 5 for rank in ranks) >= 3, ranks
     assert background_colours(images, CAPTIONS) == ["white"] * 4
     assert Image.open(tmp_path / "run" / "final_00.png").size == (64, 64)
+
+
+@pytest.mark.xfail(reason="the first weights are short of it: names other than the plainest do not come out yet", raises=AssertionError)
+@pytest.mark.parametrize("kind", ["latent", "pixel"])
+def test_other_prompts_obey(prior, kind, tmp_path):
+    """Four prompts over the categories, by the defaults."""
+    pairs = draw_prompts(CAPTIONS, 4, seed=7)
+    texts = [with_background(*pair) for pair in pairs]
+    flags = ["--rep.kind", kind, "--prompt", *texts, "--particles", "1", "--out", str(tmp_path / "run")]
+    images = sds2d.run(sds2d.parse(flags), prior)
+    ranks = Judge(EMBEDDED / "clip").ranks(images, pairs, CAPTIONS)
+    assert sum(rank < 5 for rank in ranks) >= 2, list(zip(texts, ranks, strict=True))
+    right = [seen == asked for seen, (_, asked) in zip(background_colours(images, CAPTIONS), pairs, strict=True)]
+    assert sum(right) >= 3
