@@ -106,12 +106,12 @@ def _rasterise(job):
     """One drawing at several random placements → uint8 (variants, 64, 64, 4). resvg draws each afresh, so all are crisp."""
     import resvg_py
 
-    body, size, seed, variants = job
+    body, size, seed, variants, spread = job
     rng = np.random.default_rng(seed)
     pictures = []
     for _ in range(variants):
-        scale, angle = rng.uniform(0.80, 0.90), rng.uniform(-6, 6)
-        dx, dy = rng.uniform(-2, 2, size=2) * size / SIZE
+        scale, angle = 0.85 + spread * rng.uniform(-0.05, 0.05), spread * rng.uniform(-6, 6)
+        dx, dy = spread * rng.uniform(-2, 2, size=2) * size / SIZE
         middle = size / 2
         transform = f"translate({middle + dx} {middle + dy}) rotate({angle}) scale({scale}) translate({-middle} {-middle})"
         svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
@@ -121,14 +121,14 @@ def _rasterise(job):
     return np.stack(pictures)
 
 
-def render_drawings(drawings, variants, seed):
-    """Every drawing at `variants` random placements.
+def render_drawings(drawings, variants, seed, spread):
+    """Every drawing at `variants` random placements; `spread` 1 moves it by up to 2 pixels, turns it by up to 6°.
 
     Returns RGBA uint8 (D, variants, 64, 64, 4) and the list of the D (name, hand) pairs. The same seed renders the same
     pictures; another seed gives placements that were never seen, for evaluation.
     """
     pairs = [(name, hand) for hand, icons in drawings.items() for name in icons]
-    jobs = [(*drawings[hand][name], [seed, index], variants) for index, (name, hand) in enumerate(pairs)]
+    jobs = [(*drawings[hand][name], [seed, index], variants, spread) for index, (name, hand) in enumerate(pairs)]
     with ProcessPoolExecutor() as pool:
         pictures = list(tqdm(pool.map(_rasterise, jobs, chunksize=8), total=len(jobs), desc="rasterise"))
     return torch.from_numpy(np.stack(pictures)), pairs

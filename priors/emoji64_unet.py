@@ -1,10 +1,12 @@
 """The diffusion model of the embedded prior, and the latents and captions that it learns from."""
 
+import re
+
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from emoji64_clip import tokenize
-from emoji64_data import BACKGROUNDS, SIZE, caption
+from emoji64_data import BACKGROUNDS, SIZE, all_captions, caption
 from fit import fit, save
 from tqdm import tqdm
 
@@ -48,16 +50,12 @@ def make_scheduler():
                          clip_sample=False, prediction_type="epsilon", steps_offset=1)  # fmt: skip
 
 
-@torch.no_grad()
-def embed(text_encoder, tokenizer, texts, device):
-    """Last hidden states of the text encoder (N, length, 128), in half precision to keep all captions at hand."""
-    parts = [text_encoder(tokenize(tokenizer, texts[i : i + 256]).to(device)).last_hidden_state.half()
-             for i in range(0, len(texts), 256)]  # fmt: skip
-    return torch.cat(parts)
-
-
-def train_unet(config, unet, bank, pairs, embeddings):
-    """Epsilon prediction under min-SNR-5 weighting (Hang et al. 2023), the weight spent on how often a timestep is drawn."""
+def train_unet(config, unet, text_encoder, tokenizer, bank, pairs):
+    """UNet and text encoder together: epsilon prediction under min-SNR-5 weighting (Hang et al. 2023, arXiv 2303.09556),
+    the weight spent on how often a timestep is drawn."""
+    model = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train()
+    texts = ["", *all_captions()]
+    tokens = dict(zip(texts, tokenize(tokenizer, texts), strict=True))
     alphas_cumprod = make_scheduler().alphas_cumprod
     snr = alphas_cumprod / (1 - alphas_cumprod)
     density = (5 / snr).clamp(0.05, 1)
@@ -67,18 +65,24 @@ def train_unet(config, unet, bank, pairs, embeddings):
 
     def loss(generator):
         rows = torch.multinomial(chance, config.unet_batch, replacement=True, generator=generator)
-        texts = []
+        captions = []
         for row in rows.tolist():
             name, hand = pairs[drawings[row]]
             named, dropped = torch.rand(2, generator=generator) < torch.tensor([0.5, 0.1])
             text = caption(name, list(BACKGROUNDS)[backgrounds[row]], hand if named else None)
-            texts.append(embeddings["" if dropped else text])
+            captions.append(tokens["" if dropped else text])
         z = latents[rows]
         t = torch.multinomial(density, len(z), replacement=True, generator=generator)
         noise = torch.randn(z.shape, generator=generator)
         a = alphas_cumprod[t][:, None, None, None]
         noised = a.sqrt() * z + (1 - a).sqrt() * noise
-        predicted = unet(noised.to(config.device), t.to(config.device), torch.stack(texts).float()).sample
+        embeddings = text_encoder(torch.stack(captions).to(config.device)).last_hidden_state
+        predicted = unet(noised.to(config.device), t.to(config.device), embeddings).sample
         return F.mse_loss(predicted, noise.to(config.device))
 
-    return fit("unet", unet, loss, steps=config.unet_steps, lr=config.unet_lr, folder=config.work, seed=config.seed)
+    def muon(name):
+        """Convolutions and feed-forward layers, four fifths of the weights; the rest gains less than its matrices cost."""
+        return re.search(r"^unet\..*(resnets.*conv|samplers.*conv|\.ff\.).*weight$", name)
+
+    average = fit("unet", model, loss, steps=config.unet_steps, lr=config.unet_lr, folder=config.work, seed=config.seed, muon=muon)
+    return average["unet"], average["text_encoder"]

@@ -6,6 +6,7 @@
 Runs on the CPU in a few hours or on CUDA in minutes, and goes on where it was when started again.
 """
 
+import copy
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -16,11 +17,11 @@ import tyro
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from emoji64_clip import make_tokenizer, train_clip, train_judge
 from emoji64_data import BACKGROUNDS, NAMES, PACKAGES, SIZE, Pictures, all_captions, fetch, render_drawings, words
-from emoji64_unet import embed, latent_bank, make_scheduler, make_unet, train_unet
+from emoji64_unet import latent_bank, make_scheduler, make_unet, train_unet
 from emoji64_vae import polish_decoder, standardise, train_vae
 from fit import save
 from model_card import model_card
-from transformers import CLIPModel, CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor, CLIPTextModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 
@@ -33,6 +34,7 @@ class Config:
     seed: int = 0
     scales: tuple[float, ...] = (2, 3, 5, 7.5)  # Guidance scales tried on 48 prompts; the best makes the 200 samples.
     variants: int = 24  # Random placements rendered of every drawing.
+    spread: float = 0.25  # How far the UNet's drawings move about, of what the autoencoder's and the CLIP's do.
     vae_steps: int = 4000
     vae_batch: int = 8
     vae_lr: float = 1.5e-3
@@ -46,15 +48,15 @@ class Config:
     judge_batch: int = 128
     judge_lr: float = 2e-3
     unet_steps: int = 6000
-    unet_batch: int = 16
+    unet_batch: int = 32
     unet_lr: float = 1e-3
 
 
-def pictures(config, seed, variants, name):
+def pictures(config, seed, variants, name, spread=1.0):
     """Renders once, then reads from disk."""
     path = config.work / f"{name}.pt"
     if not path.exists():
-        save(render_drawings(fetch(config.work / "packages"), variants, seed), path)
+        save(render_drawings(fetch(config.work / "packages"), variants, seed, spread), path)
     return Pictures(*torch.load(path), config.device)
 
 
@@ -68,12 +70,12 @@ def same_settings(config):
     path.write_text(json.dumps(settings, indent=1))
 
 
-def write_prior(config, vae, unet, clip, tokenizer):
+def write_prior(config, vae, unet, text_encoder, clip, tokenizer):
     """The folder that users get: a StableDiffusionPipeline, its CLIP, its captions; weights in float16."""
     out = config.out
     scheduler = DDIMScheduler.from_config(make_scheduler().config, set_alpha_to_one=False)
     pipeline = StableDiffusionPipeline(
-        vae=vae, unet=unet, text_encoder=clip.text_model, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
+        vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
@@ -102,17 +104,19 @@ def main(config):
         vae = AutoencoderKL.from_pretrained(config.start, subfolder="vae").float()
         clip = CLIPModel.from_pretrained(config.start / "clip").float()
         unet = UNet2DConditionModel.from_pretrained(config.start, subfolder="unet").float()
-        vae, clip, unet = (model.to(config.device) for model in (vae, clip, unet))
+        text_encoder = CLIPTextModel.from_pretrained(config.start, subfolder="text_encoder").float()
+        vae, clip, unet, text_encoder = (model.to(config.device) for model in (vae, clip, unet, text_encoder))
     else:
         vae = standardise(train_vae(config, train), train)
         clip = train_clip(config, train, tokenizer)
         unet = make_unet(config)
+        text_encoder = copy.deepcopy(clip.text_model).requires_grad_(True)
+    steady = pictures(config, config.seed + 2, config.variants, "steady", config.spread)
+    bank = latent_bank(config, vae, steady)
+    unet, text_encoder = train_unet(config, unet, text_encoder, tokenizer, bank, steady.pairs)
     clip = train_judge(config, train, clip, tokenizer)
-    texts = ["", *all_captions()]
-    embeddings = dict(zip(texts, embed(clip.text_model, tokenizer, texts, config.device), strict=True))
-    unet = train_unet(config, unet, latent_bank(config, vae, train), train.pairs, embeddings)
     vae = polish_decoder(config, vae, train)
-    write_prior(config, vae, unet, clip, tokenizer)
+    write_prior(config, vae, unet, text_encoder, clip, tokenizer)
     held_out = pictures(config, config.seed + 1, 2, "held_out")
     model_card(config, held_out)
 

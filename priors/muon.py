@@ -1,0 +1,42 @@
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum whose every matrix is made orthogonal."""
+
+import torch
+
+
+def orthogonalise(matrix, iterations=5):
+    """The nearest (semi-)orthogonal matrix to `matrix` (rows, columns), roughly: singular values end within 0.7 … 1.2.
+
+    Jordan's quintic Newton-Schulz iteration X ← aX + b(XXᵀ)X + c(XXᵀ)²X, carried out on the small Gram matrix XXᵀ: all of
+    its factors commute, so only the last product is as wide as the matrix.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalise(matrix.T, iterations).T
+    matrix = matrix / (matrix.norm() + 1e-7)
+    gram, product = matrix @ matrix.T, None
+    for _ in range(iterations):
+        factor = -4.7750 * gram + 2.0315 * gram @ gram
+        factor.diagonal().add_(3.4445)
+        gram = factor @ gram @ factor
+        product = factor if product is None else factor @ product
+    return product @ matrix
+
+
+class Muon(torch.optim.Optimizer):
+    """For weights with two or more dimensions; a convolution's is the matrix (out, in × height × width).
+
+    Updates have AdamW's usual size, 0.2 root mean square, so that both take the same learning rate (Liu et al. 2025, arXiv
+    2502.16982, eq. 4). torch.optim.Muon takes no convolutions.
+    """
+
+    def __init__(self, parameters, lr, momentum=0.95, weight_decay=0.01):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+                mean.lerp_(weight.grad, 1 - group["momentum"])
+                nesterov = weight.grad.lerp(mean, group["momentum"]).flatten(1)
+                update = orthogonalise(nesterov) * 0.2 * max(nesterov.shape) ** 0.5
+                weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.view_as(weight), alpha=group["lr"])
