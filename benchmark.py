@@ -1,18 +1,26 @@
 """The tables: does the default run do what the prompt says, and what does a step cost beyond the networks it must call?
 
     python benchmark.py quality --rep.kind latent
+    python benchmark.py edits dds
     python benchmark.py speed
 """
 
+import contextlib
+import json
 import statistics
 import sys
+import tempfile
 import time
+from types import SimpleNamespace
 
 import torch
+from PIL import Image
 
 import sds2d
-from evaluation import Judge, background_colours, draw_prompts, report, with_background
+from evaluation import Judge, background_colours, draw_prompts, report, saturation, with_background
 from prior import Prior, checkpoint_file, locate
+from recording import grid
+from representations.start import load_image
 
 PROMPTS, PARTICLES, BATCH = 40, 2, 8
 
@@ -38,8 +46,45 @@ def quality(arguments):
     for index, pair in enumerate(prompts):
         places = [rank + 1 for rank in ranks[index * PARTICLES : (index + 1) * PARTICLES]]
         print(f"{with_background(*pair):60s} places {places}")
+    seconds = (time.time() - started) / len(wanted)
     print(f"{probe.algo.name} {probe.rep.kind}: {report(ranks, background_colours(images, captions), wanted)}   "
-          f"{(time.time() - started) / len(wanted):.1f} s a particle   {probe.out}")  # fmt: skip
+          f"diversity {judge.diversity(images, PARTICLES):.3f}   saturation {saturation(images):.3f}   "
+          f"{seconds:.1f} s a particle   {probe.out}")  # fmt: skip
+
+
+def edits(arguments):
+    """The checkpoint's edits with a known answer: is the target there, and does the rest stay as it was?
+
+    python benchmark.py edits NAME [flags]. A method that edits gets source and source prompt; any other starts from the source.
+    "Outside" are the pixels in which the drawn source and the drawn target agree.
+    """
+    name, *flags = arguments or ["dds"]
+    if name not in sds2d.ALGORITHMS:
+        raise sds2d.InputError(f"edits {name}: a method is needed, one of {', '.join(sds2d.ALGORITHMS)}")
+    folder = locate(sds2d.PriorConfig().path)
+    pairs = [SimpleNamespace(**pair) for pair in json.loads((folder / "edits" / "edits.json").read_text())]
+    captions, prior, judge = checkpoint_file(folder, "captions.json"), Prior(sds2d.PriorConfig()), Judge(folder / "clip")
+    root, images, started = f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-edits-{name}", [], time.time()
+    for first in range(0, len(pairs), BATCH):
+        part = pairs[first : first + BATCH]
+        files = [str(folder / "edits" / pair.source) for pair in part]
+        source = ["--source-image", *files, "--source-prompt", *(pair.source_prompt for pair in part)]
+        start = source if sds2d.ALGORITHMS[name].edits else ["--rep.init", "image", "--rep.init-images", *files]
+        config = sds2d.parse([*flags, "--algo.name", name, *start, "--prompt", *(pair.prompt for pair in part), "--particles", "1",
+                              "--out", f"{root}/{first:03d}", "--seed", str(first), "--log.every", "1000000"])  # fmt: skip
+        images.append(sds2d.run(config, prior).cpu().clamp(0, 1))
+    images = torch.cat(images)
+    drawn = {kind: torch.stack([load_image(folder / "edits" / getattr(pair, kind), prior.image_size) for pair in pairs])
+             for kind in ("source", "target")}  # fmt: skip
+    outside = ((drawn["source"] - drawn["target"]).abs().amax(1, keepdim=True) < 0.02).float()
+    errors = ((images - drawn["source"]).square() * outside).sum((1, 2, 3)) / (3 * outside.sum((1, 2, 3)))
+    wanted = [(pair.phrase, pair.background) for pair in pairs]
+    ranks, colours = judge.ranks(images, wanted, captions), background_colours(images, captions)
+    for pair, rank, colour, error in zip(pairs, ranks, colours, errors.tolist(), strict=True):
+        print(f"{pair.source_prompt:45s} → {pair.prompt:45s} place {rank + 1:3d}   {colour:8s} outside {error:.4f}")
+    grid(torch.stack([drawn["source"], images, drawn["target"]], 1).flatten(0, 1), [""] * 3, 30, 64).save(f"{root}/edits.png")
+    print(f"edits {name}: {report(ranks, colours, wanted)}   mean squared error outside {errors.mean():.4f}   "
+          f"{(time.time() - started) / len(pairs):.1f} s a particle   {root}/edits.png")  # fmt: skip
 
 
 def paired(ours, bare, rounds=30, warmup=3):
@@ -56,38 +101,68 @@ def paired(ours, bare, rounds=30, warmup=3):
     return statistics.median(ours_seconds), statistics.median(bare_seconds)
 
 
+def network_calls(prior, algorithm, step):
+    """What one step asks of the UNet: [(rows, is it φ of VSD, is a gradient needed)]."""
+    calls, network = [], prior.network
+
+    def noting(z_t, t, text):
+        phi = any(not layer.disable_adapters for layer in getattr(algorithm, "layers", ()))
+        calls.append((len(z_t), phi, torch.is_grad_enabled()))
+        return network(z_t, t, text)
+
+    prior.network = noting
+    step()
+    del prior.network
+    return calls
+
+
 def speed(arguments):
-    """A step of each representation beside the bare calls of the networks that it can't do without."""
-    print("| method | representation | step, ms | bare calls, ms | ratio |\n| --- | --- | --- | --- | --- |")
-    config = sds2d.parse(arguments)
-    prior = Prior(config.prior)
-    for kind in sds2d.REPRESENTATIONS:
-        config = sds2d.parse([*arguments, "--rep.kind", kind])
-        algorithm, representation, schedule, optimizer = sds2d.build(config, prior)
-        rows = len(config.prompt) * config.particles
-        z_t = torch.randn(2 * rows, *prior.latent_shape, device=prior.device).to(prior.dtype)
-        t, text = torch.full((2 * rows,), 500, device=prior.device), prior.embed(["a"] * 2 * rows)
-        size = prior.image_size
-        pixels = torch.rand(rows, 3, size, size, device=prior.device, requires_grad=True)
-        gradient = torch.ones(rows, *prior.latent_shape, device=prior.device)
+    """A step of every method, and of every representation, beside the bare calls of the networks that it can't do without."""
+    print("| method | representation | calls | step, ms | bare calls, ms | ratio |\n| --- | --- | --- | --- | --- | --- |")
+    prior = Prior(sds2d.parse(arguments).prior)
+    size = prior.image_size
+    with tempfile.TemporaryDirectory() as folder:
+        source = f"{folder}/source.png"
+        Image.effect_noise((size, size), 50).save(source)
+        for name, kind in [*((name, "latent") for name in sds2d.ALGORITHMS), ("sds", "pixel")]:
+            flags = ["--algo.name", name, "--rep.kind", kind, "--particles", "4", "--steps", "50"]
+            if sds2d.ALGORITHMS[name].edits:
+                flags += ["--source-image", source, "--source-prompt", "a"]
+            if name != "ddim":
+                flags += ["--schedule.timestep", "linear"]  # the middle of the run is t = T/2, and takes as many calls each time
+            config = sds2d.parse([*flags, *arguments])
+            parts = sds2d.build(config, prior)
+            rows = len(config.prompt) * config.particles
+            pixels = torch.rand(rows, 3, size, size, device=prior.device, requires_grad=True)
+            gradient = torch.ones(rows, *prior.latent_shape, device=prior.device, dtype=prior.dtype)
 
-        def step(parts=(algorithm, representation, schedule, optimizer), schedule=schedule):
-            gradient, _ = sds2d.distill(*parts, sds2d.to_device(schedule.timestep(0), prior.device))
-            gradient.flatten(1).norm(dim=1)  # what recording asks of every step
+            def step(parts=parts):
+                *_, gradient = sds2d.distill(*parts, step=25)
+                gradient.flatten(1).norm(dim=1)  # what recording asks of every step
 
-        def bare(kind=kind, z_t=z_t, t=t, text=text, pixels=pixels, gradient=gradient):
-            with torch.no_grad():
-                prior.unet(z_t, t, text)
-            if kind == "pixel":
-                prior.vae.encode(pixels.to(prior.dtype)).latent_dist.mean.backward(gradient.to(prior.dtype))
-                pixels.grad = None
+            def inputs(rows):
+                z_t = torch.randn(rows, *prior.latent_shape, device=prior.device).to(prior.dtype)
+                return z_t, torch.full((rows,), 500, device=prior.device), prior.embed(["a"] * rows)
 
-        ours, floor = paired(step, bare)
-        print(f"| {config.algo.name} | {kind} | {1e3 * ours:.1f} | {1e3 * floor:.1f} | {ours / floor:.3f} |")
+            calls = [(*call, inputs(call[0])) for call in network_calls(prior, parts[0], step)]
+
+            def bare(algorithm=parts[0], kind=kind, calls=calls, pixels=pixels, gradient=gradient):
+                for _, phi, learns, given in calls:
+                    with algorithm.phi() if phi else contextlib.nullcontext(), torch.set_grad_enabled(learns):
+                        output = prior.unet(*given).sample
+                        if learns:
+                            output.backward(output.detach())
+                if kind == "pixel":
+                    prior.vae.encode(pixels.to(prior.dtype)).latent_dist.mean.backward(gradient)
+                    pixels.grad = None
+
+            ours, floor = paired(step, bare)
+            shown = " + ".join(f"{n // rows}B" if n % rows == 0 else str(n) for n, *_ in calls)
+            print(f"| {name} | {kind} | {shown} | {1e3 * ours:.1f} | {1e3 * floor:.1f} | {ours / floor:.3f} |", flush=True)
 
 
 if __name__ == "__main__":
-    commands = {"quality": quality, "speed": speed}
+    commands = {"quality": quality, "edits": edits, "speed": speed}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(f"usage: python benchmark.py {{{'|'.join(commands)}}} [flags of sds2d.py]")
     try:

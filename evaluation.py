@@ -42,6 +42,13 @@ def background_colours(images, captions):
     return [names[index] for index in torch.cdist(seen.cpu(), palette).argmin(1)]
 
 
+def saturation(images):
+    """Images (B, 3, H, W) → the mean over all pixels of HSV's S, (max - min) / max of red, green and blue."""
+    images = images.clamp(0, 1)
+    high, low = images.amax(1), images.amin(1)
+    return ((high - low) / high.clamp(min=1e-6)).mean().item()
+
+
 class Judge:
     """A CLIP (Radford et al. 2021, arXiv 2103.00020), from a folder or the hub."""
 
@@ -65,6 +72,12 @@ class Judge:
         pixels = (images.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
         inputs = self.image_processor(list(pixels), return_tensors="pt")
         return F.normalize(self.clip.get_image_features(**inputs).pooler_output, dim=-1)
+
+    def diversity(self, images, particles):
+        """Mean CLIP distance (1 - cosine) of two pictures of one prompt; `particles` of each prompt follow one another."""
+        features = self.image_features(images).unflatten(0, (-1, particles))  # (P, n, D)
+        apart = 1 - features @ features.mT
+        return (apart.sum((1, 2)) / (particles * (particles - 1))).mean().item()
 
     def ranks(self, images, prompts, captions):
         """The wanted name's place among all names taught, 0 the best, for each image.

@@ -87,8 +87,10 @@ def read_json(file):
 class Prior:
     """A frozen text-to-image latent diffusion model.
 
-    alphas_cumprod  ᾱ, float32 (T,), on the device
+    alphas_cumprod  ᾱ, float64 (T,), on the CPU
     latent_shape    (C, h, w) of one latent;  image_size  side of its square picture in pixels
+
+    Timesteps t are long (B,) on the CPU everywhere: what a step does may depend on them, and no GPU is waited for.
     """
 
     def __init__(self, config: PriorConfig):
@@ -128,7 +130,8 @@ class Prior:
 
         # DDPMScheduler reads the config of any discrete scheduler and derives the ᾱ that the network was trained with.
         scheduler = load(DDPMScheduler, "scheduler")
-        self.alphas_cumprod = scheduler.alphas_cumprod.float().to(self.device)
+        self.alphas_cumprod = (1 - scheduler.betas.double()).cumprod(0)
+        self.scheduler_config = scheduler.config
         self.prediction_type = scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise InputError(f"--prior.path {path} predicts {self.prediction_type}; epsilon or v_prediction is needed")
@@ -191,42 +194,85 @@ class Prior:
 
     # --------------------------------------------------------------------------------------------------- diffusion
 
-    def coefficients(self, t):
-        """√ᾱ_t and √(1-ᾱ_t) for t (B,), each (B, 1, 1, 1)."""
-        a = self.alphas_cumprod[t].view(-1, 1, 1, 1)
-        return a.sqrt(), (1 - a).sqrt()
+    def coefficients(self, t, like):
+        """√ᾱ_t and √(1-ᾱ_t) for t (B,), each (B, 1, 1, 1) beside `like`. Raises IndexError for t outside [0, T)."""
+        if t.min() < 0:
+            raise IndexError(f"timestep {t.min()} is below 0")  # which would count from the noisy end
+        a = self.alphas_cumprod[t]
+        return per_row(a.sqrt(), like), per_row((1 - a).sqrt(), like)
 
     def add_noise(self, z, noise, t):
         """z_t = √ᾱ_t z + √(1-ᾱ_t) ε."""
-        alpha, sigma = self.coefficients(t)
+        alpha, sigma = self.coefficients(t, z)
         return alpha * z + sigma * noise
 
+    def predict_clean(self, z_t, noise, t):
+        """ẑ_0 = (z_t - √(1-ᾱ_t) e) / √ᾱ_t, the clean latents that a noise prediction e implies."""
+        alpha, sigma = self.coefficients(t, z_t)
+        return (z_t - sigma * noise) / alpha
+
+    def ddim_step(self, z_t, noise, t, to):
+        """z_t' = √ᾱ_t' ẑ_0 + √(1-ᾱ_t') e, to a timestep below (denoising) or above (inversion). Song et al. 2020, eq. 12."""
+        return self.add_noise(self.predict_clean(z_t, noise, t), noise, to)
+
+    def ddim_scheduler(self, steps):
+        """diffusers' DDIMScheduler on the checkpoint's config, set to `steps` steps, for ε̂ and in double precision."""
+        from diffusers import DDIMScheduler
+
+        scheduler = DDIMScheduler.from_config(self.scheduler_config, prediction_type="epsilon", clip_sample=False)
+        scheduler.alphas_cumprod = self.alphas_cumprod
+        if not scheduler.config.set_alpha_to_one:
+            scheduler.final_alpha_cumprod = self.alphas_cumprod[0]
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    def network(self, z_t, t, text):
+        """The UNet as it is, ε̂ or v, in the dtype of z_t: one call, for z_t (N, C, h, w), t (N,), text (N, L, D)."""
+        return self.unet(z_t.to(self.dtype), to_device(t, z_t.device), text).sample.to(z_t.dtype)
+
+    def target(self, z, noise, t):
+        """What the network was trained to say of add_noise(z, noise, t): ε, or v = √ᾱ_t ε - √(1-ᾱ_t) z."""
+        if self.prediction_type == "epsilon":
+            return noise
+        alpha, sigma = self.coefficients(t, z)
+        return alpha * noise - sigma * z
+
     def predict_noise(self, z_t, t, text):
-        """ε̂(z_t; y, t), float32: one call of the network, for z_t (N, C, h, w), t (N,), text (N, L, D).
+        """ε̂(z_t; y, t), one call of the network, no autograd graph.
 
         A v-prediction (Salimans and Ho 2022, arXiv 2202.00512) is converted: ε̂ = √ᾱ_t v + √(1-ᾱ_t) z_t.
         """
-        output = self.network(z_t, t, text)
-        if self.prediction_type == "epsilon":
-            return output
-        alpha, sigma = self.coefficients(t)
-        return alpha * output + sigma * z_t
-
-    def network(self, z_t, t, text):
-        """The UNet as it is: ε̂ or v, float32, no autograd graph."""
         import torch
 
         with torch.no_grad():
-            return self.unet(z_t.to(self.dtype), t, text).sample.float()
+            output = self.network(z_t, t, text)
+        if self.prediction_type == "epsilon":
+            return output
+        alpha, sigma = self.coefficients(t, z_t)
+        return alpha * output + sigma * z_t
 
-    def guided_noise(self, z_t, t, text, negative, scale):
-        """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)), classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), both
-        predictions in one call of 2B."""
+    def predict_noises(self, z_t, t, *texts):
+        """ε̂(z_t; y, t) for several embeddings y of the same latents, in one call of the network."""
         import torch
 
-        both = self.predict_noise(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([negative, text]))
-        without, with_text = both.chunk(2)
+        n = len(texts)
+        return self.predict_noise(torch.cat([z_t] * n), torch.cat([t] * n), torch.cat(texts)).chunk(n)
+
+    def guided_noise(self, z_t, t, text, negative, scale):
+        """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)), classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), in one call
+        of 2B."""
+        without, with_text = self.predict_noises(z_t, t, negative, text)
         return without + scale * (with_text - without)
+
+
+def to_device(tensor, device):
+    """A CPU tensor on the device, without making the CPU wait for what the GPU has queued."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def per_row(values, like):
+    """Numbers (B,) on the CPU as (B, 1, 1, 1) in the dtype and on the device of `like`."""
+    return to_device(values.to(like.dtype), like.device).view(-1, 1, 1, 1)
 
 
 def pick_device(name):

@@ -1,7 +1,8 @@
 """Score distillation in two dimensions: pick a method, a representation and a schedule, and look at what happens.
 
     python sds2d.py
-    python sds2d.py --prompt "a red heart" "a blue heart" --rep.kind pixel
+    python sds2d.py --prompt "a red heart" "a blue heart" --algo.name vsd --rep.kind pixel
+    python sds2d.py --algo.name dds --source-image apple.png --source-prompt "a red apple" --prompt "a green apple"
     python sds2d.py --prior.path stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"
 """
 
@@ -19,11 +20,11 @@ from pathlib import Path
 # The settings are parsed before torch and its libraries load: --help and wrong flags answer at once. For this every file
 # below imports torch inside the functions that need it.
 from algorithms import ALGORITHMS, AlgorithmConfig
-from algorithms.particles import Particles, to_device
-from prior import InputError, Prior, PriorConfig, checkpoint_file, locate
+from algorithms.particles import Particles
+from prior import InputError, Prior, PriorConfig, checkpoint_file, locate, per_row
 from recording import LogConfig, Recorder
 from representations import REPRESENTATIONS, RepresentationConfig, make_optimizer
-from representations.start import open_image
+from representations.start import load_images, open_image
 from schedules import Schedule, ScheduleConfig
 
 
@@ -33,10 +34,14 @@ class Config:
     """What to make. Several prompts make several rows."""
     negative_prompt: str = ""
     """y⁻, what guidance leads away from."""
-    particles: int = 4
-    """Pictures for each prompt."""
+    particles: int | None = None
+    """Pictures for each prompt. None: 4, but 1 for edits."""
+    source_image: tuple[str, ...] = ()
+    """What dds and pds edit: an image file for all prompts, one a prompt, or one a particle."""
+    source_prompt: tuple[str, ...] = ()
+    """What is seen in it, likewise."""
     steps: int | None = None
-    """Optimiser steps. None: 1000, unless the checkpoint knows better."""
+    """Optimiser steps. None: 1000, unless the method or the checkpoint knows better."""
     seed: int = 0
     """Row i of the batch draws its random numbers from seed + i."""
     out: str | None = None
@@ -51,6 +56,14 @@ class Config:
 # ------------------------------------------------------------------------------------------------------------ settings
 
 
+def setting(config, name):
+    """The dataclass that holds a setting, None where there is none, and its name there: "algo.guidance_scale"."""
+    *path, last = name.split(".")
+    for part in path:
+        config = getattr(config, part, None)
+    return config, last
+
+
 def resolve(config):
     """Fills every setting that is None: by the checkpoint (its sds2d.json), then by the method and the representation."""
     algorithm, representation = ALGORITHMS[config.algo.name], REPRESENTATIONS[config.rep.kind]
@@ -60,23 +73,22 @@ def resolve(config):
         config.rep.init = "image"
     defaults = {
         "steps": 1000,
-        "algo.guidance_scale": algorithm.guidance_scale,
+        "particles": 4,
         "schedule.timestep": "uniform",
-        "schedule.weight": algorithm.weight,
+        "schedule.weight": "constant",
         "schedule.t_min": 0.02,
         "schedule.t_max": 0.98,
         "rep.init": "noise",
         "rep.optimizer": "adam",
+        **algorithm.defaults,
+        **algorithm.requires,
         **advice.get(config.algo.name, {}),
         **advice.get(f"{config.algo.name} {config.rep.kind}", {}),
     }
     # A learning rate is advice for the optimizer it comes with.
     advised_lr = defaults if config.rep.optimizer in (None, defaults["rep.optimizer"]) else {}
     for name, value in {**defaults, "rep.lr": None}.items():
-        *path, last = name.split(".")
-        owner = config
-        for part in path:
-            owner = getattr(owner, part, None)
+        owner, last = setting(config, name)
         if not hasattr(owner, last):
             raise InputError(f"{checkpoint}/sds2d.json names {name}, which is no setting")
         if getattr(owner, last) is None:
@@ -88,6 +100,7 @@ def resolve(config):
 
     # config.yaml must mean the same from any directory.
     config.rep.init_images = tuple(str(Path(path).absolute()) for path in config.rep.init_images)
+    config.source_image = tuple(str(Path(path).absolute()) for path in config.source_image)
     if isinstance(checkpoint, Path) and not checkpoint.is_relative_to(Path(__file__).resolve().parent):
         config.prior.path = str(checkpoint)
     if config.out is None:
@@ -110,22 +123,39 @@ def check(config):
         require(value >= 1, f"--{name} {value}: at least 1 is needed")
     require(0 <= config.seed < 2**63 - rows, f"--seed {config.seed}: a number from 0 up to 2^63 is needed")
     require(0 < config.rep.lr < math.inf, f"--rep.lr {config.rep.lr}: a learning rate above 0 is needed")
-    scale = config.algo.guidance_scale
-    require(math.isfinite(scale), f"--algo.guidance-scale {scale}: a finite number is needed")
+    name, algorithm, scale = config.algo.name, ALGORITHMS[config.algo.name], config.algo.guidance_scale
+    require("algo.guidance_scale" in algorithm.defaults or scale is None, f"--algo.guidance-scale: {name} has none")
+    require(scale is None or math.isfinite(scale), f"--algo.guidance-scale {scale}: a finite number is needed")
+    algorithm.check(getattr(config.algo, name, None), require)
+    for key, needed in algorithm.requires.items():
+        value = getattr(*setting(config, key))
+        require(value == needed, f"--{key.replace('_', '-')} {value}: {name} needs {needed}")
     require(0 <= config.rep.init_std < math.inf, f"--rep.init-std {config.rep.init_std}: 0 or more is needed")
     require(all(0 <= c <= 1 for c in config.rep.init_color), f"--rep.init-color {config.rep.init_color}: three numbers in [0, 1]")
     low, high = config.schedule.t_min, config.schedule.t_max
     require(0 <= low <= high <= 1, f"--schedule.t-min {low} --schedule.t-max {high}: 0 ≤ t_min ≤ t_max ≤ 1 is needed")
 
-    images = config.rep.init_images
-    if config.rep.init == "image":
-        require(images, "--rep.init image needs --rep.init-images FILE …")
+    def require_for_rows(flag, values):
         counts = sorted({1, len(config.prompt), rows})
-        require(len(images) in counts, f"--rep.init-images: {len(images)} files, where {' or '.join(map(str, counts))} are needed")
-        for path in images:
-            open_image(path)
+        require(len(values) in counts, f"{flag}: {len(values)} are given, {' or '.join(map(str, counts))} are needed")
+
+    if algorithm.edits:
+        require(config.source_image, f"{name} edits: --source-image FILE is missing")
+        require(config.source_prompt, f"{name} edits: --source-prompt, what is seen in the source image, is missing")
+        require_for_rows("--source-image", config.source_image)
+        require_for_rows("--source-prompt", config.source_prompt)
     else:
-        require(not images, f"--rep.init-images is for --rep.init image, not {config.rep.init}")
+        editors = " and ".join(key for key, value in ALGORITHMS.items() if value.edits)
+        require(not config.source_image, f"--source-image is for {editors}; {name} can start from --rep.init-images")
+        require(not config.source_prompt, f"--source-prompt is for {editors}, not {name}")
+        require(config.rep.init != "source", f"--rep.init source is for {editors}, not {name}")
+    if config.rep.init == "image":
+        require(config.rep.init_images, "--rep.init image needs --rep.init-images FILE …")
+        require_for_rows("--rep.init-images", config.rep.init_images)
+    else:
+        require(not config.rep.init_images, f"--rep.init-images is for --rep.init image, not {config.rep.init}")
+    for path in (*config.source_image, *config.rep.init_images):
+        open_image(path)
 
     out = Path(config.out)
     require(not os.path.lexists(out), f"--out {out} exists; name a folder that does not")
@@ -141,25 +171,35 @@ def check(config):
 
 def build(config, prior):
     """Everything that a step needs: (algorithm, representation, schedule, optimizer)."""
-    prompts = [prompt for prompt in config.prompt for _ in range(config.particles)]
-    particles = Particles(prior, prompts, config.negative_prompt, config.seed)
-    algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo)
+    rows = len(config.prompt) * config.particles
+
+    def each(values):
+        """One value for all rows, one a prompt, or one a row → one a row."""
+        return [value for value in values for _ in range(rows // len(values))]
+
+    source_images = load_images(config.source_image, prior, rows) if config.source_image else None
+    particles = Particles(
+        prior, each(config.prompt), config.negative_prompt, config.seed, each(config.source_prompt), source_images
+    )
+    algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo, config.steps)
     representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
-    schedule = Schedule(config.schedule, prior, particles, config.steps)
+    schedule = Schedule(config.schedule, prior, particles, config.steps, algorithm.least_timestep())
     optimizer = make_optimizer(config.rep.optimizer, representation.parameters(), config.rep.lr)
     return algorithm, representation, schedule, optimizer
 
 
-def distill(algorithm, representation, schedule, optimizer, t):
-    """One step at timesteps t (B,), on the prior's device → the gradient (B, C, h, w) and the weight w(t) (B,)."""
-    z = representation.latents()  # (B, C, h, w), differentiable
-    gradient = algorithm.gradient(z.detach(), t)  # (B, C, h, w), no graph through the prior
+def distill(algorithm, representation, schedule, optimizer, step):
+    """One step → its timesteps t (B,), the weight w(t) (B,), both on the CPU, and the gradient (B, C, h, w)."""
+    t = schedule.timestep(step)  # (B,)
     weight = schedule.weight(t)  # (B,)
+    z = representation.latents()  # (B, C, h, w), differentiable
+    gradient = algorithm.gradient(z.detach(), t, step / schedule.steps)  # (B, C, h, w), no graph through the prior
+    algorithm.update(z.detach())  # VSD's LoRA learns; nothing for the others
     optimizer.zero_grad(set_to_none=True)
-    z.backward(weight.view(-1, 1, 1, 1) * gradient)  # carries it to the representation's parameters
+    z.backward(per_row(weight, gradient) * gradient)  # carries it to the representation's parameters
     optimizer.step()
     representation.project()
-    return gradient, weight
+    return t, weight, gradient
 
 
 def run(config, prior=None):
@@ -172,11 +212,10 @@ def run(config, prior=None):
 
     prior = prior or Prior(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
-    for prompt in dict.fromkeys((*config.prompt, config.negative_prompt)):
+    algorithm, representation, schedule, optimizer = build(config, prior)
+    for prompt in algorithm.particles.texts:
         for line in prior.warnings(prompt):
             print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
-
-    algorithm, representation, schedule, optimizer = build(config, prior)
     recorder = Recorder(Path(config.out), config, config.prompt, config.particles)
     try:
         bar = tqdm(range(config.steps), desc=config.algo.name, unit="step")
@@ -186,8 +225,7 @@ def run(config, prior=None):
                 with torch.no_grad():
                     recorder.picture(step, representation.images())
             start = time.perf_counter()
-            t = schedule.timestep(step)  # (B,), on the CPU
-            gradient, weight = distill(algorithm, representation, schedule, optimizer, to_device(t, prior.device))
+            t, weight, gradient = distill(algorithm, representation, schedule, optimizer, step)
             recorder.metrics(step, t, weight, gradient, time.perf_counter() - start)
             bar.set_postfix(t=t[0].item(), refresh=False)
         with torch.no_grad():

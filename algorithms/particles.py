@@ -1,32 +1,46 @@
-"""What an algorithm knows of the batch besides its latents: each row's prompt and each row's own randomness."""
+"""What an algorithm knows of the batch besides its latents: each row's prompt, its source, and its own randomness."""
 
-
-def to_device(tensor, device):
-    """A CPU tensor on the device, without making the CPU wait for what the GPU has queued."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+from prior import to_device
 
 
 class Particles:
     """B rows, each one prompt and one seed.
 
-    text, negative  embeddings of y and y⁻, (B, L, D)
+    prompts, text                 y of each row, and its embeddings (B, L, D)
+    negative_prompt, negative     y⁻, one for all, and its embeddings;  empty: those of ∅
+    source_images, source         the pictures to be edited (B, 3, H, W) and their latents (B, C, h, w), or None
+    source_text                   embeddings of the prompts that describe them, or None
+
     Row i draws from a generator of its own, seeded with seed + i. So its path does not depend on what else is in the batch,
-    and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The generators live on the CPU: every device gets the same numbers.
+    and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The generators live on the CPU: every
+    device gets the same numbers.
     """
 
-    def __init__(self, prior, prompts, negative_prompt, seed):
+    def __init__(self, prior, prompts, negative_prompt, seed, source_prompts=None, source_images=None):
         import torch
 
-        self.prompts = prompts
-        self.device = prior.device
-        self.text = prior.embed(prompts)
-        self.negative = prior.embed([negative_prompt] * len(prompts))
+        self.prior, self.device = prior, prior.device
+        self.texts = {}
+        self.prompts, self.negative_prompt = prompts, negative_prompt
+        self.text = self.embed(prompts)
+        self.negative = self.embed([negative_prompt] * len(prompts))
+        self.empty = self.embed([""] * len(prompts))
+        self.source_text = self.embed(source_prompts) if source_prompts else None
+        self.source_images, self.source = source_images, None
+        if source_images is not None:
+            with torch.no_grad():
+                self.source = prior.encode(source_images)
         self.generators = [torch.Generator().manual_seed(seed + row) for row in range(len(prompts))]
         # Numbers that all rows share come from none of theirs.
         self.shared_generator = torch.Generator().manual_seed((seed + 1) * 2654435761 % 2**63)
 
     def __len__(self):
         return len(self.prompts)
+
+    def embed(self, prompts):
+        """Embeddings of one prompt a row, (B, L, D); self.texts keeps the prompts, whatever method asked for them."""
+        self.texts.update(dict.fromkeys(prompts))
+        return self.prior.embed(prompts)
 
     def randn(self, *shape):
         """Standard normal noise (B, *shape) on the device, each row from its own generator."""
@@ -42,3 +56,11 @@ class Particles:
         if shared:
             return torch.randint(low, high + 1, (1,), generator=self.shared_generator).expand(len(self)).clone()
         return torch.cat([torch.randint(low, high + 1, (1,), generator=generator) for generator in self.generators])
+
+    def choose(self, count):
+        """`count` rows at random, none twice; all of them, in order, for None or a count as large: (count,) long on the CPU."""
+        import torch
+
+        if count is None or count >= len(self):
+            return torch.arange(len(self))
+        return torch.randperm(len(self), generator=self.shared_generator)[:count]

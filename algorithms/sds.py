@@ -1,22 +1,18 @@
 """Score Distillation Sampling. Poole et al. 2022, DreamFusion, arXiv 2209.14988, equation 3."""
 
+from algorithms.method import Method
 
-class SDS:
+
+class SDS(Method):
     """g = ε̂^s(z_t; y, t) - ε.
 
     The gradient of the diffusion loss with the network's Jacobian left out: move the rendering so that the noise which the
     prior sees in it is the noise that was put in. Guidance is ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); the paper's ω is s - 1.
     """
 
-    guidance_scale = 100.0
-    weight = "dreamfusion"  # w(t) = 1 - ᾱ_t, the paper's σ_t²
+    defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "dreamfusion"}  # w(t) = 1 - ᾱ_t, the paper's σ_t²
 
-    def __init__(self, prior, particles, config):
-        self.prior, self.particles = prior, particles
-        self.s = config.guidance_scale
-
-    def gradient(self, z, t):
-        """g for latents z (B, C, h, w) at timesteps t (B,): (B, C, h, w), before w(t)."""
+    def gradient(self, z, t, progress):
         noise = self.particles.randn(*z.shape[1:])
         z_t = self.prior.add_noise(z, noise, t)
         return self.prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s) - noise

@@ -17,6 +17,7 @@ import tyro
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from emoji64_clip import make_tokenizer, train_clip, train_judge
 from emoji64_data import BACKGROUNDS, NAMES, PACKAGES, SIZE, Pictures, all_captions, fetch, render_drawings, words
+from emoji64_edits import write_edits
 from emoji64_unet import latent_bank, make_scheduler, make_unet, train_unet
 from emoji64_vae import polish_decoder, standardise, train_vae
 from fit import save
@@ -117,6 +118,7 @@ def main(config):
     clip = train_judge(config, train, clip, tokenizer)
     vae = polish_decoder(config, vae, train)
     write_prior(config, vae, unet, text_encoder, clip, tokenizer)
+    write_edits(config.work / "packages", config.out / "edits")
     held_out = pictures(config, config.seed + 1, 2, "held_out")
     model_card(config, held_out)
 

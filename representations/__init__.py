@@ -13,8 +13,8 @@ REPRESENTATIONS = {"latent": Latent, "pixel": Pixel}
 class RepresentationConfig:
     kind: Literal[tuple(REPRESENTATIONS)] = "latent"
     """What is optimised."""
-    init: Literal["noise", "constant", "image"] | None = None
-    """What it starts from. None: noise, unless the checkpoint knows better."""
+    init: Literal["noise", "constant", "image", "source"] | None = None
+    """What it starts from. None: noise, unless the method or the checkpoint knows better."""
     init_std: float = 1.0
     """Deviation of the noise it starts from: of the latents, or of four times the pixels."""
     init_color: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -22,7 +22,7 @@ class RepresentationConfig:
     init_images: tuple[str, ...] = ()
     """Image files for --rep.init image: one for all, one a prompt, or one a particle."""
     optimizer: Literal["adam", "adamw", "sgd"] | None = None
-    """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the checkpoint knows better."""
+    """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the method or the checkpoint knows better."""
     lr: float | None = None
     """Learning rate. None: the representation's own for this optimizer."""
 

@@ -38,14 +38,21 @@ def load_image(path, size):
     return torch.from_numpy(np.asarray(picture).copy()).movedim(-1, 0).float() / 255
 
 
-def start_images(config, prior, particles):
-    """What --rep.init constant and image ask for: (B, 3, H, W) in [0, 1] on the prior's device."""
+def load_images(paths, prior, rows):
+    """Files, one for all rows, one a prompt, or one a row → (rows, 3, H, W) in [0, 1] on the prior's device."""
     import torch
 
+    pictures = torch.stack([load_image(path, prior.image_size) for path in paths])
+    return pictures.repeat_interleave(rows // len(pictures), 0).to(prior.device)
+
+
+def start_images(config, prior, particles):
+    """What --rep.init source, image and constant ask for: (B, 3, H, W) in [0, 1] on the prior's device."""
+    import torch
+
+    if config.init == "source":
+        return particles.source_images
+    if config.init == "image":
+        return load_images(config.init_images, prior, len(particles))
     size = prior.image_size
-    if config.init == "constant":
-        pictures = torch.tensor(config.init_color).view(1, 3, 1, 1).expand(len(particles), 3, size, size)
-    else:
-        pictures = torch.stack([load_image(path, size) for path in config.init_images])
-        pictures = pictures.repeat_interleave(len(particles) // len(pictures), 0)
-    return pictures.to(prior.device)
+    return torch.tensor(config.init_color).view(1, 3, 1, 1).expand(len(particles), 3, size, size).to(prior.device)

@@ -1,20 +1,32 @@
-"""Timesteps over a run: functions (progress, t_min, t_max, draw) → t (B,) long.
+"""Timesteps over a run: functions (step, run) → t (B,) long on the CPU.
 
-progress         i/N, the fraction of the run that is done at step i, from 0 up to 1 - 1/N
-t_min, t_max     bounds, both included
-draw(low, high)  integers of U{low … high}, both included, (B,)
+step   i, from 0 to run.steps - 1
+run    the Schedule: run.steps, run.t_min and run.t_max (both included), run.draw(low, high) for integers of U{low … high},
+       both included, run.prior
 """
 
 
-def uniform(progress, t_min, t_max, draw):
+def uniform(step, run):
     """U{t_min … t_max} at every step. DreamFusion, Poole et al. 2022, arXiv 2209.14988."""
-    return draw(t_min, t_max)
+    return run.draw(run.t_min, run.t_max)
 
 
-def hifa(progress, t_min, t_max, draw):
+def linear(step, run):
+    """From t_max at the first step down to t_min at the last in a straight line."""
+    t = round(run.t_max - (run.t_max - run.t_min) * step / max(1, run.steps - 1))
+    return run.draw(t, t)
+
+
+def hifa(step, run):
     """t_max - (t_max - t_min) √(i/N): quickly away from pure noise, long in the details. Zhu et al. 2023, arXiv 2305.18766."""
-    t = round(t_max - (t_max - t_min) * progress**0.5)
-    return draw(t, t)
+    t = round(run.t_max - (run.t_max - run.t_min) * (step / run.steps) ** 0.5)
+    return run.draw(t, t)
 
 
-TIMESTEPS = {"uniform": uniform, "hifa": hifa}
+def ddim(step, run):
+    """The timesteps of diffusers' DDIMScheduler on the checkpoint's config; t_min and t_max do not count."""
+    t = int(run.prior.ddim_scheduler(run.steps).timesteps[step])
+    return run.draw(t, t)
+
+
+TIMESTEPS = {"uniform": uniform, "linear": linear, "hifa": hifa, "ddim": ddim}

@@ -1,4 +1,4 @@
-"""Weights w(t) of the gradient: functions (t, alphas_cumprod) → (B,), for t (B,) long and ᾱ (T,)."""
+"""Weights w(t) of the gradient: functions (t, alphas_cumprod) → (B,), for t (B,) long and ᾱ (T,), all on the CPU."""
 
 
 def constant(t, alphas_cumprod):
@@ -11,4 +11,9 @@ def dreamfusion(t, alphas_cumprod):
     return 1 - alphas_cumprod[t]
 
 
-WEIGHTS = {"constant": constant, "dreamfusion": dreamfusion}
+def ism(t, alphas_cumprod):
+    """w = √((1-ᾱ_t)/ᾱ_t), what turns a difference of noises into one of clean latents. Liang et al. 2023, arXiv 2311.11284."""
+    return ((1 - alphas_cumprod[t]) / alphas_cumprod[t]).sqrt()
+
+
+WEIGHTS = {"constant": constant, "dreamfusion": dreamfusion, "ism": ism}

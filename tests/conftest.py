@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,21 +16,57 @@ from prior import Prior  # noqa: E402
 torch.set_num_threads(2)
 
 
-class GaussianPrior(Prior):
-    """Data N(m_y, s_y² I) for each prompt y, so the noise prediction is known (METHODS: exact tests without a network).
+def betas(T=1000):
+    """Stable Diffusion's β, float64."""
+    return torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64) ** 2
 
-    "Text embeddings" are (N, 1, 2): the prompt's mean and deviation. Latents (1, 2, 2), float64, on Stable Diffusion's ᾱ.
+
+class GaussianUNet(torch.nn.Module):
+    """The exact prediction for data N(m_y, s_y² I), or for a mixture of such, as METHODS.md has it.
+
+    "Text embeddings" are (N, K, 3): weight π_k, mean m_k and deviation s_k of each mode. to_q adds nothing until a LoRA is
+    put on it.
     """
 
-    def __init__(self, data, prediction_type="epsilon", steps=1000):
-        self.data, self.prediction_type = data, prediction_type
+    def __init__(self, alphas_cumprod, prediction_type):
+        super().__init__()
+        self.alphas_cumprod, self.prediction_type = alphas_cumprod, prediction_type
+        self.to_q = torch.nn.Linear(4, 4, bias=False, dtype=torch.float64).requires_grad_(False)
+        self.to_q.weight.zero_()
+
+    def forward(self, z_t, t, text):
+        a = self.alphas_cumprod[t].view(-1, 1)
+        x = z_t.double().flatten(1)  # (N, d)
+        weights, m, s = text.unbind(2)  # each (N, K)
+        D = a * s**2 + 1 - a  # (N, K)
+        off = x[:, None] - a.sqrt()[:, None] * m[..., None]  # (N, K, d)
+        logits = weights.log() - x.shape[1] / 2 * D.log() - off.square().sum(2) / (2 * D)
+        noise = (1 - a).sqrt() * (logits.softmax(1)[..., None] * off / D[..., None]).sum(1)
+        clean = (x - (1 - a).sqrt() * noise) / a.sqrt()
+        output = noise if self.prediction_type == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * clean
+        return SimpleNamespace(sample=(output + self.to_q(x)).view_as(z_t))
+
+
+class GaussianPrior(Prior):
+    """A prior in closed form (METHODS.md: exact tests without a network): latents (1, 2, 2), float64, Stable Diffusion's ᾱ.
+
+    data: {prompt: (mean, deviation)} or {prompt: [(weight, mean, deviation), …]}, a mixture with as many modes for each prompt.
+    """
+
+    def __init__(self, data, prediction_type="epsilon"):
+        self.data = {y: [(1.0, *modes)] if isinstance(modes, tuple) else modes for y, modes in data.items()}
+        self.prediction_type = prediction_type
         self.device, self.dtype = torch.device("cpu"), torch.float64
-        betas = torch.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64) ** 2
-        self.alphas_cumprod = (1 - betas).cumprod(0)
+        self.alphas_cumprod = (1 - betas()).cumprod(0)
+        self.scheduler_config = dict(
+            num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1,
+            set_alpha_to_one=False, prediction_type=prediction_type,
+        )  # fmt: skip
+        self.unet = GaussianUNet(self.alphas_cumprod, prediction_type)
         self.latent_shape, self.image_size = (1, 2, 2), 2
 
     def embed(self, prompts):
-        return torch.tensor([[self.data[prompt]] for prompt in prompts], dtype=torch.float64)
+        return torch.tensor([self.data[prompt] for prompt in prompts], dtype=torch.float64)
 
     def warnings(self, prompt):
         return []
@@ -39,15 +76,6 @@ class GaussianPrior(Prior):
 
     def decode(self, latents):
         return latents.expand(-1, 3, -1, -1)
-
-    def network(self, z_t, t, text):
-        m, s = text[:, 0, 0].view(-1, 1, 1, 1), text[:, 0, 1].view(-1, 1, 1, 1)
-        a = self.alphas_cumprod[t].view(-1, 1, 1, 1)
-        noise = (1 - a).sqrt() * (z_t - a.sqrt() * m) / (a * s**2 + 1 - a)
-        if self.prediction_type == "epsilon":
-            return noise
-        clean = (z_t - (1 - a).sqrt() * noise) / a.sqrt()
-        return a.sqrt() * noise - (1 - a).sqrt() * clean
 
 
 def save_stable_diffusion(folder, version):

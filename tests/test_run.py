@@ -1,18 +1,23 @@
 """The whole command on small Stable Diffusions: what it leaves behind, that it repeats, and every flag it has."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import GaussianPrior
+from conftest import ROOT, GaussianPrior
 from PIL import Image
 
 import sds2d
+from prior import Prior, PriorConfig
 
 
 @pytest.mark.parametrize("kind", ["latent", "pixel"])
@@ -66,6 +71,134 @@ def test_loop_ends_where_theory_says(gaussian, tiny, tmp_path, weight):
     assert (abs(last - 0.7 * 255) < 1).all()
 
 
+@pytest.fixture
+def grey(tmp_path):
+    """A source image whose latents are 0.4 on the Gaussian prior."""
+    Image.new("RGB", (2, 2), (102, 102, 102)).save(tmp_path / "grey.png")
+    return ["--source-image", tmp_path / "grey.png", "--source-prompt", "dog", "--prompt", "cat", "--rep.optimizer", "sgd"]
+
+
+def test_dds_ends_at_the_source_plus_the_difference_of_the_means(tiny, tmp_path, grey):
+    prior = GaussianPrior({"": (0.1, 0.3), "cat": (0.4, 0.3), "dog": (0.3, 0.3)})
+    images = run(prior, tmp_path / "run", "--prior.path", tiny, "--algo.name", "dds", "--algo.guidance-scale", 3, *grey,
+                 "--rep.lr", 0.3, "--steps", 200)  # fmt: skip
+    torch.testing.assert_close(images, torch.full_like(images, 0.4 + 3 * 0.1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("posterior", ["authors", "exact"])
+def test_pds_ends_where_its_two_terms_balance(tiny, tmp_path, grey, posterior):
+    """ψΔ + χ √(ᾱ(1-ᾱ))/D (Δ - s (m_y - m_ysrc)) = 0 at one t, Δ = z - z^src; with the exact posterior ψ = 0, as in DDS."""
+    s, deviation = 3.0, 0.3
+    prior = GaussianPrior({"": (0.1, deviation), "cat": (0.4, deviation), "dog": (0.3, deviation)})
+    images = run(prior, tmp_path / "run", "--prior.path", tiny, "--algo.name", "pds", "--algo.guidance-scale", s, *grey,
+                 "--algo.pds.posterior", posterior, "--schedule.t-min", 0.2, "--schedule.t-max", 0.2, "--rep.lr", 2,
+                 "--steps", 300)  # fmt: skip
+    psi, chi = {"authors": (0.14049, 0.09194), "exact": (0.0, 1.0)}[posterior]
+    a = np.prod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000)[:201] ** 2)
+    pull = chi * np.sqrt(a * (1 - a)) / (a * deviation**2 + 1 - a)
+    expected = 0.4 + pull * s * 0.1 / (psi + pull)
+    torch.testing.assert_close(images, torch.full_like(images, expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("deviation, error", [(0.0, 1e-4), (0.5, 0.02)])
+def test_ddim_follows_the_probability_flow(tiny, tmp_path, deviation, error):
+    """The flow's map is known: z_t - √ᾱ_t m grows as √D_t, exactly even for long steps where the data are a point."""
+    prior = GaussianPrior({"": (0.1, 0.3), "cat": (0.4, deviation)})
+    images = run(prior, tmp_path / "run", "--prior.path", tiny, "--algo.name", "ddim", "--algo.guidance-scale", 1, "--prompt",
+                 "cat", "--steps", 250)[:, :1]  # fmt: skip
+    noise = torch.stack([torch.randn(1, 2, 2, generator=torch.Generator().manual_seed(row)) for row in range(4)])
+    a = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[[0, 997]]  # where the sampler ends and begins
+    D = a * deviation**2 + 1 - a
+    expected = a[0] ** 0.5 * 0.4 + (D[0] / D[1]) ** 0.5 * (noise - a[1] ** 0.5 * 0.4)
+    torch.testing.assert_close(images, expected.to(images), rtol=0, atol=error)
+
+
+def test_ddim_is_the_pipelines(stable_diffusion, tmp_path):
+    """The command's pictures against diffusers' own pipeline, epsilon and v-prediction."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    images = sds2d.run(sds2d.parse(["--prior.path", str(stable_diffusion), "--algo.name", "ddim", "--steps", "8", "--prompt",
+                                    "a fox", "--particles", "2", "--seed", "3", "--out", str(tmp_path / "run")]))  # fmt: skip
+    pipeline = StableDiffusionPipeline.from_pretrained(stable_diffusion, safety_checker=None, feature_extractor=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    generators = [torch.Generator().manual_seed(3 + row) for row in range(2)]
+    expected = pipeline(["a fox"] * 2, num_inference_steps=8, guidance_scale=7.5, generator=generators, output_type="pt").images
+    torch.testing.assert_close(images.clamp(0, 1), expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", list(sds2d.ALGORITHMS))
+def test_every_method_on_stable_diffusion(stable_diffusion, tmp_path, name):
+    """The parser, the loop and the folder, by each method's own defaults, on both prediction types."""
+    Image.new("RGB", (80, 70), (200, 30, 30)).save(tmp_path / "red.png")
+    edits = sds2d.ALGORITHMS[name].edits
+    source = ["--source-image", str(tmp_path / "red.png"), "--source-prompt", "a hat"] if edits else []
+    config = sds2d.parse(["--prior.path", str(stable_diffusion), "--algo.name", name, "--steps", "3", "--prompt", "a fox",
+                          "a fish", "--particles", "1", *source, "--out", str(tmp_path / "run")])  # fmt: skip
+    images = sds2d.run(config)
+    assert images.shape == (2, 3, 64, 64) and images.isfinite().all() and not torch.equal(images[0], images[1])
+    assert (tmp_path / "run" / "video.mp4").stat().st_size > 0 and (tmp_path / "run" / "final_01.png").exists()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and all(norm > 0 for norm in lines[-1]["grad_norm"])
+
+
+def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys):
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        Image.new("RGB", (100, 70), colour).save(tmp_path / f"{name}.png")
+    red, blue = str(tmp_path / "red.png"), str(tmp_path / "blue.png")
+    base = ["--prior.path", str(tiny), "--algo.name", "dds", "--steps", "1", "--rep.kind", "pixel", "--rep.lr", "1e-4"]
+    for name, sources, prompts in (
+        ("one", [red, "--source-prompt", "a fox"], ["a dog", "a cat", "a cow"]),
+        ("each", [red, blue, "--source-prompt", "a fox", "a fish"], ["a dog", "a cat"]),
+    ):
+        images = sds2d.run(sds2d.parse([*base, "--source-image", *sources, "--prompt", *prompts, "--out", str(tmp_path / name)]))
+        colours = [(200, 30, 30)] * 3 if name == "one" else [(200, 30, 30), (30, 30, 200)]
+        expected = torch.tensor(colours).view(-1, 3, 1, 1).expand_as(images) / 255
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
+        notices = capsys.readouterr().out.splitlines()
+        assert [line.split(":")[0] for line in notices] == [Path(path).name for path in sources if path.endswith(".png")]
+        assert all("70×70" in line and "64×64" in line for line in notices)
+
+
+def test_the_readmes_own_method_works(tiny, tmp_path):
+    """Its file and its line, pasted into a copy of the project, run as the README says."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own method")[1]
+    for name in ("sds2d.py", "prior.py", "recording.py", "algorithms", "representations", "schedules"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    code = readme.split("```python\n")[1].split("```")[0]
+    (tmp_path / "algorithms" / "fixed.py").write_text(code, encoding="utf-8")
+    listing = tmp_path / "algorithms" / "__init__.py"
+    text = listing.read_text(encoding="utf-8")
+    imported, entry = re.search(r"`(from .*)` and `(\"fixed.*)` in", readme).groups()
+    text = text.replace("\nALGORITHMS = {", f"{imported}\n\nALGORITHMS = {{{entry}, ")
+    listing.write_text(text, encoding="utf-8")
+    flags = re.search(r"python sds2d.py (--algo.name fixed .*)", readme)[1].split()
+    done = subprocess.run(
+        [sys.executable, "sds2d.py", *flags, "--prior.path", tiny, "--steps", "2", "--out", "run"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["algo"]["fixed"] == {"strength": 0.9}
+    assert len(code.split('"""', 2)[2].strip().splitlines()) <= 25
+
+
+def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
+    """Bit for bit, also after φ has learned; and a second run on the same prior repeats the first."""
+    prior = Prior(PriorConfig(path=str(stable_diffusion)))
+    given = torch.randn(2, 4, 8, 8), torch.tensor([30, 700]), prior.embed(["a fox", ""])
+    before = prior.predict_noise(*given)
+    flags = ("--prior.path", stable_diffusion, "--algo.name", "vsd", "--algo.vsd.lora-lr", 0.1, "--steps", 3, "--particles", 2)
+    first = run(prior, tmp_path / "first", *flags)
+    assert torch.equal(prior.predict_noise(*given), before)
+    lora = {name: parameter for name, parameter in prior.unet.named_parameters() if "lora_B" in name}
+    assert len(lora) == 4 * 2 * 16
+    # Where the smallest maps are 1×1 there is one key, and no query matters.
+    assert all(parameter.abs().max() > 0 for name, parameter in lora.items() if "to_v" in name or "to_out" in name)
+    assert torch.equal(run(prior, tmp_path / "second", *flags), first)
+    plain = run(prior, tmp_path / "sds", *flags[:2], "--steps", 3, "--particles", 2)
+    assert torch.equal(plain, run(Prior(PriorConfig(path=str(stable_diffusion))), tmp_path / "fresh", *flags[:2], "--steps", 3, "--particles", 2))
+
+
 def test_same_command_same_bytes(tiny, tmp_path, command):
     for name in ("one", "two"):
         done = command("--prior.path", tiny, "--steps", 3, "--particles", 2, "--out", tmp_path / name)
@@ -73,16 +206,19 @@ def test_same_command_same_bytes(tiny, tmp_path, command):
     assert (tmp_path / "one" / "final.png").read_bytes() == (tmp_path / "two" / "final.png").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["latent", "pixel"])
-def test_four_particles_are_four_runs_of_one(tiny, tmp_path, kind):
-    from prior import Prior, PriorConfig
-
+@pytest.mark.parametrize("name, kind", [*((name, "latent") for name in sds2d.ALGORITHMS if name != "vsd"), ("sds", "pixel")])
+def test_four_particles_are_four_runs_of_one(tiny, tmp_path, name, kind):
+    Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
     prior = Prior(PriorConfig(path=str(tiny)))
-    flags = ("--prior.path", tiny, "--steps", 4, "--rep.kind", kind, "--rep.optimizer", "sgd", "--rep.lr", 0.1)
+    flags = ["--prior.path", tiny, "--steps", 6, "--rep.kind", kind, "--algo.name", name]
+    if name != "ddim":
+        flags += ["--rep.optimizer", "sgd", "--rep.lr", 0.02]
+    if sds2d.ALGORITHMS[name].edits:
+        flags += ["--source-image", tmp_path / "noise.png", "--source-prompt", "a fish"]
     four = run(prior, tmp_path / "four", *flags, "--particles", 4, "--seed", 5)
     for row in range(4):
         one = run(prior, tmp_path / str(row), *flags, "--particles", 1, "--seed", 5 + row)
-        torch.testing.assert_close(four[row : row + 1], one, rtol=0, atol=1e-4)
+        torch.testing.assert_close(four[row : row + 1], one, rtol=0, atol=1e-5)
 
 
 # Every flag with a value that is not its default, and what it must change or leave in config.yaml.
@@ -105,6 +241,14 @@ FLAGS = {
     "--prior.dtype": ("bfloat16", "prior.dtype", "bfloat16"),
     "--prior.device": ("cpu", "prior.device", "cpu"),
 }
+# A method's settings are tried with that method.
+FLAGS |= {f"--algo.{flag}": (value, f"algo.{flag.replace('-', '_')}", yaml.safe_load(value)) for flag, value in {
+    "vsd.lora-rank": "2", "vsd.lora-lr": "0.01", "vsd.lora-updates": "2", "vsd.lora-particles": "1",
+    "ism.delta-t": "40", "ism.delta-t-start": "200", "ism.delta-s": "50", "ism.max-steps": "1",
+    "pds.ladder": "100", "pds.posterior": "exact", "csd.w1": "2.0", "csd.w2": "0.9", "csd.w2-end": "0.1",
+    "nfsd.negative-prompt": "ugly", "nfsd.denoised-below": "0.99", "bridge.source-words": "bad", "bridge.target-words": "good",
+    "bridge.switch": "0.9", "sdi.inversion-guidance-scale": "2.0", "sdi.inversion-steps": "5", "sdi.eta": "0.0",
+}.items()}  # fmt: skip
 # These leave the pictures' pixels alone: sizes and speeds of what is shown, and what the default is anyway.
 UNSEEN = {"--algo.name", "--log.fps", "--log.tile", "--prior.device"}
 
@@ -115,19 +259,30 @@ def test_every_flag_works(tiny, tmp_path):
     def final(name, *flags):
         out = tmp_path / name
         config = sds2d.parse(["--prior.path", str(tiny), "--steps", "2", "--particles", "1", "--out", str(out), *flags])
-        sds2d.run(config)
+        sds2d.run(config, None if any(flag.startswith("--prior") for flag in flags) else prior)
         return np.asarray(Image.open(out / "final_00.png")), yaml.safe_load((out / "config.yaml").read_text())
 
-    plain, _ = final("plain", "--rep.lr", "0.1")
+    prior = Prior(PriorConfig(path=str(tiny)))
+    Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
+    plain = {}
     for flag, (value, key, expected) in FLAGS.items():
-        given = [flag] if value is None else [flag, value]
-        base = [] if flag in ("--rep.lr", "--rep.optimizer") else ["--rep.lr", "0.1"]
-        pixels, settings = final(flag.strip("-"), *base, *given)
+        name = key.split(".")[1] if key.count(".") == 2 else "sds"
+        base = ["--algo.name", name] if name != "sds" else []
+        base += [] if flag in ("--rep.lr", "--rep.optimizer") else ["--rep.lr", "0.1"]
+        if name != "sds":
+            base += ["--rep.optimizer", "sgd", "--schedule.t-min", "0.5", "--particles", "2"]
+        if name == "csd":
+            base += ["--negative-prompt", "blue"]
+        if sds2d.ALGORITHMS[name].edits:
+            base += ["--source-image", str(tmp_path / "noise.png"), "--source-prompt", "a fish"]
+        if tuple(base) not in plain:
+            plain[tuple(base)], _ = final(f"plain{len(plain)}", *base)
+        pixels, settings = final(flag.strip("-"), *base, *([flag] if value is None else [flag, value]))
         for part in key.split("."):
             settings = settings[part]
         assert settings == expected, flag
         if flag not in UNSEEN:
-            assert not np.array_equal(pixels, plain), f"{flag} changes nothing"
+            assert not np.array_equal(pixels, plain[tuple(base)]), f"{flag} changes nothing"
 
 
 def test_flags_of_the_start(tiny, tmp_path):
@@ -144,7 +299,8 @@ def test_flags_of_the_start(tiny, tmp_path):
 
 def test_every_setting_is_covered():
     """A new setting needs a line in FLAGS, or a test of its own named here."""
-    elsewhere = {"prompt", "particles", "steps", "out", "rep.kind", "rep.init-images", "rep.init-color", "prior.path", "log.every"}
+    elsewhere = {"prompt", "particles", "steps", "out", "rep.kind", "rep.init-images", "rep.init-color", "prior.path", "log.every",
+                 "source-image", "source-prompt"}  # fmt: skip
 
     def names(cls, prefix=""):
         for field in fields(cls):
@@ -194,9 +350,13 @@ def test_benchmark_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "paired", lambda ours, bare: paired(ours, bare, rounds=1, warmup=0))
     benchmark.speed(["--prior.path", str(tiny), "--out", str(tmp_path / "none"), "--particles", "1"])
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
-    assert [cell.strip() for cell in rows[0]] == ["method", "representation", "step, ms", "bare calls, ms", "ratio"]
-    assert [row[1].strip() for row in rows[2:]] == list(sds2d.REPRESENTATIONS)
-    assert all(float(row[2]) > 0 and float(row[3]) > 0 for row in rows[2:])
+    assert [cell.strip() for cell in rows[0]] == ["method", "representation", "calls", "step, ms", "bare calls, ms", "ratio"]
+    assert {row[0].strip(): row[2].strip() for row in rows[2:-1]} == {
+        "sds": "2B", "vsd": "2B + 1B + 1B", "ism": "1B + 1B + 1B + 1B + 2B", "dds": "4B", "pds": "4B", "csd": "2B", "nfsd": "3B",
+        "sdi": " + ".join(["2B"] * 6), "bridge": "2B", "ddim": "2B",
+    }  # fmt: skip
+    assert [cell.strip() for cell in rows[-1][:2]] == ["sds", "pixel"]
+    assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows[2:])
 
 
 def test_gradient_that_is_not_finite_ends_the_run(gaussian, tiny, tmp_path, monkeypatch):

@@ -1,0 +1,43 @@
+"""SDS-Bridge. McAllister et al. 2024, Rethinking Score Distillation as a Bridge Between Image Distributions, arXiv 2406.09417."""
+
+from dataclasses import dataclass
+
+from algorithms.method import Method
+
+
+@dataclass
+class BridgeSettings:
+    source_words: str = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
+    """What the second half adds to the prompt to describe the pictures that SDS makes."""
+    target_words: str = ", detailed high resolution, high quality, sharp"
+    """What it adds to describe the pictures that are wanted."""
+    switch: float = 0.5
+    """Fraction of the run that is SDS."""
+
+
+class Bridge(Method):
+    """g = ε̂^s(z_t; y, t) - ε first, SDS; then g = s (ε̂(z_t; y + target words, t) - ε̂(z_t; y + source words, t)).
+
+    Distillation moves a picture from one distribution to another along a bridge, whose direction is the difference of two
+    scores. Once SDS has made a picture, the distribution that it lies in is better described than by noise: in words.
+    """
+
+    defaults = {"algo.guidance_scale": 40.0, "schedule.weight": "dreamfusion"}
+    Settings = BridgeSettings
+
+    @classmethod
+    def check(cls, settings, require):
+        require(0 <= settings.switch <= 1, f"--algo.bridge.switch {settings.switch}: a fraction from 0 to 1 is needed")
+
+    def __init__(self, prior, particles, config, steps):
+        super().__init__(prior, particles, config, steps)
+        self.source = particles.embed([prompt + self.settings.source_words for prompt in particles.prompts])
+        self.target = particles.embed([prompt + self.settings.target_words for prompt in particles.prompts])
+
+    def gradient(self, z, t, progress):
+        noise = self.particles.randn(*z.shape[1:])
+        z_t = self.prior.add_noise(z, noise, t)
+        if progress < self.settings.switch:
+            return self.prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s) - noise
+        target, source = self.prior.predict_noises(z_t, t, self.target, self.source)
+        return self.s * (target - source)

@@ -1,0 +1,43 @@
+"""What the loop asks of a method, and the answers that most methods give."""
+
+
+class Method:
+    """A method is a subclass with a `gradient`; everything else here is there to be overridden.
+
+    defaults   its own values of settings, named as in sds2d.json: {"algo.guidance_scale": 7.5, "schedule.weight": "constant"}.
+               One without "algo.guidance_scale" has no guidance, and refuses the flag.
+    requires   settings that it can't do without, likewise
+    edits      whether it starts from a source image and prompt: particles.source, particles.source_text
+    Settings   a dataclass whose fields become the flags --algo.<name>.<field>
+
+    self.s is the guidance scale, self.settings the method's own Settings.
+    """
+
+    defaults = {}
+    requires = {}
+    edits = False
+    Settings = None
+
+    def __init__(self, prior, particles, config, steps):
+        """steps: N, the length of the run."""
+        self.prior, self.particles = prior, particles
+        self.s = config.guidance_scale
+        self.settings = getattr(config, config.name, None)
+
+    @classmethod
+    def check(cls, settings, require):
+        """require(good, message) for every setting that can be wrong."""
+
+    def least_timestep(self):
+        """The least t that `gradient` can be asked for."""
+        return 0
+
+    def gradient(self, z, t, progress):
+        """g for latents z (B, C, h, w) at timesteps t (B,) long on the CPU: (B, C, h, w), before the weight w(t).
+
+        progress: the fraction of the run that is done, from 0 up to 1 - 1/N, for methods that change on their way.
+        """
+        raise NotImplementedError
+
+    def update(self, z):
+        """What the method itself learns at a step, from the step's latents z (B, C, h, w)."""

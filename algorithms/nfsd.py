@@ -1,0 +1,46 @@
+"""Noise-Free Score Distillation. Katzir et al. 2023, arXiv 2310.17590, equations 9 to 11."""
+
+from dataclasses import dataclass
+
+from algorithms.method import Method
+from prior import per_row
+
+
+@dataclass
+class NFSDSettings:
+    negative_prompt: str = (
+        "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+    )
+    """p_neg, a prompt for pictures off the data; --negative-prompt takes its place where one is given."""
+    denoised_below: float = 0.2
+    """Fraction of T below which the prediction for the empty prompt has no noise left to take away."""
+
+
+class NFSD(Method):
+    """g = δ_D + s δ_C, SDS without the part of the prediction that only denoises.
+
+    δ_C = ε̂(z_t; y, t) - ε̂(z_t; ∅, t)      the direction of the condition
+    δ_D = ε̂(z_t; ∅, t)                      for t < 0.2 T, where that is the direction of the data
+    δ_D = ε̂(z_t; ∅, t) - ε̂(z_t; p_neg, t)  above, p_neg standing in for the noise that has to go
+    """
+
+    defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}
+    Settings = NFSDSettings
+
+    @classmethod
+    def check(cls, settings, require):
+        below = settings.denoised_below
+        require(0 <= below <= 1, f"--algo.nfsd.denoised-below {below}: a fraction from 0 to 1 is needed")
+
+    def __init__(self, prior, particles, config, steps):
+        super().__init__(prior, particles, config, steps)
+        prompt = particles.negative_prompt or self.settings.negative_prompt
+        self.p_neg = particles.embed([prompt] * len(particles))
+
+    def gradient(self, z, t, progress):
+        z_t = self.prior.add_noise(z, self.particles.randn(*z.shape[1:]), t)
+        with_text, empty, negative = self.prior.predict_noises(z_t, t, self.particles.text, self.particles.empty, self.p_neg)
+        noisy = per_row(t >= self.settings.denoised_below * len(self.prior.alphas_cumprod), z)
+        delta_C = with_text - empty
+        delta_D = empty - noisy * negative
+        return delta_D + self.s * delta_C

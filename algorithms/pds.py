@@ -1,0 +1,67 @@
+"""Posterior Distillation Sampling. Koo et al. 2023, arXiv 2311.13831, equations 8 to 14."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from algorithms.dds import delta_noise
+from algorithms.method import Method
+from prior import per_row
+
+
+@dataclass
+class PDSSettings:
+    ladder: int = 500
+    """S, steps of the ladder on which t' is the one below t: t' = t - T/S."""
+    posterior: Literal["authors", "exact"] = "authors"
+    """Whose β_t and α_t: of one training step beside a t' that lies T/S below, or of the step from t' to t."""
+
+
+def posterior_coefficients(alphas_cumprod, t, stride, posterior):
+    """ψ(t) and χ(t) of PDS, float64, each (B,).
+
+    The posterior mean μ(z_t; y) = c_0 ẑ_0 + c_1 z_t has c_0 = √ᾱ_t' β_t/(1-ᾱ_t) and c_1 = √α_t (1-ᾱ_t')/(1-ᾱ_t), its
+    deviation is σ_t² = (1-ᾱ_t')/(1-ᾱ_t) β_t. The two differ by posterior: the authors' code takes β_t and α_t of one training
+    step although t' lies `stride` below. That alone makes ψ > 0. With the exact posterior of the ladder √ᾱ_t' = c_0 + c_1 √ᾱ_t,
+    so ψ = 0: PDS is DDS under the weight χ.
+    """
+    alphas_cumprod = alphas_cumprod.double()
+    a, a_below = alphas_cumprod[t], alphas_cumprod[t - stride]
+    alpha = a / (a_below if posterior == "exact" else alphas_cumprod[t - 1])
+    beta = 1 - alpha
+    sigma = ((1 - a_below) / (1 - a) * beta).sqrt()
+    c_0 = a_below.sqrt() * beta / (1 - a)
+    c_1 = alpha.sqrt() * (1 - a_below) / (1 - a)
+    chi = c_0 * ((1 - a) / a).sqrt() / sigma
+    psi = (a_below.sqrt() - c_0 - c_1 * a.sqrt()) / sigma
+    return (psi * 0 if posterior == "exact" or stride == 1 else psi), chi
+
+
+class PDS(Method):
+    """g = ζ(z; y) - ζ(z^src; y^src), the difference of the stochastic latents ζ = (z_t' - μ(z_t; y))/σ_t: an edit.
+
+    z_t and z_t' carry the same two noises for source and target, which cancel and leave
+
+        g = ψ(t) (z - z^src) + χ(t) (ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t)),
+
+    DDS and a pull back to the source.
+    """
+
+    defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "constant", "rep.init": "source", "particles": 1}
+    edits = True
+    Settings = PDSSettings
+
+    @classmethod
+    def check(cls, settings, require):
+        require(settings.ladder >= 1, f"--algo.pds.ladder {settings.ladder}: at least 1 is needed")
+
+    def __init__(self, prior, particles, config, steps):
+        super().__init__(prior, particles, config, steps)
+        self.stride = max(1, len(prior.alphas_cumprod) // self.settings.ladder)
+
+    def least_timestep(self):
+        return self.stride
+
+    def gradient(self, z, t, progress):
+        psi, chi = posterior_coefficients(self.prior.alphas_cumprod, t, self.stride, self.settings.posterior)
+        delta = delta_noise(self.prior, self.particles, self.s, z, t)
+        return per_row(psi, z) * (z - self.particles.source) + per_row(chi, z) * delta
