@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -61,9 +62,12 @@ def edits(arguments):
     name, *flags = arguments or ["dds"]
     if name not in sds2d.ALGORITHMS:
         raise sds2d.InputError(f"edits {name}: a method is needed, one of {', '.join(sds2d.ALGORITHMS)}")
-    folder = locate(sds2d.PriorConfig().path)
+    probe = sds2d.read(flags)
+    folder = locate(probe.prior.path)
+    if not (Path(folder) / "edits").is_dir():
+        raise sds2d.InputError(f"--prior.path {folder}: edits needs a folder with edits/")
     pairs = [SimpleNamespace(**pair) for pair in json.loads((folder / "edits" / "edits.json").read_text())]
-    captions, prior, judge = checkpoint_file(folder, "captions.json"), Prior(sds2d.PriorConfig()), Judge(folder / "clip")
+    captions, prior, judge = checkpoint_file(folder, "captions.json"), Prior(probe.prior), Judge(folder / "clip")
     root, images, started = f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-edits-{name}", [], time.time()
     for first in range(0, len(pairs), BATCH):
         part = pairs[first : first + BATCH]
@@ -152,6 +156,7 @@ def speed(arguments):
                         output = prior.unet(*given).sample
                         if learns:
                             output.backward(output.detach())
+                            algorithm.optimizer.zero_grad(set_to_none=True)
                 if kind == "pixel":
                     prior.vae.encode(pixels.to(prior.dtype)).latent_dist.mean.backward(gradient)
                     pixels.grad = None
@@ -167,6 +172,6 @@ if __name__ == "__main__":
         sys.exit(f"usage: python benchmark.py {{{'|'.join(commands)}}} [flags of sds2d.py]")
     try:
         commands[sys.argv[1]](sys.argv[2:])
-    except sds2d.InputError as error:
+    except (sds2d.InputError, FloatingPointError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, sds2d.InputError) else 1)

@@ -216,9 +216,16 @@ class Prior:
         return self.add_noise(self.predict_clean(z_t, noise, t), noise, to)
 
     def ddim_scheduler(self, steps):
-        """diffusers' DDIMScheduler on the checkpoint's config, set to `steps` steps, for ε̂ and in double precision."""
+        """diffusers' DDIMScheduler on the checkpoint's config, set to `steps` steps, for ε̂ and in double precision.
+
+        Raises InputError for a number of steps whose timesteps do not begin near T, where latents are noise.
+        """
         from diffusers import DDIMScheduler
 
+        T = len(self.alphas_cumprod)
+        first = (steps - 1) * (T // steps)
+        if not 0.8 * T <= first < T - 1:
+            raise InputError(f"--steps {steps}: DDIM would begin at timestep {first} of {T}; take a divisor of {T} from 5 to {T // 2}")
         scheduler = DDIMScheduler.from_config(self.scheduler_config, prediction_type="epsilon", clip_sample=False)
         scheduler.alphas_cumprod = self.alphas_cumprod
         if not scheduler.config.set_alpha_to_one:

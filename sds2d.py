@@ -9,6 +9,7 @@
 import contextlib
 import io
 import math
+import operator
 import os
 import re
 import sys
@@ -56,22 +57,15 @@ class Config:
 # ------------------------------------------------------------------------------------------------------------ settings
 
 
-def setting(config, name):
-    """The dataclass that holds a setting, None where there is none, and its name there: "algo.guidance_scale"."""
-    *path, last = name.split(".")
-    for part in path:
-        config = getattr(config, part, None)
-    return config, last
-
-
-def resolve(config):
-    """Fills every setting that is None: by the checkpoint (its sds2d.json), then by the method and the representation."""
-    algorithm, representation = ALGORITHMS[config.algo.name], REPRESENTATIONS[config.rep.kind]
-    checkpoint = locate(config.prior.path)
-    advice = checkpoint_file(checkpoint, "sds2d.json")
-    if config.rep.init_images and config.rep.init is None:
-        config.rep.init = "image"
-    defaults = {
+def advice(asked):
+    """The settings that this checkpoint, method and representation bring with them, as flags to stand before the user's own."""
+    algorithm, kind = ALGORITHMS[asked.algo.name], asked.rep.kind
+    checkpoint = locate(asked.prior.path)
+    file = checkpoint_file(checkpoint, "sds2d.json")
+    parts = [file.get(name, {}) for name in (asked.algo.name, f"{asked.algo.name} {kind}")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise InputError(f"{checkpoint}/sds2d.json: {asked.algo.name} should be a JSON object of settings")
+    values = {
         "steps": 1000,
         "particles": 4,
         "schedule.timestep": "uniform",
@@ -82,25 +76,43 @@ def resolve(config):
         "rep.optimizer": "adam",
         **algorithm.defaults,
         **algorithm.requires,
-        **advice.get(config.algo.name, {}),
-        **advice.get(f"{config.algo.name} {config.rep.kind}", {}),
+        **parts[0],
+        **parts[1],
     }
-    # A learning rate is advice for the optimizer it comes with.
-    advised_lr = defaults if config.rep.optimizer in (None, defaults["rep.optimizer"]) else {}
-    for name, value in {**defaults, "rep.lr": None}.items():
-        owner, last = setting(config, name)
-        if not hasattr(owner, last):
-            raise InputError(f"{checkpoint}/sds2d.json names {name}, which is no setting")
-        if getattr(owner, last) is None:
-            setattr(owner, last, value)
+    # What the user implies comes first; and a learning rate is advice for the optimizer it comes with.
+    if asked.rep.init_images:
+        values["rep.init"] = "image"
+    elif asked.rep.init_color:
+        values["rep.init"] = "constant"
+    if asked.rep.optimizer not in (None, values["rep.optimizer"]):
+        values.pop("rep.lr", None)
+    flags = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else "--" + ".".join([*flag.split(".")[:-1], "no-" + flag.split(".")[-1]]))
+        elif isinstance(value, list):
+            flags += [f"--{flag}", *map(str, value)]
+        else:
+            flags.append(f"--{flag}={value}")
+    return flags
+
+
+def resolve(config):
+    """Fills what is still None, and makes paths absolute."""
     if config.rep.lr is None:
-        config.rep.lr = advised_lr.get("rep.lr", representation.learning_rates[config.rep.optimizer])
+        config.rep.lr = REPRESENTATIONS[config.rep.kind].learning_rates[config.rep.optimizer]
+    if config.rep.init == "noise" and config.rep.init_std is None:
+        config.rep.init_std = 1.0
+    if config.rep.init == "constant" and config.rep.init_color is None:
+        config.rep.init_color = (0.5, 0.5, 0.5)
     if config.log.every is None:
         config.log.every = max(1, config.steps // 40)
 
     # config.yaml must mean the same from any directory.
     config.rep.init_images = tuple(str(Path(path).absolute()) for path in config.rep.init_images)
     config.source_image = tuple(str(Path(path).absolute()) for path in config.source_image)
+    checkpoint = locate(config.prior.path)
     if isinstance(checkpoint, Path) and not checkpoint.is_relative_to(Path(__file__).resolve().parent):
         config.prior.path = str(checkpoint)
     if config.out is None:
@@ -121,17 +133,20 @@ def check(config):
     for name, value in {"particles": config.particles, "steps": config.steps, "log.every": config.log.every,
                         "log.fps": config.log.fps, "log.tile": config.log.tile}.items():  # fmt: skip
         require(value >= 1, f"--{name} {value}: at least 1 is needed")
-    require(0 <= config.seed < 2**63 - rows, f"--seed {config.seed}: a number from 0 up to 2^63 is needed")
+    # The generators' own limit: larger seeds repeat.
+    require(0 <= config.seed <= 2**32 - rows, f"--seed {config.seed}: a number from 0 up to 2^32 is needed")
     require(0 < config.rep.lr < math.inf, f"--rep.lr {config.rep.lr}: a learning rate above 0 is needed")
     name, algorithm, scale = config.algo.name, ALGORITHMS[config.algo.name], config.algo.guidance_scale
     require("algo.guidance_scale" in algorithm.defaults or scale is None, f"--algo.guidance-scale: {name} has none")
     require(scale is None or math.isfinite(scale), f"--algo.guidance-scale {scale}: a finite number is needed")
     algorithm.check(getattr(config.algo, name, None), require)
     for key, needed in algorithm.requires.items():
-        value = getattr(*setting(config, key))
+        value = operator.attrgetter(key)(config)
         require(value == needed, f"--{key.replace('_', '-')} {value}: {name} needs {needed}")
-    require(0 <= config.rep.init_std < math.inf, f"--rep.init-std {config.rep.init_std}: 0 or more is needed")
-    require(all(0 <= c <= 1 for c in config.rep.init_color), f"--rep.init-color {config.rep.init_color}: three numbers in [0, 1]")
+    for other, cls in ALGORITHMS.items():
+        require(other == name or not cls.Settings or getattr(config.algo, other) == cls.Settings(),
+                f"--algo.{other}. settings are for --algo.name {other}, not {name}")  # fmt: skip
+    require(config.schedule.timestep != "ddim" or name == "ddim", f"--schedule.timestep ddim is for --algo.name ddim, not {name}")
     low, high = config.schedule.t_min, config.schedule.t_max
     require(0 <= low <= high <= 1, f"--schedule.t-min {low} --schedule.t-max {high}: 0 ≤ t_min ≤ t_max ≤ 1 is needed")
 
@@ -149,6 +164,15 @@ def check(config):
         require(not config.source_image, f"--source-image is for {editors}; {name} can start from --rep.init-images")
         require(not config.source_prompt, f"--source-prompt is for {editors}, not {name}")
         require(config.rep.init != "source", f"--rep.init source is for {editors}, not {name}")
+    std, color = config.rep.init_std, config.rep.init_color
+    if config.rep.init == "noise":
+        require(0 <= std < math.inf, f"--rep.init-std {std}: 0 or more is needed")
+    else:
+        require(std is None, f"--rep.init-std is for --rep.init noise, not {config.rep.init}")
+    if config.rep.init == "constant":
+        require(all(0 <= c <= 1 for c in color), f"--rep.init-color {color}: three numbers in [0, 1]")
+    else:
+        require(color is None, f"--rep.init-color is for --rep.init constant, not {config.rep.init}")
     if config.rep.init == "image":
         require(config.rep.init_images, "--rep.init image needs --rep.init-images FILE …")
         require_for_rows("--rep.init-images", config.rep.init_images)
@@ -237,14 +261,14 @@ def run(config, prior=None):
     return images
 
 
-def parse(arguments=None):
-    """Command line → Config, resolved and checked. tyro's box of several lines becomes one line."""
+def read(arguments):
+    """Command line → Config as it stands there. tyro's box of several lines becomes one line."""
     import tyro
 
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            config = tyro.cli(Config, args=arguments, description=__doc__)
+            return tyro.cli(Config, args=arguments, description=__doc__)
     except SystemExit as end:
         if not end.code:
             raise
@@ -253,6 +277,17 @@ def parse(arguments=None):
         inside = [line.strip("│ ") for line in lines if line.startswith("│")] or lines[2:]
         text = re.sub(r"\s*[─-]{8,}\s*", " | ", " ".join(inside)).split(" | For full")[0].split(" | Argument")[0]
         raise InputError(f"{' '.join(text.split())} (--help lists every flag)") from end
+
+
+def parse(arguments=None):
+    """Command line → Config, resolved and checked: the user's flags, after those that the checkpoint and the method bring."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    asked = read(arguments)
+    flags = advice(asked)
+    try:
+        config = read([*flags, *arguments])
+    except InputError as error:  # The user's own flags passed above.
+        raise InputError(f"{locate(asked.prior.path)}/sds2d.json, or the defaults of {asked.algo.name}: {error}") from error
     check(resolve(config))
     return config
 
@@ -266,6 +301,11 @@ def main():
         sys.exit(2)
     except FloatingPointError as error:
         print(f"sds2d.py: {error}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        print("sds2d.py: the GPU has too little memory for this run; fewer --particles or prompts need less", file=sys.stderr)
         sys.exit(1)
     print(f"{config.out}/final.png")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from algorithms.method import Method
+from algorithms.sds import SDS
 
 
 @dataclass
@@ -35,9 +36,8 @@ class Bridge(Method):
         self.target = particles.embed([prompt + self.settings.target_words for prompt in particles.prompts])
 
     def gradient(self, z, t, progress):
-        noise = self.particles.randn(*z.shape[1:])
-        z_t = self.prior.add_noise(z, noise, t)
         if progress < self.settings.switch:
-            return self.prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s) - noise
+            return SDS.gradient(self, z, t, progress)
+        z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
         target, source = self.prior.predict_noises(z_t, t, self.target, self.source)
         return self.s * (target - source)

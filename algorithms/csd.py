@@ -1,4 +1,4 @@
-"""Classifier Score Distillation. Yu et al. 2023, arXiv 2310.19415, equations 6 and 8."""
+"""Classifier Score Distillation. Yu et al. 2023, arXiv 2310.19415."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class CSDSettings:
     w2: float = 0.5
     """Weight w₂ of the negative prompt's classifier score; without a negative prompt it does nothing."""
     w2_end: float | None = None
-    """w₂ at the end of the run, reached in a straight line as in the paper's annealing. None: w₂ stays."""
+    """What w₂ moves to over the run in a straight line, the paper's annealing. None: w₂ stays."""
 
 
 class CSD(Method):
@@ -34,7 +34,7 @@ class CSD(Method):
         if self.settings.w2_end is not None:
             w2 += (self.settings.w2_end - w2) * progress
         particles = self.particles
-        z_t = self.prior.add_noise(z, particles.randn(*z.shape[1:]), t)
+        z_t = self.prior.add_noise(z, particles.noise_like(z), t)
         if not particles.negative_prompt:
             with_text, empty = self.prior.predict_noises(z_t, t, particles.text, particles.empty)
             return w1 * (with_text - empty)

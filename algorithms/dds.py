@@ -7,7 +7,7 @@ def delta_noise(prior, particles, s, z, t):
     """ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t), one ε and t for both and one call of 4B."""
     import torch
 
-    noise, pair_t = particles.randn(*z.shape[1:]), torch.cat([t, t])
+    noise, pair_t = particles.noise_like(z), torch.cat([t, t])
     noised = prior.add_noise(torch.cat([z, particles.source]), torch.cat([noise, noise]), pair_t)
     text, negative = torch.cat([particles.text, particles.source_text]), torch.cat([particles.negative, particles.negative])
     target, source = prior.guided_noise(noised, pair_t, text, negative, s).chunk(2)

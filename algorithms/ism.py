@@ -1,8 +1,8 @@
-"""Interval Score Matching. Liang et al. 2023, LucidDreamer, arXiv 2311.11284, equations 15 to 17 and algorithm 1."""
+"""Interval Score Matching. Liang et al. 2023, LucidDreamer, arXiv 2311.11284, equation 17."""
 
 from dataclasses import dataclass
 
-from algorithms.inversion import rungs
+from algorithms.inversion import climb
 from algorithms.method import Method
 from prior import per_row
 
@@ -12,7 +12,7 @@ class ISMSettings:
     delta_t: int = 80
     """δ_T, the interval of timesteps whose scores are matched."""
     delta_t_start: int | None = None
-    """δ_T at the start of the run, from where it falls to delta-t in a straight line (the authors: 100). None: it stays."""
+    """δ_T at the start of the run, from where it falls towards delta-t in a straight line (the authors: 100). None: it stays."""
     delta_s: int = 200
     """δ_S, the step of the inversion."""
     max_steps: int = 5
@@ -49,11 +49,14 @@ class ISM(Method):
             delta_T = round(setting.delta_t_start + (delta_T - setting.delta_t_start) * progress)
         s = t - delta_T
         t_0 = (s - setting.max_steps * setting.delta_s).clamp(min=0)
-        noise = self.particles.randn(*z.shape[1:])
-        z_s = torch.where(per_row(t_0, z) > 0, prior.add_noise(z, noise, t_0), z)
-        for a, b in rungs(t_0, s, setting.delta_s):
-            above = prior.ddim_step(z_s, prior.predict_noise(z_s, a, empty), a, b)
-            z_s = torch.where(per_row(b > a, z) > 0, above, z_s)
+        # Drawn whether it is needed or not: a row's random numbers must not depend on the others.
+        noise = self.particles.noise_like(z)
+        z_0 = torch.where(per_row(t_0, z) > 0, prior.add_noise(z, noise, t_0), z)
+        z_s = climb(
+            prior, z_0, t_0, s,
+            stop=lambda k: t_0 + k * setting.delta_s,
+            predict=lambda z_a, a: prior.predict_noise(z_a, a, empty),
+        )  # fmt: skip
         noise_s = prior.predict_noise(z_s, s, empty)
         z_t = prior.ddim_step(z_s, noise_s, s, t)
         return prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s) - noise_s

@@ -1,4 +1,4 @@
-"""Noise-Free Score Distillation. Katzir et al. 2023, arXiv 2310.17590, equations 9 to 11."""
+"""Noise-Free Score Distillation. Katzir et al. 2023, arXiv 2310.17590."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,13 @@ from algorithms.method import Method
 from prior import per_row
 
 
+P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+
+
 @dataclass
 class NFSDSettings:
-    negative_prompt: str = (
-        "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
-    )
-    """p_neg, a prompt for pictures off the data; --negative-prompt takes its place where one is given."""
+    negative_prompt: str | None = None
+    """p_neg, a prompt for pictures off the data. None: --negative-prompt, or the paper's where that is empty."""
     denoised_below: float = 0.2
     """Fraction of T below which the prediction for the empty prompt has no noise left to take away."""
 
@@ -34,11 +35,12 @@ class NFSD(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        prompt = particles.negative_prompt or self.settings.negative_prompt
+        own = self.settings.negative_prompt
+        prompt = own if own is not None else particles.negative_prompt or P_NEG
         self.p_neg = particles.embed([prompt] * len(particles))
 
     def gradient(self, z, t, progress):
-        z_t = self.prior.add_noise(z, self.particles.randn(*z.shape[1:]), t)
+        z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
         with_text, empty, negative = self.prior.predict_noises(z_t, t, self.particles.text, self.particles.empty, self.p_neg)
         noisy = per_row(t >= self.settings.denoised_below * len(self.prior.alphas_cumprod), z)
         delta_C = with_text - empty

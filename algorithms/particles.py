@@ -49,6 +49,10 @@ class Particles:
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
         return to_device(noise, self.device)
 
+    def noise_like(self, z, *count):
+        """ε for latents z (B, C, h, w); with a count (B, count, C, h, w)."""
+        return self.randn(*count, *z.shape[1:])
+
     def randint(self, low, high, shared=False):
         """Integers of U{low … high}, both included: (B,) long on the CPU; one for all rows if shared."""
         import torch
@@ -58,9 +62,9 @@ class Particles:
         return torch.cat([torch.randint(low, high + 1, (1,), generator=generator) for generator in self.generators])
 
     def choose(self, count):
-        """`count` rows at random, none twice; all of them, in order, for None or a count as large: (count,) long on the CPU."""
+        """`count` rows at random, none twice: (count,) long on the CPU; None where that is all of them."""
         import torch
 
         if count is None or count >= len(self):
-            return torch.arange(len(self))
+            return None
         return torch.randperm(len(self), generator=self.shared_generator)[:count]

@@ -1,17 +1,17 @@
-"""Posterior Distillation Sampling. Koo et al. 2023, arXiv 2311.13831, equations 8 to 14."""
+"""Posterior Distillation Sampling. Koo et al. 2023, arXiv 2311.13831."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from algorithms.dds import delta_noise
 from algorithms.method import Method
-from prior import per_row
+from prior import InputError, per_row
 
 
 @dataclass
 class PDSSettings:
     ladder: int = 500
-    """S, steps of the ladder on which t' is the one below t: t' = t - T/S."""
+    """S, steps of the ladder on which t' is the one below t: t' = t - T/S. S = T makes PDS into DDS, weighted."""
     posterior: Literal["authors", "exact"] = "authors"
     """Whose β_t and α_t: of one training step beside a t' that lies T/S below, or of the step from t' to t."""
 
@@ -33,7 +33,9 @@ def posterior_coefficients(alphas_cumprod, t, stride, posterior):
     c_1 = alpha.sqrt() * (1 - a_below) / (1 - a)
     chi = c_0 * ((1 - a) / a).sqrt() / sigma
     psi = (a_below.sqrt() - c_0 - c_1 * a.sqrt()) / sigma
-    return (psi * 0 if posterior == "exact" or stride == 1 else psi), chi
+    if posterior == "exact" or stride == 1:
+        psi = psi.new_zeros(psi.shape)  # what its sum of equal parts is but for rounding
+    return psi, chi
 
 
 class PDS(Method):
@@ -56,7 +58,10 @@ class PDS(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.stride = max(1, len(prior.alphas_cumprod) // self.settings.ladder)
+        T, S = len(prior.alphas_cumprod), self.settings.ladder
+        if S > T:
+            raise InputError(f"--algo.pds.ladder {S}: the prior has {T} timesteps")
+        self.stride = round(T / S)
 
     def least_timestep(self):
         return self.stride

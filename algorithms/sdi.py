@@ -1,8 +1,8 @@
-"""Score Distillation via Inversion. Lukoianov et al. 2024, arXiv 2405.15891, equations 11 to 13."""
+"""Score Distillation via Inversion. Lukoianov et al. 2024, arXiv 2405.15891, equations 8, 10 and 11."""
 
 from dataclasses import dataclass
 
-from algorithms.inversion import rungs
+from algorithms.inversion import climb
 from algorithms.method import Method
 from prior import per_row
 
@@ -39,16 +39,22 @@ class SDI(Method):
         import torch
 
         prior, particles, setting = self.prior, self.particles, self.settings
-        stride = max(1, len(prior.alphas_cumprod) // setting.inversion_steps)
-        # Drawn all at once: how many a row needs must not depend on the others.
-        xi = particles.randn(setting.inversion_steps + 1, *z.shape[1:])
-        z_t = z
-        for step, (a, b) in enumerate(rungs(torch.zeros_like(t), t, stride)):
-            noise = prior.guided_noise(z_t, a, particles.text, particles.negative, setting.inversion_guidance_scale)
+        T, n = len(prior.alphas_cumprod), setting.inversion_steps
+        # ξ, drawn for all n steps: how many a row needs must not depend on the others.
+        xi = particles.noise_like(z, n)
+
+        def fresh_noise(k, a, b):
             alpha_a, alpha_b = prior.alphas_cumprod[a], prior.alphas_cumprod[b]
             sigma = ((1 - alpha_a) / (1 - alpha_b) * (1 - alpha_b / alpha_a)).sqrt()
-            above = prior.ddim_step(z_t, noise, a, b) + setting.eta * per_row(sigma, z) * xi[:, step]
-            z_t = torch.where(per_row(b > a, z) > 0, above, z_t)
+            return setting.eta * per_row(sigma, z) * xi[:, k]
+
+        s_inv = setting.inversion_guidance_scale
+        z_t = climb(
+            prior, z, torch.zeros_like(t), t,
+            stop=lambda k: torch.full_like(t, round(k * T / n)),
+            predict=lambda z_a, a: prior.guided_noise(z_a, a, particles.text, particles.negative, s_inv),
+            added=fresh_noise,
+        )  # fmt: skip
         alpha, sigma = prior.coefficients(t, z)
         noise_inv = (z_t - alpha * z) / sigma
         return prior.guided_noise(z_t, t, particles.text, particles.negative, self.s) - noise_inv

@@ -13,6 +13,6 @@ class SDS(Method):
     defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "dreamfusion"}  # w(t) = 1 - ᾱ_t, the paper's σ_t²
 
     def gradient(self, z, t, progress):
-        noise = self.particles.randn(*z.shape[1:])
+        noise = self.particles.noise_like(z)
         z_t = self.prior.add_noise(z, noise, t)
         return self.prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s) - noise

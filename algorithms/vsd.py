@@ -1,9 +1,10 @@
-"""Variational Score Distillation. Wang et al. 2023, ProlificDreamer, arXiv 2305.16213, equations 7 to 9."""
+"""Variational Score Distillation. Wang et al. 2023, ProlificDreamer, arXiv 2305.16213, equations 8 and 9."""
 
 import contextlib
 from dataclasses import dataclass
 
 from algorithms.method import Method
+from prior import to_device
 
 
 @dataclass
@@ -22,7 +23,7 @@ class VSD(Method):
     """g = ε̂^s(z_t; y, t) - ε̂_φ(z_t; y, t).
 
     The particles are samples of a distribution, and ε̂_φ is the score of the pictures that they make: the prior with a LoRA
-    on its attention, which each step also learns E ‖ε̂_φ(z_t'; y, t') - ε'‖² (eq. 9) on the step's latents. In SDS ε stands in
+    on its attention, which each step also learns E ‖ε̂_φ(z_t'; y, t') - ε'‖² (eq. 8) on the step's latents. In SDS ε stands in
     its place, as if the distribution were a point.
     """
 
@@ -55,7 +56,7 @@ class VSD(Method):
                 layer.enable_adapters(False)
 
     def gradient(self, z, t, progress):
-        z_t = self.prior.add_noise(z, self.particles.randn(*z.shape[1:]), t)
+        z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
         noise = self.prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s)
         with self.phi():
             noise_phi = self.prior.predict_noise(z_t, t, self.particles.text)
@@ -64,11 +65,14 @@ class VSD(Method):
     def update(self, z):
         for _ in range(self.settings.lora_updates):
             t = self.particles.randint(0, len(self.prior.alphas_cumprod) - 1)
-            noise = self.particles.randn(*z.shape[1:])
+            noise = self.particles.noise_like(z)
             rows = self.particles.choose(self.settings.lora_particles)
-            z_t, target = self.prior.add_noise(z, noise, t)[rows], self.prior.target(z, noise, t)[rows]
+            z_t, target, text = self.prior.add_noise(z, noise, t), self.prior.target(z, noise, t), self.particles.text
+            if rows is not None:
+                t = t[rows]
+                z_t, target, text = (part[to_device(rows, z.device)] for part in (z_t, target, text))
             with self.phi():
-                error = self.prior.network(z_t, t[rows], self.particles.text[rows]) - target
+                error = self.prior.network(z_t, t, text) - target
                 # The sum, and the mean taken of its gradient: float16 has no numbers small enough for the mean's.
                 error.square().sum().backward()
             for parameter in self.optimizer.param_groups[0]["params"]:
@@ -84,6 +88,7 @@ def add_lora(unet, rank, seed):
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.functional import cast_adapter_dtype
     from peft.tuners.lora import LoraLayer
 
     for module in unet.modules():
@@ -91,9 +96,10 @@ def add_lora(unet, rank, seed):
             module.delete_adapter("phi")
     vars(unet).pop("peft_config", None)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # made on the CPU, whatever the device
         torch.manual_seed(seed)
         inject_adapter_in_model(config, unet, "phi")
+    cast_adapter_dtype(unet, "phi")  # float32 on a network in half precision, whose numbers are too coarse to learn in
     layers = [module for module in unet.modules() if isinstance(module, LoraLayer)]
     parameters = [parameter for name, parameter in unet.named_parameters() if ".phi." in name]
     for layer in layers:

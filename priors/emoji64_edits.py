@@ -40,7 +40,7 @@ EDITS = [line.split() for line in """
     noto     cactus                pink     cactus               white
     flat     panda                 white    panda                pink
     classic  star                  white    star                 blue
-""".split("\n") if line.strip()]  # fmt: skip
+""".strip().splitlines()]  # fmt: skip
 
 
 def write_edits(packages, folder):

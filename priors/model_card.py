@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from evaluation import Judge, background_colours, draw_prompts, report, with_background  # noqa: E402
+from evaluation import Judge, background_colours, draw_prompts, report, saturation, with_background  # noqa: E402
 from prior import checkpoint_file  # noqa: E402
 from recording import grid  # noqa: E402
 
@@ -29,6 +29,16 @@ def real_pictures(pictures, count, seed=1):
     colours = list(pictures.backgrounds)
     pairs = [(words(pictures.pairs[d][0]), colours[b]) for d, b in zip(drawings, backgrounds, strict=True)]
     return images.cpu(), pairs
+
+
+def drawn_diversity(judge, pictures):
+    """What a method's diversity and saturation are to be held against: two hands' drawings of each name, on white."""
+    by_name = {}
+    for index, (name, _) in enumerate(pictures.pairs):
+        by_name.setdefault(name, []).append(index)
+    pairs = torch.tensor([drawings[:2] for drawings in by_name.values() if len(drawings) > 1]).flatten()
+    images = pictures.compose(pairs, torch.zeros_like(pairs), torch.zeros_like(pairs)).cpu()
+    return f"{judge.diversity(images, 2):.3f}; {saturation(images):.3f}"
 
 
 @torch.no_grad()
@@ -65,6 +75,7 @@ def measure(folder, held_out, scales, count=200):
         "reconstruction": f"{reconstruction(folder, images[:256]):.2f} dB",
         "retrieval": report(judge.ranks(images, pairs, captions), background_colours(images, captions), pairs),
     }
+    figures["drawings"] = drawn_diversity(judge, held_out)
     prompts = draw_prompts(captions, count, seed=0)
     some = random.Random(0).sample(prompts, 48)
     best = (-1, None)
@@ -84,7 +95,8 @@ def model_card(config, held_out):
     """Writes README.md and samples.png into the prior's folder, config.out."""
     folder = config.out
     figures, sheet = measure(folder, held_out, config.scales)
-    parts = ("vae", "clip", "judge", "unet", "decoder")
+    # What training on from a finished prior leaves as it was is not counted again.
+    parts = ("unet", "judge", "decoder") if config.start else ("vae", "clip", "unet", "judge", "decoder")
     figures["scales"] = ", ".join(f"{scale:g}" for scale in config.scales)
     figures["training"] = ", ".join(
         f"{getattr(config, f'{part}_steps'):,} steps of {getattr(config, f'{part}_batch')} ({part})" for part in parts

@@ -15,12 +15,12 @@ class RepresentationConfig:
     """What is optimised."""
     init: Literal["noise", "constant", "image", "source"] | None = None
     """What it starts from. None: noise, unless the method or the checkpoint knows better."""
-    init_std: float = 1.0
-    """Deviation of the noise it starts from: of the latents, or of four times the pixels."""
-    init_color: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Red, green and blue in [0, 1] for --rep.init constant."""
+    init_std: float | None = None
+    """Deviation of the noise for --rep.init noise: of the latents, or of four times the pixels. None: 1."""
+    init_color: tuple[float, float, float] | None = None
+    """Red, green and blue in [0, 1] for --rep.init constant, which it implies. None: gray."""
     init_images: tuple[str, ...] = ()
-    """Image files for --rep.init image: one for all, one a prompt, or one a particle."""
+    """Image files for --rep.init image, which they imply: one for all, one a prompt, or one a particle."""
     optimizer: Literal["adam", "adamw", "sgd"] | None = None
     """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the method or the checkpoint knows better."""
     lr: float | None = None

@@ -36,6 +36,11 @@ class Schedule:
     def draw(self, low, high):
         return self.particles.randint(low, high, shared=self.config.shared_t)
 
+    def all(self, t):
+        import torch
+
+        return torch.full((len(self.particles),), t)
+
     def timestep(self, step):
         """t (B,) long, on the CPU."""
         return TIMESTEPS[self.config.timestep](step, self)

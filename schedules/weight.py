@@ -3,7 +3,7 @@
 
 def constant(t, alphas_cumprod):
     """w = 1."""
-    return alphas_cumprod[t] * 0 + 1
+    return alphas_cumprod.new_ones(t.shape)
 
 
 def dreamfusion(t, alphas_cumprod):

@@ -223,12 +223,12 @@ def test_ism(prediction_type, t, settings, delta_T):
 
 @ANY
 @pytest.mark.parametrize("t", [[80, 500, 979], [999, 100, 101]], ids=str)
-@pytest.mark.parametrize("settings", [{}, dict(eta=0.0), dict(inversion_steps=3, inversion_guidance_scale=2.0, eta=1.0)])
+@pytest.mark.parametrize("settings", [{}, dict(eta=0.0), dict(inversion_steps=3, inversion_guidance_scale=2.0, eta=1.0), dict(inversion_steps=60)])
 def test_sdi(prediction_type, t, settings):
     def by_hand(r):
         n, s_inv, eta = settings.get("inversion_steps", 10), settings.get("inversion_guidance_scale", -7.5), settings.get("eta", 0.3)
-        stops = [k * (1000 // n) for k in range(n + 1) if k * (1000 // n) < r.t] + [r.t]
-        z, xi = r.z, r.randn(n + 1, 1, 2, 2)
+        stops = [round(k * 1000 / n) for k in range(n + 1) if round(k * 1000 / n) < r.t] + [r.t]
+        z, xi = r.z, r.randn(n, 1, 2, 2)
         for k, (low, high) in enumerate(zip(stops, stops[1:], strict=False)):
             a, b = r.a(low), r.a(high)
             sigma = math.sqrt((1 - a) / (1 - b) * (1 - b / a))
@@ -320,6 +320,7 @@ def test_timesteps_that_a_method_can_not_take():
     assert method("ism", prior, s=7.5).least_timestep() == 80
     assert method("ism", prior, s=7.5, settings=dict(delta_t_start=100)).least_timestep() == 100
     assert method("pds", prior, s=7.5, images=batch(torch.zeros(3))[1]).least_timestep() == 2
+    assert method("pds", prior, s=7.5, images=batch(torch.zeros(3))[1], settings=dict(ladder=501)).least_timestep() == 2
     with pytest.raises(IndexError):
         method("ism", prior, s=7.5).gradient(torch.zeros(3, 1, 2, 2), torch.tensor([500, 79, 500]), 0.0)
     for name, least in (("ism", 80), ("sdi", 0), ("sds", 0)):

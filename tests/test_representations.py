@@ -16,7 +16,7 @@ def prior(tiny):
 
 
 def build(kind, prior, rows=2, seed=3, **options):
-    config = RepresentationConfig(kind=kind, **{"init": "noise", **options})
+    config = RepresentationConfig(kind=kind, **{"init": "noise", "init_std": 1.0, **options})
     return REPRESENTATIONS[kind](config, prior, Particles(prior, ["a"] * rows, "", seed))
 
 

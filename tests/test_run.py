@@ -132,13 +132,13 @@ def test_every_method_on_stable_diffusion(stable_diffusion, tmp_path, name):
     Image.new("RGB", (80, 70), (200, 30, 30)).save(tmp_path / "red.png")
     edits = sds2d.ALGORITHMS[name].edits
     source = ["--source-image", str(tmp_path / "red.png"), "--source-prompt", "a hat"] if edits else []
-    config = sds2d.parse(["--prior.path", str(stable_diffusion), "--algo.name", name, "--steps", "3", "--prompt", "a fox",
+    config = sds2d.parse(["--prior.path", str(stable_diffusion), "--algo.name", name, "--steps", "5", "--prompt", "a fox",
                           "a fish", "--particles", "1", *source, "--out", str(tmp_path / "run")])  # fmt: skip
     images = sds2d.run(config)
     assert images.shape == (2, 3, 64, 64) and images.isfinite().all() and not torch.equal(images[0], images[1])
     assert (tmp_path / "run" / "video.mp4").stat().st_size > 0 and (tmp_path / "run" / "final_01.png").exists()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == 3 and all(norm > 0 for norm in lines[-1]["grad_norm"])
+    assert len(lines) == 5 and all(norm > 0 for norm in lines[-1]["grad_norm"])
 
 
 def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys):
@@ -180,6 +180,15 @@ def test_the_readmes_own_method_works(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["algo"]["fixed"] == {"strength": 0.9}
     assert len(code.split('"""', 2)[2].strip().splitlines()) <= 25
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_vsd_learns_in_float32_on_a_prior_in_half_precision(tiny, tmp_path, dtype):
+    prior = Prior(PriorConfig(path=str(tiny), dtype=dtype))
+    images = run(prior, tmp_path / "run", "--prior.path", tiny, "--algo.name", "vsd", "--steps", 3, "--particles", 2)
+    lora = [parameter for name, parameter in prior.unet.named_parameters() if "lora_" in name]
+    assert prior.unet.conv_in.weight.dtype == getattr(torch, dtype) and images.isfinite().all()
+    assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in lora)
 
 
 def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
@@ -313,7 +322,7 @@ def test_every_setting_is_covered():
 def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "advised")
     advice = {"sds": {"steps": 12, "algo.guidance_scale": 9.0, "schedule.t_max": 0.7, "rep.init": "constant"},
-              "sds pixel": {"rep.lr": 0.123}}  # fmt: skip
+              "sds pixel": {"rep.lr": 0.123, "rep.init_color": [0.1, 0.2, 0.3], "schedule.shared_t": True}}  # fmt: skip
     (folder / "sds2d.json").write_text(json.dumps(advice))
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
     base = ["--prior.path", str(folder), "--out", str(tmp_path / "run")]
@@ -322,13 +331,17 @@ def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
     assert (config.schedule.t_max, config.rep.init) == (0.7, "constant")
     config = sds2d.parse([*base, "--rep.kind", "pixel", "--steps", "3"])
     assert (config.steps, config.rep.lr) == (3, 0.123)
+    assert config.rep.init_color == (0.1, 0.2, 0.3) and config.schedule.shared_t, "also where there is a default"
+    assert not sds2d.parse([*base, "--rep.kind", "pixel", "--schedule.no-shared-t"]).schedule.shared_t
     config = sds2d.parse([*base, "--rep.kind", "pixel", "--rep.optimizer", "sgd"])
     assert config.rep.lr == sds2d.REPRESENTATIONS["pixel"].learning_rates["sgd"], "the advised rate is Adam's"
     config = sds2d.parse([*base, "--rep.init-images", str(tmp_path / "black.png")])
     assert config.rep.init == "image", "what the user implies comes before advice"
-    (folder / "sds2d.json").write_text(json.dumps({"sds": {"algo.sharpness": 3}}))
-    with pytest.raises(sds2d.InputError, match="algo.sharpness"):
-        sds2d.parse(base)
+    for bad, word in (({"algo.sharpness": 3}, "algo.sharpness"), ({"steps": "many"}, "many"), ([], "object"),
+                      ({"rep.init": "sourc"}, "sourc")):  # fmt: skip
+        (folder / "sds2d.json").write_text(json.dumps({"sds": bad}))
+        with pytest.raises(sds2d.InputError, match=f"sds2d.json.*{word}"):
+            sds2d.parse(base)
 
 
 def test_warnings_name_what_is_not_understood_and_the_run_goes_on(tiny, tmp_path, command):
