@@ -30,7 +30,7 @@ def simulate(name, t_min, t_max, steps, s=1.0, lr=0.05, rows=64, timestep="unifo
 
 def test_sds_at_low_t_finds_the_nearest_mode():
     """Little noise: the other mode is out of sight, and a picture goes to the one it started next to, whatever its weight."""
-    mean, within = simulate("sds", 0.02, 0.3, 300, start=-0.4, noise=0.0)
+    mean, within = simulate("sds", 0.02, 0.3, 300, start=-0.7, noise=0.0)
     torch.testing.assert_close(mean, torch.full_like(mean, -1), rtol=0, atol=0.1)
     mean, _ = simulate("sds", 0.02, 0.3, 300)
     assert ((mean.abs() - 1).abs() < 0.1).all() and 0.2 < (mean > 0).double().mean() < 0.8, "one mode a particle, both in use"
