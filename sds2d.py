@@ -2,7 +2,7 @@
 
     python sds2d.py
     python sds2d.py --prompt "a red heart" "a blue heart" --algo.name vsd --rep.kind pixel
-    python sds2d.py --algo.name dds --source-image apple.png --source-prompt "a red apple" --prompt "a green apple"
+    python sds2d.py --algo.name dds --source-image priors/emoji64/edits/15_source.png --source-prompt "a red apple" --prompt "a green apple"
     python sds2d.py --prior.path stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"
 """
 
@@ -75,9 +75,9 @@ def advice(asked):
         "rep.init": "noise",
         "rep.optimizer": "adam",
         **algorithm.defaults,
-        **algorithm.requires,
         **parts[0],
         **parts[1],
+        **algorithm.requires,
     }
     # What the user implies comes first; and a learning rate is advice for the optimizer it comes with.
     if asked.rep.init_images:

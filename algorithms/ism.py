@@ -31,11 +31,7 @@ class ISM(Method):
 
     @classmethod
     def check(cls, settings, require):
-        for name in ("delta_t", "delta_s", "max_steps"):
-            value = getattr(settings, name)
-            require(value >= 1, f"--algo.ism.{name.replace('_', '-')} {value}: at least 1 is needed")
-        start = settings.delta_t_start
-        require(start is None or start >= 1, f"--algo.ism.delta-t-start {start}: at least 1 is needed")
+        cls.check_counts(require, "ism", settings, "delta_t", "delta_t_start", "delta_s", "max_steps")
 
     def least_timestep(self):
         return max(self.settings.delta_t, self.settings.delta_t_start or 0)

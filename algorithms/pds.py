@@ -54,7 +54,7 @@ class PDS(Method):
 
     @classmethod
     def check(cls, settings, require):
-        require(settings.ladder >= 1, f"--algo.pds.ladder {settings.ladder}: at least 1 is needed")
+        cls.check_counts(require, "pds", settings, "ladder")
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)

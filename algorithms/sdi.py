@@ -30,9 +30,9 @@ class SDI(Method):
 
     @classmethod
     def check(cls, settings, require):
-        scale, n, eta = settings.inversion_guidance_scale, settings.inversion_steps, settings.eta
+        scale, eta = settings.inversion_guidance_scale, settings.eta
         require(abs(scale) < float("inf"), f"--algo.sdi.inversion-guidance-scale {scale}: a finite number is needed")
-        require(n >= 1, f"--algo.sdi.inversion-steps {n}: at least 1 is needed")
+        cls.check_counts(require, "sdi", settings, "inversion_steps")
         require(0 <= eta < float("inf"), f"--algo.sdi.eta {eta}: 0 or more is needed")
 
     def gradient(self, z, t, progress):

@@ -32,9 +32,7 @@ class VSD(Method):
 
     @classmethod
     def check(cls, settings, require):
-        for name in ("lora_rank", "lora_updates", "lora_particles"):
-            value = getattr(settings, name)
-            require(value is None or value >= 1, f"--algo.vsd.{name.replace('_', '-')} {value}: at least 1 is needed")
+        cls.check_counts(require, "vsd", settings, "lora_rank", "lora_updates", "lora_particles")
         require(0 < settings.lora_lr < float("inf"), f"--algo.vsd.lora-lr {settings.lora_lr}: a rate above 0 is needed")
 
     def __init__(self, prior, particles, config, steps):
