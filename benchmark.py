@@ -3,6 +3,7 @@
     python benchmark.py quality --rep.kind latent
     python benchmark.py edits dds
     python benchmark.py speed
+    python benchmark.py rasterizer
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+import torch.utils.checkpoint
 from PIL import Image
 
 import sds2d
@@ -166,8 +168,77 @@ def speed(arguments):
             print(f"| {name} | {kind} | {shown} | {1e3 * ours:.1f} | {1e3 * floor:.1f} | {ours / floor:.3f} |", flush=True)
 
 
+def dense_rendering(centers, scales, angles, colors, opacities, background, size, chunk=16):
+    """The same picture without tiles or kernels: every Gaussian at every pixel, `chunk` at a time, which backward computes again."""
+    y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
+
+    def layer(light, centers, scales, angles, colors, opacities):
+        dx, dy = x - centers[..., :1, None], y - centers[..., 1:, None]  # (B, n, H, W)
+        cos, sin = angles.cos()[..., None, None], angles.sin()[..., None, None]
+        first, second = (scales**2 + 0.3)[..., None, None].unbind(2)
+        sigma = 0.5 * ((cos * dx + sin * dy) ** 2 / first + (cos * dy - sin * dx) ** 2 / second)
+        alpha = (opacities[..., None, None] * torch.exp(-sigma)).clamp(max=0.999)
+        alpha = torch.where(alpha < 1 / 255, 0, alpha)
+        lights = light[:, None] * torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha], 1).cumprod(1)  # (B, n + 1, H, W)
+        return torch.einsum("bnhw,bnc->bchw", alpha * lights[:, :-1], colors), lights[:, -1]
+
+    image, light = torch.zeros(len(centers), 3, *size), torch.ones(len(centers), *size)
+    for parts in zip(*(value.split(chunk, 1) for value in (centers, scales, angles, colors, opacities)), strict=True):
+        seen, light = torch.utils.checkpoint.checkpoint(layer, light, *parts, use_reentrant=False)
+        image = image + seen
+    return image + light[:, None] * background.view(1, 3, 1, 1)
+
+
+def gaussian_scene(batch, count, side):
+    """Random Gaussians, about one spacing wide: each pixel lies within a standard deviation of some three."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(*shape):
+        return torch.rand(shape, generator=generator)
+
+    scales = side * count**-0.5 * (0.5 + uniform(batch, count, 2))
+    scene = (uniform(batch, count, 2) * side, scales, uniform(batch, count) * 3, uniform(batch, count, 3), uniform(batch, count))
+    return [value.requires_grad_(True) for value in scene]
+
+
+def rendering_seconds(renderer, scene, side, rounds):
+    """Median of forward and backward."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        image = renderer(*scene, torch.ones(3), (side, side))
+        image.backward(torch.ones_like(image))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def rasterizer(arguments):
+    """Forward and backward of the CPU's rasterizer, beside a dense rendering, and how far they raise the process's memory."""
+    import resource
+
+    from representations.rasterizer import rasterize
+
+    if arguments:
+        raise sds2d.InputError(f"rasterizer takes no flags: {' '.join(arguments)}")
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    # After the first, in turn: twice the particles, twice the Gaussians on the same area, four times the pixels of the same scene.
+    sizes = [(4, 1000, 64), (8, 1000, 64), (4, 2000, 64), (4, 1000, 128), (1, 10_000, 512), (1, 50_000, 512)]
+    rendering_seconds(rasterize, gaussian_scene(1, 10, 16), 16, 1)  # compiles
+    print("| particles | Gaussians | canvas | ms | more memory, MB |\n| --- | --- | --- | --- | --- |")
+    before, ours = peak(), {}
+    for size in sizes:
+        ours[size] = rendering_seconds(rasterize, gaussian_scene(*size), size[-1], 30 if size[-1] < 512 else 7)
+        print(f"| {size[0]} | {size[1]} | {size[2]}×{size[2]} | {1e3 * ours[size]:.1f} | {peak() - before:.0f} |", flush=True)
+    for size in ((4, 1000, 64), (1, 10_000, 512)):
+        dense = rendering_seconds(dense_rendering, gaussian_scene(*size), size[-1], 3 if size[-1] < 512 else 1)
+        print(f"dense rendering of {size[0]} × {size[1]} at {size[2]}×{size[2]}: {1e3 * dense:.0f} ms, {dense / ours[size]:.0f} times ours")
+
+
 if __name__ == "__main__":
-    commands = {"quality": quality, "edits": edits, "speed": speed}
+    commands = {"quality": quality, "edits": edits, "speed": speed, "rasterizer": rasterizer}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(f"usage: python benchmark.py {{{'|'.join(commands)}}} [flags of sds2d.py]")
     try:

@@ -34,6 +34,21 @@ def to_pillow(image):
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
 
 
+# From black over violet, red and orange to pale yellow, each step as much lighter as the last; red, green, blue.
+HEAT = ((0, 0, 4), (60, 9, 101), (130, 38, 129), (200, 62, 115), (245, 110, 92), (254, 171, 119), (252, 253, 191))
+
+
+def heat_map(values, largest):
+    """Values (B, H, W) in [0, largest] as colours (B, 3, H, W) in [0, 1]."""
+    import torch
+
+    anchors = torch.tensor(HEAT, device=values.device) / 255
+    place = (values / max(largest, 1e-12)).clamp(0, 1) * (len(anchors) - 1)
+    below = place.floor().long().clamp(max=len(anchors) - 2)
+    fraction = (place - below)[..., None]
+    return (anchors[below] * (1 - fraction) + anchors[below + 1] * fraction).movedim(-1, 1)
+
+
 def shorten(text, font, width):
     """The text in one line of at most `width` pixels, its end cut off where it is longer."""
     line = " ".join(text.split())
@@ -111,7 +126,8 @@ class Recorder:
 
     def flush(self):
         """Writes the noted steps. Raises FloatingPointError at the first gradient that is not finite."""
-        for step, t, weight, norm, seconds in self._pending:
+        noted, self._pending = self._pending, []
+        for step, t, weight, norm, seconds in noted:
             t, weight, norm = t.tolist(), weight.tolist(), norm.tolist()
             for particle, value in enumerate(norm):
                 if not abs(value) < float("inf"):
@@ -122,18 +138,23 @@ class Recorder:
             line = dict(step=step, t=t, weight=weight, grad_norm=norm, seconds=round(seconds, 6))
             self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
-        self._pending = []
 
-    def picture(self, step, images):
-        """The grid as it stands before step `step`, in images/ and as a frame."""
+    def picture(self, step, images, views):
+        """The grid as it stands before step `step`, in images/ and as a frame; the representation's views in folders of their own."""
         sheet = grid(images, self.labels, self.columns, self.log.tile)
         write(self.folder / "images" / f"step_{step:06d}.png", sheet.save)
         self._video.append_data(video_frame(sheet))
+        for name, (pictures, note) in views.items():
+            (self.folder / name).mkdir(exist_ok=True)
+            labels = [f"{note} · {label}" if note else label for label in self.labels]
+            write(self.folder / name / f"step_{step:06d}.png", grid(pictures, labels, self.columns, self.log.tile).save)
 
-    def finish(self, step, images):
-        """The last picture, the final images, the end of the video."""
+    def finish(self, step, images, views, files):
+        """The last picture, the final images, the representation's own files, the end of the video."""
         self.flush()
-        self.picture(step, images)
+        self.picture(step, images, views)
+        for name, writer in files.items():
+            write(self.folder / name, writer)
         write(self.folder / "final.png", grid(images, self.labels, self.columns, self.log.tile).save)
         for index, image in enumerate(images):
             write(self.folder / f"final_{index:02d}.png", to_pillow(image).save)

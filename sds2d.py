@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 # The settings are parsed before torch and its libraries load: --help and wrong flags answer at once. For this every file
@@ -164,6 +164,11 @@ def check(config):
         require(not config.source_image, f"--source-image is for {editors}; {name} can start from --rep.init-images")
         require(not config.source_prompt, f"--source-prompt is for {editors}, not {name}")
         require(config.rep.init != "source", f"--rep.init source is for {editors}, not {name}")
+    REPRESENTATIONS[config.rep.kind].check(config.rep, require)
+    for kind, cls in REPRESENTATIONS.items():
+        for setting in fields(cls.Settings) if cls.Settings and kind != config.rep.kind else ():
+            require(getattr(config.rep, setting.name) == setting.default,
+                    f"--rep.{setting.name.replace('_', '-')} is for --rep.kind {kind}, not {config.rep.kind}")  # fmt: skip
     std, color = config.rep.init_std, config.rep.init_color
     if config.rep.init == "noise":
         require(0 <= std < math.inf, f"--rep.init-std {std}: 0 or more is needed")
@@ -247,16 +252,20 @@ def run(config, prior=None):
             if recorder.due(step):
                 recorder.flush()
                 with torch.no_grad():
-                    recorder.picture(step, representation.images())
+                    recorder.picture(step, representation.images(), representation.views())
             start = time.perf_counter()
             t, weight, gradient = distill(algorithm, representation, schedule, optimizer, step)
             recorder.metrics(step, t, weight, gradient, time.perf_counter() - start)
             bar.set_postfix(t=t[0].item(), refresh=False)
         with torch.no_grad():
             images = representation.images().clone()
-        recorder.finish(config.steps, images)
-    except BaseException:
-        recorder.abandon()
+            recorder.finish(config.steps, images, representation.views(), representation.files())
+    except BaseException as error:
+        try:
+            if isinstance(error, FloatingPointError):
+                recorder.flush()  # An earlier step's gradient may be where it began.
+        finally:
+            recorder.abandon()
         raise
     return images
 

@@ -42,12 +42,24 @@ class Particles:
         self.texts.update(dict.fromkeys(prompts))
         return self.prior.embed(prompts)
 
-    def randn(self, *shape):
-        """Standard normal noise (B, *shape) on the device, each row from its own generator."""
+    def draw(self, sampler, *shape):
+        """sampler, torch.randn or torch.rand, for every row from its own generator: (B, *shape) on the device."""
         import torch
 
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
-        return to_device(noise, self.device)
+        numbers = torch.stack([sampler(shape, generator=generator) for generator in self.generators])
+        return to_device(numbers, self.device)
+
+    def randn(self, *shape):
+        """Standard normal noise (B, *shape)."""
+        import torch
+
+        return self.draw(torch.randn, *shape)
+
+    def rand(self, *shape):
+        """Uniform numbers in [0, 1), (B, *shape)."""
+        import torch
+
+        return self.draw(torch.rand, *shape)
 
     def noise_like(self, z, *count):
         """ε for latents z (B, C, h, w); with a count (B, count, C, h, w)."""

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from representations.gaussian2d import Gaussian2D
 from representations.latent import Latent
 from representations.pixel import Pixel
 
-REPRESENTATIONS = {"latent": Latent, "pixel": Pixel}
+REPRESENTATIONS = {"latent": Latent, "pixel": Pixel, "gaussian2d": Gaussian2D}
 
 
 @dataclass
-class RepresentationConfig:
+class Common:
     kind: Literal[tuple(REPRESENTATIONS)] = "latent"
     """What is optimised."""
     init: Literal["noise", "constant", "image", "source"] | None = None
@@ -24,7 +25,12 @@ class RepresentationConfig:
     optimizer: Literal["adam", "adamw", "sgd"] | None = None
     """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the method or the checkpoint knows better."""
     lr: float | None = None
-    """Learning rate. None: the representation's own for this optimizer."""
+    """Learning rate; for gaussian2d, a factor on those of its groups. None: the representation's own for this optimizer."""
+
+
+@dataclass
+class RepresentationConfig(*(cls.Settings for cls in REPRESENTATIONS.values() if cls.Settings), Common):
+    """Common, and --rep.<field> for every representation that has settings of its own."""
 
 
 def make_optimizer(name, parameters, lr):

@@ -1,9 +1,10 @@
 """Latents as the parameters themselves: no decoder between the prior and what is optimised."""
 
+from representations.representation import Representation
 from representations.start import start_images
 
 
-class Latent:
+class Latent(Representation):
     """Parameters z (B, C, h, w), in the checkpoint's scaled units."""
 
     learning_rates = {"adam": 0.05, "adamw": 0.05, "sgd": 0.5}
@@ -29,6 +30,3 @@ class Latent:
     def images(self):
         """(B, 3, H, W), decoded, not clamped."""
         return self.prior.decode(self.z)
-
-    def project(self):
-        """Latents are free."""

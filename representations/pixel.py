@@ -1,9 +1,10 @@
 """Pixels, seen by the prior through its autoencoder, which is part of the graph."""
 
+from representations.representation import Representation
 from representations.start import start_images
 
 
-class Pixel:
+class Pixel(Representation):
     """Parameters are the image itself, (B, 3, H, W) in [0, 1].
 
     A colour range is needed, or the optimiser leaves it: the decoder's idea of white is soft. Clamping while rendering has no

@@ -33,7 +33,14 @@ def place(tmp_path, tiny):
 # flags, words that the one line must hold; {p} is the folder above
 WRONG = [
     ("--algo.name foo", ["foo", "sds"]),
-    ("--rep.kind voxels", ["voxels", "latent", "pixel"]),
+    ("--rep.kind voxels", ["voxels", "latent", "pixel", "gaussian2d"]),
+    ("--rep.num-points 10", ["--rep.num-points", "gaussian2d, not latent"]),
+    ("--rep.kind gaussian2d --rep.num-points 0", ["--rep.num-points 0", "1"]),
+    ("--rep.kind gaussian2d --rep.init-images {p}/good.png --rep.fit-steps 0", ["--rep.fit-steps 0", "1"]),
+    ("--rep.kind gaussian2d --rep.init noise --rep.fit-steps 9", ["--rep.fit-steps", "not noise"]),
+    ("--rep.kind gaussian2d --rep.background 0 0 2", ["--rep.background"]),
+    ("--rep.kind gaussian2d --rep.scale-lr -1", ["--rep.scale-lr -1"]),
+    ("--rep.kind gaussian2d --rep.layout circle", ["circle", "random", "grid"]),
     ("--rep.init nothing", ["nothing", "noise", "constant", "image"]),
     ("--rep.optimizer lion", ["lion", "adam", "adamw", "sgd"]),
     ("--schedule.timestep sometimes", ["sometimes", "uniform"]),
@@ -164,7 +171,7 @@ try:
     sds2d.parse(["--help"])
 except SystemExit as end:
     assert end.code == 0
-assert not {"torch", "diffusers", "transformers", "imageio"} & set(sys.modules)
+assert not {"torch", "diffusers", "transformers", "imageio", "numba"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

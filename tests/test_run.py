@@ -20,7 +20,10 @@ import sds2d
 from prior import Prior, PriorConfig
 
 
-@pytest.mark.parametrize("kind", ["latent", "pixel"])
+VIEWS = {"gaussian2d": ("density", "ellipses")}
+
+
+@pytest.mark.parametrize("kind", list(sds2d.REPRESENTATIONS))
 def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
     """SD 1.5 (epsilon) and SD 2.1 (v-prediction), two prompts × two particles, started from another directory."""
     out = tmp_path / "run"
@@ -35,7 +38,8 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert names == sorted(
         ["config.yaml", "metrics.jsonl", "video.mp4", "final.png", *(f"final_{i:02d}.png" for i in range(4)),
-         *(f"images/step_{step:06d}.png" for step in (0, 2, 4, 5))]
+         *(f"{view}/step_{step:06d}.png" for view in ("images", *VIEWS.get(kind, ())) for step in (0, 2, 4, 5)),
+         *(f"gaussians_{i:02d}.ply" for i in range(4) if kind == "gaussian2d")]
     )  # fmt: skip
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(5))
@@ -215,7 +219,7 @@ def test_same_command_same_bytes(tiny, tmp_path, command):
     assert (tmp_path / "one" / "final.png").read_bytes() == (tmp_path / "two" / "final.png").read_bytes()
 
 
-@pytest.mark.parametrize("name, kind", [*((name, "latent") for name in sds2d.ALGORITHMS if name != "vsd"), ("sds", "pixel")])
+@pytest.mark.parametrize("name, kind", [*((name, "latent") for name in sds2d.ALGORITHMS if name != "vsd"), ("sds", "pixel"), ("sds", "gaussian2d")])
 def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, kind):
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
     prior = Prior(PriorConfig(path=str(tiny)))
@@ -263,6 +267,12 @@ FLAGS |= {f"--algo.{flag}": (value, f"algo.{flag.replace('-', '_')}", yaml.safe_
     "nfsd.negative-prompt": "ugly", "nfsd.denoised-below": "0.99", "bridge.source-words": "bad", "bridge.target-words": "good",
     "bridge.switch": "0.9", "sdi.inversion-guidance-scale": "2.0", "sdi.inversion-steps": "5", "sdi.eta": "0.0",
 }.items()}  # fmt: skip
+# So are a representation's.
+FLAGS |= {f"--rep.{flag}": (value, f"rep.{flag.replace('-', '_')}", yaml.safe_load(value)) for flag, value in {
+    "num-points": "20", "layout": "grid", "fit-steps": "2", "center-lr": "0.01", "scale-lr": "0.3", "angle-lr": "0.3",
+    "color-lr": "0.2", "opacity-lr": "0.3",
+}.items()}  # fmt: skip
+GAUSSIAN = {f"--rep.{field.name.replace('_', '-')}" for field in fields(sds2d.REPRESENTATIONS["gaussian2d"].Settings)}
 # These leave the pictures' pixels alone: sizes and speeds of what is shown, and what the default is anyway.
 UNSEEN = {"--algo.name", "--log.fps", "--log.tile", "--prior.device"}
 
@@ -282,7 +292,9 @@ def test_every_flag_works(tiny, tmp_path):
     for flag, (value, key, expected) in FLAGS.items():
         name = key.split(".")[1] if key.count(".") == 2 else "sds"
         base = ["--algo.name", name] if name != "sds" else []
-        base += [] if flag in ("--rep.lr", "--rep.optimizer") else ["--rep.lr", "0.1"]
+        base += [] if flag in ("--rep.lr", "--rep.optimizer") else ["--rep.lr", "5" if flag in GAUSSIAN else "0.1"]
+        if flag in GAUSSIAN:
+            base += ["--rep.kind", "gaussian2d", "--rep.init-images", str(tmp_path / "noise.png")]
         if name != "sds":
             base += ["--rep.optimizer", "sgd", "--schedule.t-min", "0.5", "--particles", "2"]
         if name == "csd":
@@ -303,6 +315,8 @@ def test_flags_of_the_start(tiny, tmp_path):
     Image.new("RGB", (64, 64), (10, 200, 30)).save(tmp_path / "green.png")
     flags = ["--prior.path", str(tiny), "--steps", "1", "--rep.kind", "pixel", "--rep.lr", "0.001", "--particles", "2"]
     for name, start in {
+        "canvas": ["--rep.kind", "gaussian2d", "--rep.init", "noise", "--rep.num-points", "1", "--rep.opacity-lr", "0",
+                   "--rep.background", str(10 / 255), str(200 / 255), str(30 / 255)],
         "file": ["--rep.init", "image", "--rep.init-images", str(tmp_path / "green.png")],
         "colour": ["--rep.init", "constant", "--rep.init-color", str(10 / 255), str(200 / 255), str(30 / 255)],
     }.items():
@@ -313,7 +327,7 @@ def test_flags_of_the_start(tiny, tmp_path):
 
 def test_every_setting_is_covered():
     """A new setting needs a line in FLAGS, or a test of its own named here."""
-    elsewhere = {"prompt", "particles", "steps", "out", "rep.kind", "rep.init-images", "rep.init-color", "prior.path", "log.every",
+    elsewhere = {"prompt", "particles", "steps", "out", "rep.kind", "rep.init-images", "rep.init-color", "prior.path", "log.every", "rep.background",
                  "source-image", "source-prompt"}  # fmt: skip
 
     def names(cls, prefix=""):

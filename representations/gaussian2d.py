@@ -1,0 +1,169 @@
+"""2D Gaussians, each an ellipse of one colour and opacity, laid over each other front to back: Gaussian splatting on a canvas."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from representations.representation import Representation
+from representations.start import start_images
+
+
+@dataclass
+class GaussianSettings:
+    num_points: int | None = None
+    """Gaussians a particle. None: one for 8 pixels, so 512 at 64×64 and 32,768 at 512×512."""
+    layout: Literal["random", "grid"] = "random"
+    """Where they start: anywhere on the canvas, or on a grid of squares."""
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Red, green and blue in [0, 1] of the canvas behind them."""
+    fit_steps: int | None = None
+    """Optimiser steps that fit them to the pictures of --rep.init image or source, before the run. None: 500."""
+    center_lr: float = 0.002
+    """Learning rate of the centers, in sides of the canvas. --rep.lr is a factor on this and the next four."""
+    scale_lr: float = 0.05
+    """Of the scales' logits."""
+    angle_lr: float = 0.05
+    """Of the angles, in radians."""
+    color_lr: float = 0.02
+    """Of the colours."""
+    opacity_lr: float = 0.05
+    """Of the opacities' logits."""
+
+
+class Gaussian2D(Representation):
+    """B × N Gaussians. Parameters, and the maps that keep them valid:
+
+    centers (B, N, 2)     x and y in sides of the canvas; anywhere: off the canvas they paint nothing
+    scales (B, N, 2)      sigmoid → (0, 1) sides of the canvas: like exp for small ones, and none outgrows the canvas
+    angles (B, N)         radians, free
+    colors (B, N, 3)      red, green, blue; projected onto [0, 1] after each step, as Pixel's are and for the same reason
+    opacities (B, N)      sigmoid → (0, 1)
+
+    One that has left the canvas, or whose opacity has sunk below 1/255, is not drawn and gets no gradient any more; none is
+    added or taken away. The density view says how many there are.
+    """
+
+    learning_rates = {"adam": 1.0, "adamw": 1.0, "sgd": 100.0}
+    Settings = GaussianSettings
+
+    @classmethod
+    def check(cls, config, require):
+        count = config.num_points
+        require(count is None or count >= 1, f"--rep.num-points {count}: at least 1 is needed")
+        steps, fits = config.fit_steps, config.init in ("image", "source")
+        require(steps is None or steps >= 1, f"--rep.fit-steps {steps}: at least 1 is needed")
+        require(steps is None or fits, f"--rep.fit-steps is for --rep.init image and source, not {config.init}")
+        require(all(0 <= c <= 1 for c in config.background), f"--rep.background {config.background}: three numbers in [0, 1]")
+        for name in ("center", "scale", "angle", "color", "opacity"):
+            lr = getattr(config, f"{name}_lr")
+            require(0 <= lr < math.inf, f"--rep.{name}-lr {lr}: a learning rate of 0 or more is needed")
+
+    def __init__(self, config, prior, particles):
+        import torch
+
+        self.config, self.prior, self.size = config, prior, prior.image_size
+        count = config.num_points or max(1, self.size**2 // 8)
+        centers = layout(config.layout, count, particles)
+        spacing = count**-0.5
+        if config.init == "noise":
+            colors, pictures = 0.5 + 0.25 * config.init_std * particles.randn(count, 3), None
+        else:
+            pictures = start_images(config, prior, particles)
+            pixels = (centers * self.size).long().clamp(0, self.size - 1)
+            colors = torch.stack([picture[:, at[:, 1], at[:, 0]].T for picture, at in zip(pictures, pixels, strict=True)])
+        # Standard deviations of a spacing and opacities of ½ let a twentieth of the background be seen: Σα is π at each pixel.
+        start = {
+            "center": centers,
+            "scale": torch.full_like(centers, min(spacing, 0.5)).logit(),
+            "angle": particles.rand(count) * math.pi,
+            "color": colors.float().clamp(0, 1),
+            "opacity": torch.zeros_like(centers[..., 0]),
+        }
+        self.groups = {name: torch.nn.Parameter(value.float().contiguous()) for name, value in start.items()}
+        self.background = torch.tensor(config.background, device=prior.device)
+        if config.init in ("image", "source"):
+            self.fit(pictures, config.fit_steps or 500)
+
+    def parameters(self):
+        """The optimizer's groups. None decays, whatever the optimizer: 0 is a corner for centers, and half the canvas for scales."""
+        return [
+            {"params": [value], "lr": self.config.lr * getattr(self.config, f"{name}_lr"), "weight_decay": 0.0}
+            for name, value in self.groups.items()
+        ]
+
+    def gaussians(self):
+        """What rasterize() takes: centers and scales in pixels, angles, colors, opacities."""
+        group = self.groups
+        return (
+            group["center"] * self.size,
+            group["scale"].sigmoid() * self.size,
+            group["angle"],
+            group["color"],
+            group["opacity"].sigmoid(),
+        )
+
+    def images(self):
+        """(B, 3, H, W) in [0, 1], differentiable."""
+        from representations.rasterizer import rasterize
+
+        return rasterize(*self.gaussians(), self.background, (self.size, self.size))
+
+    def latents(self):
+        """(B, C, h, w), differentiable: the mean of the autoencoder's posterior."""
+        return self.prior.encode(self.images())
+
+    def project(self):
+        """Colours back into [0, 1] after an optimiser step."""
+        self.groups["color"].data.clamp_(0, 1)
+
+    def views(self):
+        """The ellipses over the picture, and how densely the centers lie."""
+        from representations.gaussian_views import density, ellipses
+
+        gaussians = self.gaussians()
+        return {"ellipses": (ellipses(self.images(), *gaussians), ""), "density": density(gaussians[0], gaussians[-1], self.size)}
+
+    def files(self):
+        """The Gaussians of each particle, for splat viewers: gaussians_00.ply …."""
+        from representations.gaussian_views import write_ply
+
+        particles = zip(*(value.detach().cpu() for value in self.gaussians()), strict=True)
+        return {
+            f"gaussians_{index:02d}.ply": lambda path, one=one: write_ply(path, *one, self.size, self.background) for index, one in enumerate(particles)
+        }
+
+    def fit(self, pictures, steps):
+        """Fits them to pictures (B, 3, H, W) by least squares, and says how well: a PSNR a particle, in dB."""
+        import torch
+        from tqdm import tqdm
+
+        optimizer = torch.optim.Adam([{**group, "lr": group["lr"] / self.config.lr} for group in self.parameters()])
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for step in (bar := tqdm(range(steps), desc="fit", unit="step")):
+            for group, lr in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+            errors = (self.images() - pictures).square().mean((1, 2, 3))  # (B,)
+            optimizer.zero_grad(set_to_none=True)
+            errors.sum().backward()
+            optimizer.step()
+            self.project()
+            if step % 20 == 0:
+                bar.set_postfix(psnr=f"{-10 * errors.detach().mean().log10():.1f} dB", refresh=False)
+        with torch.no_grad():
+            errors = (self.images() - pictures).square().mean((1, 2, 3))
+        print("fitted to", " ".join(f"{-10 * math.log10(max(error, 1e-12)):.1f}" for error in errors.tolist()), "dB")
+
+
+def layout(kind, count, particles):
+    """Centers (B, count, 2) in sides of the canvas."""
+    import torch
+
+    if kind == "random":
+        return particles.rand(count, 2)
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    index = torch.arange(count, device=particles.device)
+    row, column = index // columns, index % columns
+    inside = torch.where(row < rows - 1, columns, count - (rows - 1) * columns)  # the last row may hold fewer
+    grid = torch.stack([(column + 0.5) / inside, (row + 0.5) / rows], -1)
+    return grid.expand(len(particles), count, 2)

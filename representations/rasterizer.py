@@ -1,0 +1,119 @@
+"""Rasterization of 2D Gaussians: on the CPU by our own kernels, on CUDA by gsplat's. Both show the same picture, to 1/255.
+
+The conventions are gsplat's (Kerbl et al. 2023, arXiv 2308.04079, eq. 3 and appendix C). Gaussian i at pixel p, whose centre
+lies at half-integers, with d = p - center_i:
+
+    Σ_i = R(θ_i) diag(s_i²) R(θ_i)ᵀ + 0.3 I        the low-pass of 0.3 pixel², so that none falls between the pixels
+    α_i = min(0.999, opacity_i · exp(-½ dᵀ Σ_i⁻¹ d)),  skipped where below 1/255
+    C   = Σ_i c_i α_i T_i + T_end · background,  T_i = Π_{j<i} (1 - α_j)
+
+The order is that of the index: Gaussian 0 lies in front. A pixel ends before the Gaussian that would take T to 1e-4, so behind an
+opaque one as much as a tenth of the background can remain. Where α is cut off, the gradient is that of the part that is left.
+"""
+
+import functools
+import sys
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+def rasterize(centers, scales, angles, colors, opacities, background, size):
+    """Gaussians → images (B, 3, H, W), differentiable in all but the background.
+
+    centers (B, N, 2) x and y in pixels, from the canvas's upper left corner;  scales (B, N, 2) standard deviations in pixels;
+    angles (B, N) in radians, from the x axis towards the y axis, which points down;  colors (B, N, 3);  opacities (B, N) in
+    [0, 1];  background (3,);  size (H, W).  float32 or float64; gsplat renders in float32.
+    Raises ValueError for other shapes and, on the CPU, FloatingPointError where a Gaussian is not finite.
+    """
+    batch, count = angles.shape
+    for name, value, shape in (("centers", centers, (batch, count, 2)), ("scales", scales, (batch, count, 2)),
+                               ("colors", colors, (batch, count, 3)), ("opacities", opacities, (batch, count)),
+                               ("background", background, (3,))):  # fmt: skip
+        if value.shape != shape:
+            raise ValueError(f"{name} {tuple(value.shape)}: {shape} is needed beside angles {(batch, count)}")
+    if centers.is_cuda and gsplat_works():
+        return rasterize_by_gsplat(centers, scales, angles, colors, opacities, background, size)
+    return Rasterize.apply(centers, scales, angles, colors, opacities, background, size)
+
+
+@functools.cache
+def gsplat_works():
+    """Whether gsplat has its CUDA kernels; it compiles them itself and needs CUDA's nvcc for that."""
+    try:
+        from gsplat.cuda._backend import _C
+    except ImportError:
+        _C = None
+    if _C is None:
+        print("gsplat has no CUDA kernels here (does it find nvcc?): the Gaussians are rasterized on the CPU", file=sys.stderr)
+    return _C is not None
+
+
+def rasterize_by_gsplat(centers, scales, angles, colors, opacities, background, size):
+    """An orthographic camera whose pixels are the world's units; depth is the index."""
+    from gsplat import rasterization
+
+    centers, scales, angles, colors, opacities = (value.float() for value in (centers, scales, angles, colors, opacities))
+    batch, count = angles.shape
+    depth = 1 + torch.arange(count, device=centers.device) / count
+    zero = torch.zeros_like(angles)
+    images, _, _ = rasterization(
+        means=torch.cat([centers, depth.expand(batch, count)[..., None]], -1),
+        quats=torch.stack([torch.cos(angles / 2), zero, zero, torch.sin(angles / 2)], -1),
+        scales=torch.cat([scales, torch.ones_like(scales[..., :1])], -1),
+        opacities=opacities,
+        colors=colors[:, None],
+        viewmats=torch.eye(4, device=centers.device).expand(batch, 1, 4, 4),
+        Ks=torch.eye(3, device=centers.device).expand(batch, 1, 3, 3),
+        width=size[1],
+        height=size[0],
+        eps2d=0.3,
+        packed=False,
+        backgrounds=background.to(colors).expand(batch, 1, 3),
+        camera_model="ortho",
+    )
+    return images[:, 0].movedim(-1, 1)
+
+
+def to_numpy(tensor):
+    """A float64 copy; float64 comes second, for there are devices without it."""
+    return tensor.detach().cpu().to(torch.float64, copy=True).contiguous().numpy()
+
+
+def set_threads():
+    """numba's kernels take as many threads as torch's."""
+    import numba
+
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+
+
+class Rasterize(torch.autograd.Function):
+    """The CPU's kernels, for tensors of any device."""
+
+    @staticmethod
+    def forward(context, centers, scales, angles, colors, opacities, background, size):
+        import numpy as np
+
+        from representations import gaussian_kernels as kernels
+
+        set_threads()
+        arrays = [to_numpy(value) for value in (centers, scales, angles, colors, opacities)]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise FloatingPointError("a Gaussian's parameters are not finite: the learning rate may be too high")
+        ellipses, boxes = kernels.shapes(*arrays[:3], arrays[4], *size)
+        starts, order = kernels.sort_into_tiles(boxes, *size)
+        ground = to_numpy(background)
+        images, transmittances, ends = kernels.forward(ellipses, boxes, arrays[3], ground, starts, order, *size)
+        context.scales = arrays[1]
+        context.kept = (ellipses, boxes, arrays[3], ground, starts, order, transmittances, ends)
+        return torch.from_numpy(images).movedim(-1, 1).to(centers.dtype).to(centers.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, gradient):
+        from representations import gaussian_kernels as kernels
+
+        set_threads()
+        sums = kernels.backward(*context.kept, to_numpy(gradient.movedim(1, -1)))
+        gradients = kernels.gradients(sums, context.kept[0], context.scales)
+        return *(torch.from_numpy(array).to(gradient.dtype).to(gradient.device) for array in gradients), None, None
