@@ -4,6 +4,7 @@
     python benchmark.py edits dds
     python benchmark.py speed
     python benchmark.py rasterizer
+    python benchmark.py fitting
 """
 
 import contextlib
@@ -169,7 +170,8 @@ def speed(arguments):
 
 
 def dense_rendering(centers, scales, angles, colors, opacities, background, size, chunk=16):
-    """The same picture without tiles or kernels: every Gaussian at every pixel, `chunk` at a time, which backward computes again."""
+    """The picture without tiles, kernels or early ends: every Gaussian at every pixel, `chunk` at a time, as memory asks for;
+    backward computes each chunk again."""
     y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
 
     def layer(light, centers, scales, angles, colors, opacities):
@@ -213,7 +215,7 @@ def rendering_seconds(renderer, scene, side, rounds):
 
 
 def rasterizer(arguments):
-    """Forward and backward of the CPU's rasterizer, beside a dense rendering, and how far they raise the process's memory."""
+    """Forward and backward of the CPU's rasterizer, how far the process's memory has risen, and a dense rendering beside them."""
     import resource
 
     from representations.rasterizer import rasterize
@@ -227,7 +229,7 @@ def rasterizer(arguments):
     # After the first, in turn: twice the particles, twice the Gaussians on the same area, four times the pixels of the same scene.
     sizes = [(4, 1000, 64), (8, 1000, 64), (4, 2000, 64), (4, 1000, 128), (1, 10_000, 512), (1, 50_000, 512)]
     rendering_seconds(rasterize, gaussian_scene(1, 10, 16), 16, 1)  # compiles
-    print("| particles | Gaussians | canvas | ms | more memory, MB |\n| --- | --- | --- | --- | --- |")
+    print("| particles | Gaussians | canvas | ms | memory so far, MB |\n| --- | --- | --- | --- | --- |")
     before, ours = peak(), {}
     for size in sizes:
         ours[size] = rendering_seconds(rasterize, gaussian_scene(*size), size[-1], 30 if size[-1] < 512 else 7)
@@ -237,8 +239,37 @@ def rasterizer(arguments):
         print(f"dense rendering of {size[0]} × {size[1]} at {size[2]}×{size[2]}: {1e3 * dense:.0f} ms, {dense / ours[size]:.0f} times ours")
 
 
+def fitting(arguments):
+    """How well Gaussians fit pictures: 500 on the drawings of the checkpoint's edits in 300 steps, 5,000 on a photograph in 1,000."""
+    from representations.gaussian2d import Gaussian2D
+
+    folder = locate(sds2d.read(arguments).prior.path)
+    drawings = sorted((folder / "edits").glob("*_source.png"))[:20]
+    with tempfile.TemporaryDirectory() as place:
+        jobs = [("drawings", drawings, 64, 500, 300)]
+        try:
+            from skimage import data
+        except ImportError:
+            print("no photograph: pip install scikit-image")
+        else:
+            Image.fromarray(data.astronaut()).save(f"{place}/astronaut.png")
+            jobs.append(("photograph", [f"{place}/astronaut.png"], 256, 5000, 1000))
+        for name, files, size, count, steps in jobs:
+            # Fitting asks nothing of a checkpoint but a size.
+            canvas = SimpleNamespace(image_size=size, device=torch.device("cpu"), embed=lambda prompts: None)
+            config = sds2d.RepresentationConfig(init="image", init_images=tuple(map(str, files)), lr=1.0, num_points=count,
+                                                fit_steps=steps)  # fmt: skip
+            start = time.perf_counter()
+            images = Gaussian2D(config, canvas, sds2d.Particles(canvas, [""] * len(files), "", 0)).images().detach()
+            seconds = time.perf_counter() - start
+            pictures = torch.stack([load_image(file, size) for file in files])
+            psnr = -10 * (images.clamp(0, 1) - pictures).square().mean((1, 2, 3)).log10()
+            print(f"{name}: {len(files)} at {size}×{size}, {count} Gaussians, {steps} steps: mean {psnr.mean():.2f} dB, "
+                  f"least {psnr.min():.2f} dB, {seconds:.0f} s")  # fmt: skip
+
+
 if __name__ == "__main__":
-    commands = {"quality": quality, "edits": edits, "speed": speed, "rasterizer": rasterizer}
+    commands = {"quality": quality, "edits": edits, "speed": speed, "rasterizer": rasterizer, "fitting": fitting}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(f"usage: python benchmark.py {{{'|'.join(commands)}}} [flags of sds2d.py]")
     try:

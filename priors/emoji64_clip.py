@@ -1,25 +1,39 @@
 """The CLIP of the embedded prior: its tokenizer, its two towers, and the judge that they become."""
 
-import json
+from collections import Counter
 
 import torch
 import torch.nn.functional as F
 from emoji64_data import BACKGROUNDS, NAMES, PACKAGES, SIZE, all_captions, caption
 from fit import fit
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 TEXT_LENGTH = 32
 
 
+def learn_merges(words):
+    """Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) until every word is one token → the merges, in order.
+
+    Of the pairs that are equally frequent the first in the alphabet is merged. The tokenizers library leaves that to chance, and
+    a training that is resumed would give its tokens other numbers.
+    """
+    spelled, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
+    while pairs := Counter(pair for word in spelled for pair in zip(word, word[1:], strict=False)):
+        first, second = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append((first, second))
+        for word in spelled:
+            place = 0
+            while (place := place + 1) < len(word):
+                if word[place - 1 : place + 1] == [first, second]:
+                    word[place - 1 : place + 1] = [first + second]
+    return merges
+
+
 def make_tokenizer():
     """CLIP's byte-pair encoding, its merges learned from the captions until every word of theirs is one token."""
-    vocabulary = sorted({word for text in all_captions() for word in text.split()})
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    bpe.train_from_iterator(vocabulary, trainers.BpeTrainer(vocab_size=100_000, min_frequency=1, end_of_word_suffix="</w>"))
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    merges = learn_merges(sorted({word for text in all_captions() for word in text.split()}))
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # Any byte can be spelled, though only captions were taught.
     tokens = letters + [letter + "</w>" for letter in letters] + [a + b for a, b in merges]
     tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]

@@ -22,7 +22,7 @@ from emoji64_unet import latent_bank, make_scheduler, make_unet, train_unet
 from emoji64_vae import polish_decoder, standardise, train_vae
 from fit import save
 from model_card import model_card
-from transformers import CLIPModel, CLIPProcessor, CLIPTextModel
+from transformers import CLIPModel, CLIPProcessor, CLIPTextModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 
@@ -71,7 +71,7 @@ def same_settings(config):
     path.write_text(json.dumps(settings, indent=1))
 
 
-def write_prior(config, vae, unet, text_encoder, clip, tokenizer):
+def write_prior(config, vae, unet, text_encoder, tokenizer, clip, judge_tokenizer):
     """The folder that users get: a StableDiffusionPipeline, its CLIP, its captions; weights in float16."""
     out = config.out
     scheduler = DDIMScheduler.from_config(make_scheduler().config, set_alpha_to_one=False)
@@ -86,7 +86,7 @@ def write_prior(config, vae, unet, text_encoder, clip, tokenizer):
         file = out / part / "config.json"
         file.write_text(file.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
-    CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(out / "clip")
+    CLIPProcessor(image_processor=image_processor, tokenizer=judge_tokenizer).save_pretrained(out / "clip")
     captions = {
         "names": {category: [words(name) for name in names] for category, names in NAMES.items()},
         "backgrounds": BACKGROUNDS,
@@ -100,8 +100,11 @@ def main(config):
     config.work.mkdir(parents=True, exist_ok=True)
     same_settings(config)
     train = pictures(config, config.seed, config.variants, "train")
-    tokenizer = make_tokenizer()
+    tokenizer = judge_tokenizer = make_tokenizer()
     if config.start:
+        # Each text tower keeps the numbers that its tokens have had.
+        tokenizer = CLIPTokenizer.from_pretrained(config.start, subfolder="tokenizer")
+        judge_tokenizer = CLIPTokenizer.from_pretrained(config.start / "clip")
         vae = AutoencoderKL.from_pretrained(config.start, subfolder="vae").float()
         clip = CLIPModel.from_pretrained(config.start / "clip").float()
         unet = UNet2DConditionModel.from_pretrained(config.start, subfolder="unet").float()
@@ -115,9 +118,9 @@ def main(config):
     steady = pictures(config, config.seed + 2, config.variants, "steady", config.spread)
     bank = latent_bank(config, vae, steady)
     unet, text_encoder = train_unet(config, unet, text_encoder, tokenizer, bank, steady.pairs)
-    clip = train_judge(config, train, clip, tokenizer)
+    clip = train_judge(config, train, clip, judge_tokenizer)
     vae = polish_decoder(config, vae, train)
-    write_prior(config, vae, unet, text_encoder, clip, tokenizer)
+    write_prior(config, vae, unet, text_encoder, tokenizer, clip, judge_tokenizer)
     write_edits(config.work / "packages", config.out / "edits")
     held_out = pictures(config, config.seed + 1, 2, "held_out")
     model_card(config, held_out)

@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "priors"))
-from emoji64_clip import make_tokenizer  # noqa: E402
+from emoji64_clip import learn_merges, make_tokenizer  # noqa: E402
 from emoji64_data import BACKGROUNDS, NAMES, Pictures, all_captions, backgrounds_for, caption, words  # noqa: E402
 from emoji64_vae import standardise  # noqa: E402
 from fit import fit, learning_rate  # noqa: E402
@@ -62,6 +62,14 @@ def test_every_word_is_one_token():
     for text in all_captions():
         assert len(tokenizer(text).input_ids) == len(text.split()) + 2
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == len(tokenizer) - 1
+
+
+def test_merges_are_the_same_every_time():
+    """By hand: "lo" is in all three, then "lo" + "w" and "low" + "e" in two; the others are alone, and go by the alphabet."""
+    assert learn_merges(["low", "lower", "lowest"]) == [
+        ("l", "o"), ("lo", "w"), ("low", "e"), ("lo", "w</w>"), ("lowe", "r</w>"), ("lowe", "s"), ("lowes", "t</w>"),
+    ]  # fmt: skip
+    assert learn_merges(["aaaa"]) == [("a", "a"), ("a", "a</w>"), ("aa", "aa</w>")]
 
 
 def test_compositions():
