@@ -315,14 +315,24 @@ def test_flags_of_the_start(tiny, tmp_path):
     Image.new("RGB", (64, 64), (10, 200, 30)).save(tmp_path / "green.png")
     flags = ["--prior.path", str(tiny), "--steps", "1", "--rep.kind", "pixel", "--rep.lr", "0.001", "--particles", "2"]
     for name, start in {
-        "canvas": ["--rep.kind", "gaussian2d", "--rep.init", "noise", "--rep.num-points", "1", "--rep.opacity-lr", "0",
-                   "--rep.background", str(10 / 255), str(200 / 255), str(30 / 255)],
         "file": ["--rep.init", "image", "--rep.init-images", str(tmp_path / "green.png")],
         "colour": ["--rep.init", "constant", "--rep.init-color", str(10 / 255), str(200 / 255), str(30 / 255)],
     }.items():
         images = sds2d.run(sds2d.parse([*flags, *start, "--out", str(tmp_path / name)]))
         expected = torch.tensor([10, 200, 30]).view(1, 3, 1, 1) / 255
         assert (images - expected).abs().max() < 0.01
+
+
+def test_background_shows_between_the_gaussians(tiny, tmp_path):
+    """Two runs that differ in it alone: the pictures differ by what is left of the light, the same in all three colours."""
+    flags = ["--prior.path", str(tiny), "--steps", "1", "--rep.kind", "gaussian2d", "--rep.num-points", "3", "--rep.lr", "1e-9"]
+    black, coloured = (
+        sds2d.run(sds2d.parse([*flags, "--rep.background", *map(str, background), "--out", str(tmp_path / str(background[0]))]))
+        for background in ((0.0, 0.0, 0.0), (0.2, 0.5, 0.8))
+    )
+    light = (coloured - black) / torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1)
+    assert 0 < light.min() < 0.7 < light.max() <= 1
+    torch.testing.assert_close(light[:, :2], light[:, 1:], rtol=0, atol=1e-4)
 
 
 def test_every_setting_is_covered():
