@@ -24,6 +24,7 @@ import sds2d
 from evaluation import Judge, background_colours, draw_prompts, report, saturation, with_background
 from prior import Prior, checkpoint_file, locate
 from recording import grid
+from representations.rasterizer import LOW_PASS
 from representations.start import load_image
 
 PROMPTS, PARTICLES, BATCH = 40, 2, 8
@@ -177,7 +178,7 @@ def dense_rendering(centers, scales, angles, colors, opacities, background, size
     def layer(light, centers, scales, angles, colors, opacities):
         dx, dy = x - centers[..., :1, None], y - centers[..., 1:, None]  # (B, n, H, W)
         cos, sin = angles.cos()[..., None, None], angles.sin()[..., None, None]
-        first, second = (scales**2 + 0.3)[..., None, None].unbind(2)
+        first, second = (scales**2 + LOW_PASS)[..., None, None].unbind(2)
         sigma = 0.5 * ((cos * dx + sin * dy) ** 2 / first + (cos * dy - sin * dx) ** 2 / second)
         alpha = (opacities[..., None, None] * torch.exp(-sigma)).clamp(max=0.999)
         alpha = torch.where(alpha < 1 / 255, 0, alpha)
@@ -236,7 +237,8 @@ def rasterizer(arguments):
         print(f"| {size[0]} | {size[1]} | {size[2]}×{size[2]} | {1e3 * ours[size]:.1f} | {peak() - before:.0f} |", flush=True)
     for size in ((4, 1000, 64), (1, 10_000, 512)):
         dense = rendering_seconds(dense_rendering, gaussian_scene(*size), size[-1], 3 if size[-1] < 512 else 1)
-        print(f"dense rendering of {size[0]} × {size[1]} at {size[2]}×{size[2]}: {1e3 * dense:.0f} ms, {dense / ours[size]:.0f} times ours")
+        particles, count, side = size
+        print(f"dense rendering of {particles} × {count} at {side}×{side}: {1e3 * dense:.0f} ms, {dense / ours[size]:.0f} times ours")
 
 
 def fitting(arguments):

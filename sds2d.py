@@ -2,7 +2,8 @@
 
     python sds2d.py
     python sds2d.py --prompt "a red heart" "a blue heart" --algo.name vsd --rep.kind pixel
-    python sds2d.py --algo.name dds --source-image priors/emoji64/edits/15_source.png --source-prompt "a red apple" --prompt "a green apple"
+    python sds2d.py --algo.name dds --prompt "a green apple" \\
+        --source-image priors/emoji64/edits/15_source.png --source-prompt "a red apple"
     python sds2d.py --prior.path stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"
 """
 
@@ -252,14 +253,15 @@ def run(config, prior=None):
             if recorder.due(step):
                 recorder.flush()
                 with torch.no_grad():
-                    recorder.picture(step, representation.images(), representation.views())
+                    images = representation.images()
+                    recorder.picture(step, images, representation.views(images))
             start = time.perf_counter()
             t, weight, gradient = distill(algorithm, representation, schedule, optimizer, step)
             recorder.metrics(step, t, weight, gradient, time.perf_counter() - start)
             bar.set_postfix(t=t[0].item(), refresh=False)
         with torch.no_grad():
             images = representation.images().clone()
-            recorder.finish(config.steps, images, representation.views(), representation.files())
+            recorder.finish(config.steps, images, representation.views(images), representation.files())
     except BaseException as error:
         try:
             if isinstance(error, FloatingPointError):

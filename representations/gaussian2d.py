@@ -1,4 +1,5 @@
-"""2D Gaussians, each an ellipse of one colour and opacity, laid over each other front to back: Gaussian splatting on a canvas."""
+"""2D Gaussians, each an ellipse of one colour and opacity, laid over each other front to back: the splatting of Kerbl et al. 2023
+(arXiv 2308.04079) on a canvas in place of a scene."""
 
 import math
 from dataclasses import dataclass
@@ -86,8 +87,11 @@ class Gaussian2D(Representation):
 
     def parameters(self):
         """The optimizer's groups. None decays, whatever the optimizer: 0 is a corner for centers, and half the canvas for scales."""
+        return self.groups_at(self.config.lr)
+
+    def groups_at(self, factor):
         return [
-            {"params": [value], "lr": self.config.lr * getattr(self.config, f"{name}_lr"), "weight_decay": 0.0}
+            {"params": [value], "lr": factor * getattr(self.config, f"{name}_lr"), "weight_decay": 0.0}
             for name, value in self.groups.items()
         ]
 
@@ -116,12 +120,12 @@ class Gaussian2D(Representation):
         """Colours back into [0, 1] after an optimiser step."""
         self.groups["color"].data.clamp_(0, 1)
 
-    def views(self):
+    def views(self, images):
         """The ellipses over the picture, and how densely the centers lie."""
         from representations.gaussian_views import density, ellipses
 
         gaussians = self.gaussians()
-        return {"ellipses": (ellipses(self.images(), *gaussians), ""), "density": density(gaussians[0], gaussians[-1], self.size)}
+        return {"ellipses": (ellipses(images, *gaussians), ""), "density": density(gaussians[0], gaussians[-1], self.size)}
 
     def files(self):
         """The Gaussians of each particle, for splat viewers: gaussians_00.ply …."""
@@ -129,7 +133,8 @@ class Gaussian2D(Representation):
 
         particles = zip(*(value.detach().cpu() for value in self.gaussians()), strict=True)
         return {
-            f"gaussians_{index:02d}.ply": lambda path, one=one: write_ply(path, *one, self.size, self.background) for index, one in enumerate(particles)
+            f"gaussians_{index:02d}.ply": lambda path, one=one: write_ply(path, *one, self.size, self.background)
+            for index, one in enumerate(particles)
         }
 
     def fit(self, pictures, steps):
@@ -137,15 +142,14 @@ class Gaussian2D(Representation):
         import torch
         from tqdm import tqdm
 
-        optimizer = torch.optim.Adam([{**group, "lr": group["lr"] / self.config.lr} for group in self.parameters()])
-        rates = [group["lr"] for group in optimizer.param_groups]
+        optimizer = torch.optim.Adam(self.groups_at(1.0))
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in (bar := tqdm(range(steps), desc="fit", unit="step")):
-            for group, lr in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
             errors = (self.images() - pictures).square().mean((1, 2, 3))  # (B,)
             optimizer.zero_grad(set_to_none=True)
             errors.sum().backward()
             optimizer.step()
+            decay.step()
             self.project()
             if step % 20 == 0:
                 bar.set_postfix(psnr=f"{-10 * errors.detach().mean().log10():.1f} dB", refresh=False)

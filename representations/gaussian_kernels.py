@@ -14,7 +14,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
-LOW_PASS = 0.3  # pixel²
+from representations.rasterizer import LOW_PASS
+
 LEAST_ALPHA = 1 / 255
 LARGEST_ALPHA = 0.999
 LEAST_TRANSMITTANCE = 1e-4
@@ -92,12 +93,13 @@ def sort_into_tiles(boxes, height, width):
 
 
 @kernel()
-def _span(ellipse, dy, left, right):
-    """The pixels x of a row, dy below the center, that the Gaussian can touch: the first and the last + 1 within [left, right).
+def _span(ellipse, y, left, right):
+    """The pixels x of row y that the Gaussian can touch: the first and the last + 1 within [left, right).
 
     The ellipse's chord; det Σ⁻¹ = 1/λ₁λ₂ is known, so its length is the root of a plain difference.
     """
-    x, _, cos, sin, first, second, _, cutoff = ellipse
+    center_x, center_y, cos, sin, first, second, _, cutoff = ellipse
+    dy = y + 0.5 - center_y
     a = cos * cos * first + sin * sin * second
     under = 2 * cutoff * a - dy * dy * first * second
     if under < 0:
@@ -105,9 +107,26 @@ def _span(ellipse, dy, left, right):
     if a == 0:
         return left, right
     half = math.sqrt(under) / a
-    middle = x - cos * sin * (first - second) / a * dy
+    middle = center_x - cos * sin * (first - second) / a * dy
     # A pixel more at either end: each is tested again, and rounding must lose none.
     return int(max(left, min(right, middle - half - 1.5))), int(max(left, min(right, middle + half + 1.5)))
+
+
+@kernel()
+def _pixels(tile, height, width):
+    """A tile's particle, and its first and last + 1 row and column of pixels."""
+    across, down = -(-width // TILE), -(-height // TILE)
+    b, top, left = tile // (down * across), tile // across % down * TILE, tile % across * TILE
+    return b, top, min(top + TILE, height), left, min(left + TILE, width)
+
+
+@kernel()
+def _sigma(ellipse, x, y):
+    """→ u, v, σ of pixel (x, y)."""
+    center_x, center_y, cos, sin, first, second, _, _ = ellipse
+    dx, dy = x + 0.5 - center_x, y + 0.5 - center_y
+    u, v = cos * dx + sin * dy, cos * dy - sin * dx
+    return u, v, 0.5 * (u * u * first + v * v * second)
 
 
 @kernel(parallel=True)
@@ -119,9 +138,7 @@ def forward(ellipses, boxes, colors, ground, starts, order, height, width):
     transmittances = np.ones((batch, height, width))
     ends = np.zeros((batch, height, width), np.int32)
     for tile in prange(batch * down * across):
-        b, row, column = tile // (down * across), tile // across % down, tile % across
-        top, left = row * TILE, column * TILE
-        bottom, right = min(top + TILE, height), min(left + TILE, width)
+        b, top, bottom, left, right = _pixels(tile, height, width)
         done = np.zeros((TILE, TILE), np.bool_)
         open_pixels = (bottom - top) * (right - left)
         for entry in range(starts[tile], starts[tile + 1]):
@@ -129,16 +146,13 @@ def forward(ellipses, boxes, colors, ground, starts, order, height, width):
                 break
             n = order[entry]
             ellipse, box, color = ellipses[b, n], boxes[b, n], colors[b, n]
-            center_x, center_y, cos, sin, first, second, opacity, cutoff = ellipse
+            opacity, cutoff = ellipse[6], ellipse[7]
             for y in range(max(top, box[2]), min(bottom, box[3])):
-                dy = y + 0.5 - center_y
-                begin, end = _span(ellipse, dy, max(left, box[0]), min(right, box[1]))
+                begin, end = _span(ellipse, y, max(left, box[0]), min(right, box[1]))
                 for x in range(begin, end):
                     if done[y - top, x - left]:
                         continue
-                    dx = x + 0.5 - center_x
-                    u, v = cos * dx + sin * dy, cos * dy - sin * dx
-                    sigma = 0.5 * (u * u * first + v * v * second)
+                    _, _, sigma = _sigma(ellipse, x, y)
                     if sigma > cutoff:
                         continue
                     alpha = min(LARGEST_ALPHA, opacity * math.exp(-sigma))
@@ -171,9 +185,7 @@ def backward(ellipses, boxes, colors, ground, starts, order, transmittances, end
     across, down = -(-width // TILE), -(-height // TILE)
     parts = np.zeros((len(order), 9))  # one for each Gaussian and tile, so that no two threads add to the same number
     for tile in prange(batch * down * across):
-        b, row, column = tile // (down * across), tile // across % down, tile % across
-        top, left = row * TILE, column * TILE
-        bottom, right = min(top + TILE, height), min(left + TILE, width)
+        b, top, bottom, left, right = _pixels(tile, height, width)
         behind, last = np.zeros((TILE, TILE)), 0
         light = transmittances[b, top:bottom, left:right].copy()
         for y in range(top, bottom):
@@ -185,16 +197,13 @@ def backward(ellipses, boxes, colors, ground, starts, order, transmittances, end
             entry = starts[tile] + place
             n = order[entry]
             ellipse, box, color, part = ellipses[b, n], boxes[b, n], colors[b, n], parts[entry]
-            center_x, center_y, cos, sin, first, second, opacity, cutoff = ellipse
+            opacity, cutoff = ellipse[6], ellipse[7]
             for y in range(max(top, box[2]), min(bottom, box[3])):
-                dy = y + 0.5 - center_y
-                begin, end = _span(ellipse, dy, max(left, box[0]), min(right, box[1]))
+                begin, end = _span(ellipse, y, max(left, box[0]), min(right, box[1]))
                 for x in range(begin, end):
                     if place >= ends[b, y, x]:
                         continue
-                    dx = x + 0.5 - center_x
-                    u, v = cos * dx + sin * dy, cos * dy - sin * dx
-                    sigma = 0.5 * (u * u * first + v * v * second)
+                    u, v, sigma = _sigma(ellipse, x, y)
                     if sigma > cutoff:
                         continue
                     falloff = math.exp(-sigma)

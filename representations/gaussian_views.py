@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from recording import heat_map
+from representations.rasterizer import LOW_PASS
 
 
 def ellipses(images, centers, scales, angles, colors, opacities, least=384):
@@ -62,7 +63,7 @@ def write_ply(path, centers, scales, angles, colors, opacities, size, background
     count = len(angles)
     zero = torch.zeros(count)
     place = centers / size - 0.5
-    log_scales = 0.5 * ((scales**2 + 0.3) / size**2).log()
+    log_scales = 0.5 * ((scales**2 + LOW_PASS) / size**2).log()
     columns = {
         "x": place[:, 0], "y": place[:, 1], "z": 0.1 * torch.arange(count) / count, "nx": zero, "ny": zero, "nz": zero,
         **{f"f_dc_{i}": (colors[:, i] - 0.5) * 2 * math.sqrt(math.pi) for i in range(3)},

@@ -17,6 +17,8 @@ import sys
 import torch
 from torch.autograd.function import once_differentiable
 
+LOW_PASS = 0.3  # pixel²
+
 
 def rasterize(centers, scales, angles, colors, opacities, background, size):
     """Gaussians → images (B, 3, H, W), differentiable in all but the background.
@@ -67,7 +69,7 @@ def rasterize_by_gsplat(centers, scales, angles, colors, opacities, background, 
         Ks=torch.eye(3, device=centers.device).expand(batch, 1, 3, 3),
         width=size[1],
         height=size[0],
-        eps2d=0.3,
+        eps2d=LOW_PASS,
         packed=False,
         backgrounds=background.to(colors).expand(batch, 1, 3),
         camera_model="ortho",

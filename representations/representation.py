@@ -29,8 +29,8 @@ class Representation:
     def project(self):
         """Back to what is valid, after an optimiser step."""
 
-    def views(self):
-        """Further pictures of its state, taken whenever the run takes one: {name: (images (B, 3, H, W), a note for the label)}."""
+    def views(self, images):
+        """Further pictures of its state, taken whenever the run takes `images`: {name: (pictures (B, 3, H, W), a note)}."""
         return {}
 
     def files(self):

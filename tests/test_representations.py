@@ -165,7 +165,7 @@ def test_degenerate_gaussians_keep_finite_gradients(prior, group, value):
         representation.project()
     assert representation.images().isfinite().all()
     with torch.no_grad():
-        assert all(images.isfinite().all() for images, _ in representation.views().values())
+        assert all(images.isfinite().all() for images, _ in representation.views(representation.images()).values())
     colors = representation.groups["color"]
     assert colors.min() >= 0 and colors.max() <= 1
 
