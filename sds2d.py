@@ -63,9 +63,11 @@ def advice(asked):
     algorithm, kind = ALGORITHMS[asked.algo.name], asked.rep.kind
     checkpoint = locate(asked.prior.path)
     file = checkpoint_file(checkpoint, "sds2d.json")
-    parts = [file.get(name, {}) for name in (asked.algo.name, f"{asked.algo.name} {kind}")]
-    if not all(isinstance(part, dict) for part in parts):
-        raise InputError(f"{checkpoint}/sds2d.json: {asked.algo.name} should be a JSON object of settings")
+    names = (kind, asked.algo.name, f"{asked.algo.name} {kind}")
+    parts = [file.get(name, {}) for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if not isinstance(part, dict):
+            raise InputError(f"{checkpoint}/sds2d.json: {name} should be a JSON object of settings")
     values = {
         "steps": 1000,
         "particles": 4,
@@ -75,9 +77,10 @@ def advice(asked):
         "schedule.t_max": 0.98,
         "rep.init": "noise",
         "rep.optimizer": "adam",
-        **algorithm.defaults,
         **parts[0],
+        **algorithm.defaults,
         **parts[1],
+        **parts[2],
         **algorithm.requires,
     }
     # What the user implies comes first; and a learning rate is advice for the optimizer it comes with.

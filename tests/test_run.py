@@ -357,6 +357,7 @@ def test_every_setting_is_covered():
 def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "advised")
     advice = {"sds": {"steps": 12, "algo.guidance_scale": 9.0, "schedule.t_max": 0.7, "rep.init": "constant"},
+              "pixel": {"rep.optimizer": "adamw", "schedule.t_max": 0.9, "rep.init": "noise"},
               "sds pixel": {"rep.lr": 0.123, "rep.init_color": [0.1, 0.2, 0.3], "schedule.shared_t": True}}  # fmt: skip
     (folder / "sds2d.json").write_text(json.dumps(advice))
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
@@ -365,7 +366,10 @@ def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
     assert (config.steps, config.algo.guidance_scale, config.rep.lr) == (12, 9.0, 0.05)
     assert (config.schedule.t_max, config.rep.init) == (0.7, "constant")
     config = sds2d.parse([*base, "--rep.kind", "pixel", "--steps", "3"])
-    assert (config.steps, config.rep.lr) == (3, 0.123)
+    assert (config.steps, config.rep.lr, config.rep.optimizer) == (3, 0.123, "adamw")
+    assert (config.schedule.t_max, config.rep.init) == (0.7, "constant"), "the method's advice comes before the representation's"
+    edit = ["--algo.name", "dds", "--source-image", str(tmp_path / "black.png"), "--source-prompt", "a"]
+    assert sds2d.parse([*base, *edit, "--rep.kind", "pixel"]).rep.init == "source", "and so does what a method is"
     assert config.rep.init_color == (0.1, 0.2, 0.3) and config.schedule.shared_t, "also where there is a default"
     assert not sds2d.parse([*base, "--rep.kind", "pixel", "--schedule.no-shared-t"]).schedule.shared_t
     config = sds2d.parse([*base, "--rep.kind", "pixel", "--rep.optimizer", "sgd"])
