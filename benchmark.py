@@ -24,7 +24,6 @@ import sds2d
 from evaluation import Judge, background_colours, draw_prompts, report, saturation, with_background
 from prior import Prior, checkpoint_file, locate
 from recording import grid
-from representations.rasterizer import LOW_PASS
 from representations.start import load_image
 
 PROMPTS, PARTICLES, BATCH = 40, 2, 8
@@ -173,6 +172,8 @@ def speed(arguments):
 def dense_rendering(centers, scales, angles, colors, opacities, background, size, chunk=16):
     """The picture without tiles, kernels or early ends: every Gaussian at every pixel, `chunk` at a time, as memory asks for;
     backward computes each chunk again."""
+    from representations.gaussian_kernels import LOW_PASS
+
     y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
 
     def layer(light, centers, scales, angles, colors, opacities):

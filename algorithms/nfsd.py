@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from algorithms.method import Method
 from prior import per_row
 
-
 P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
 

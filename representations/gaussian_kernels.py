@@ -14,8 +14,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from representations.rasterizer import LOW_PASS
-
+# Here and not beside rasterize(): numba compiles again when this file changes, not when another does.
+LOW_PASS = 0.3  # pixel²
 LEAST_ALPHA = 1 / 255
 LARGEST_ALPHA = 0.999
 LEAST_TRANSMITTANCE = 1e-4

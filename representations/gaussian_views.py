@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from recording import heat_map
-from representations.rasterizer import LOW_PASS
+from representations.gaussian_kernels import LOW_PASS
 
 
 def ellipses(images, centers, scales, angles, colors, opacities, least=384):

@@ -13,11 +13,10 @@ opaque one as much as a tenth of the background can remain. Where α is cut off,
 
 import functools
 import sys
+from pathlib import Path
 
 import torch
 from torch.autograd.function import once_differentiable
-
-LOW_PASS = 0.3  # pixel²
 
 
 def rasterize(centers, scales, angles, colors, opacities, background, size):
@@ -55,6 +54,8 @@ def rasterize_by_gsplat(centers, scales, angles, colors, opacities, background, 
     """An orthographic camera whose pixels are the world's units; depth is the index."""
     from gsplat import rasterization
 
+    from representations.gaussian_kernels import LOW_PASS
+
     centers, scales, angles, colors, opacities = (value.float() for value in (centers, scales, angles, colors, opacities))
     batch, count = angles.shape
     depth = 1 + torch.arange(count, device=centers.device) / count
@@ -89,6 +90,16 @@ def set_threads():
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
+@functools.cache
+def tell_of_compiling():
+    """numba compiles the kernels when they are first called, unless an earlier run's are on disk."""
+    from representations.gaussian_kernels import forward
+
+    folder = forward.stats.cache_path
+    if not folder or not any(Path(folder).glob("gaussian_kernels.forward-*.nbi")):
+        print("compiling the rasterizer of the Gaussians, once: half a minute", file=sys.stderr)
+
+
 class Rasterize(torch.autograd.Function):
     """The CPU's kernels, for tensors of any device."""
 
@@ -98,6 +109,7 @@ class Rasterize(torch.autograd.Function):
 
         from representations import gaussian_kernels as kernels
 
+        tell_of_compiling()
         set_threads()
         arrays = [to_numpy(value) for value in (centers, scales, angles, colors, opacities)]
         if not all(np.isfinite(array).all() for array in arrays):

@@ -19,7 +19,6 @@ from PIL import Image
 import sds2d
 from prior import Prior, PriorConfig
 
-
 VIEWS = {"gaussian2d": ("density", "ellipses")}
 
 
