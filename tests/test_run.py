@@ -129,20 +129,29 @@ def test_ddim_is_the_pipelines(stable_diffusion, tmp_path):
     torch.testing.assert_close(images.clamp(0, 1), expected, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("name, kind", [(name, kind) for kind in sds2d.REPRESENTATIONS for name in sds2d.ALGORITHMS
-                                        if kind == "latent" or name != "ddim"])  # fmt: skip
-def test_every_method_on_stable_diffusion(stable_diffusion, tmp_path, name, kind):
-    """The parser, the loop and the folder, by each method's own defaults, on every representation and both prediction types."""
+def five_steps(checkpoint, tmp_path, name, *flags):
+    """The parser, the loop and the folder, by each method's own defaults."""
     Image.new("RGB", (80, 70), (200, 30, 30)).save(tmp_path / "red.png")
     edits = sds2d.ALGORITHMS[name].edits
     source = ["--source-image", str(tmp_path / "red.png"), "--source-prompt", "a hat"] if edits else []
-    config = sds2d.parse(["--prior.path", str(stable_diffusion), "--algo.name", name, "--rep.kind", kind, "--steps", "5",
-                          "--prompt", "a fox", "a fish", "--particles", "1", *source, "--out", str(tmp_path / "run")])  # fmt: skip
+    config = sds2d.parse(["--prior.path", str(checkpoint), "--algo.name", name, "--steps", "5", "--prompt", "a fox", "a fish",
+                          "--particles", "1", *source, *flags, "--out", str(tmp_path / "run")])  # fmt: skip
     images = sds2d.run(config)
     assert images.shape == (2, 3, 64, 64) and images.isfinite().all() and not torch.equal(images[0], images[1])
     assert (tmp_path / "run" / "video.mp4").stat().st_size > 0 and (tmp_path / "run" / "final_01.png").exists()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 5 and all(norm > 0 for norm in lines[-1]["grad_norm"])
+
+
+@pytest.mark.parametrize("name", list(sds2d.ALGORITHMS))
+def test_every_method_on_stable_diffusion(stable_diffusion, tmp_path, name):
+    five_steps(stable_diffusion, tmp_path, name)
+
+
+@pytest.mark.parametrize("name", [name for name in sds2d.ALGORITHMS if name != "ddim"])
+def test_every_method_on_gaussians(tiny, tmp_path, name):
+    fit = ["--rep.fit-steps", "20"] if sds2d.ALGORITHMS[name].edits else []
+    five_steps(tiny, tmp_path, name, "--rep.kind", "gaussian2d", *fit)
 
 
 def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys):
