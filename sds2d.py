@@ -64,10 +64,10 @@ def advice(asked):
     checkpoint = locate(asked.prior.path)
     file = checkpoint_file(checkpoint, "sds2d.json")
     names = (kind, asked.algo.name, f"{asked.algo.name} {kind}")
-    parts = [file.get(name, {}) for name in names]
-    for name, part in zip(names, parts, strict=True):
-        if not isinstance(part, dict):
+    for name in names:
+        if not isinstance(file.get(name, {}), dict):
             raise InputError(f"{checkpoint}/sds2d.json: {name} should be a JSON object of settings")
+    by_kind, by_method, by_both = (file.get(name, {}) for name in names)
     values = {
         "steps": 1000,
         "particles": 4,
@@ -77,10 +77,10 @@ def advice(asked):
         "schedule.t_max": 0.98,
         "rep.init": "noise",
         "rep.optimizer": "adam",
-        **parts[0],
+        **by_kind,
         **algorithm.defaults,
-        **parts[1],
-        **parts[2],
+        **by_method,
+        **by_both,
         **algorithm.requires,
     }
     # What the user implies comes first; and a learning rate is advice for the optimizer it comes with.
@@ -88,6 +88,13 @@ def advice(asked):
         values["rep.init"] = "image"
     elif asked.rep.init_color:
         values["rep.init"] = "constant"
+    elif asked.rep.init_std is not None:
+        values["rep.init"] = "noise"
+    # Advice on one start is none on another.
+    start = asked.rep.init or values["rep.init"]
+    for setting, belongs in (("rep.init_std", "noise"), ("rep.init_color", "constant")):
+        if start != belongs and setting not in algorithm.requires:
+            values.pop(setting, None)
     if asked.rep.optimizer not in (None, values["rep.optimizer"]):
         values.pop("rep.lr", None)
     flags = []

@@ -17,6 +17,18 @@ def prior():
     return Prior(PriorConfig())
 
 
+@pytest.mark.parametrize("name, kind", [*((name, "latent") for name in sds2d.ALGORITHMS if name != "ddim"), ("sds", "pixel")])
+def test_its_advice_leaves_every_start_open(name, kind):
+    picture = str(EMBEDDED / "edits" / "15_source.png")
+    edit = ["--source-image", picture, "--source-prompt", "a red apple"] if sds2d.ALGORITHMS[name].edits else []
+    for init, *flags in (("constant", "--rep.init-color", "0", "0", "1"), ("image", "--rep.init-images", picture),
+                         ("noise", "--rep.init-std", "0.5")):  # fmt: skip
+        for given in ([f"--rep.init={init}"], []):
+            config = sds2d.parse(["--algo.name", name, "--rep.kind", kind, *edit, *given, *flags])
+            assert config.rep.init == init
+    assert sds2d.parse(["--algo.name", name, "--rep.kind", kind, *edit, "--rep.init", "constant"]).rep.init_std is None
+
+
 def test_weights_are_small_and_safe():
     files = [file for file in EMBEDDED.rglob("*") if file.is_file()]
     weights = [file for file in files if file.suffix == ".safetensors"]
