@@ -23,7 +23,7 @@ from PIL import Image
 import sds2d
 from evaluation import Judge, background_colours, draw_prompts, report, saturation, with_background
 from prior import Prior, checkpoint_file, locate
-from recording import grid
+from recording.pictures import grid
 from representations.start import load_image
 
 PROMPTS, PARTICLES, BATCH = 40, 2, 8

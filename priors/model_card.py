@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from evaluation import Judge, background_colours, draw_prompts, report, saturation, with_background  # noqa: E402
 from prior import checkpoint_file  # noqa: E402
-from recording import grid  # noqa: E402
+from recording.pictures import grid  # noqa: E402
 
 CARD = HERE / "emoji64_card.md"
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from recording import heat_map
+from recording.pictures import heat_map
 from representations.gaussian_kernels import LOW_PASS
 
 

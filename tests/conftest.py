@@ -1,5 +1,6 @@
 """Priors for the tests: a Gaussian one in closed form, and small random checkpoints with Stable Diffusion's architectures."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ sys.path.insert(0, str(ROOT))
 
 from prior import Prior  # noqa: E402
 
-torch.set_num_threads(2)
+if "PYTEST_XDIST_WORKER" in os.environ:  # pytest-xdist runs as many tests at once as there are cores: one core each.
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 def betas(T=1000):

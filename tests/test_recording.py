@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from recording import grid, shorten, to_pillow, video_frame, write
+from recording import write
+from recording.pictures import grid, shorten, to_pillow, video_frame
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -5,6 +5,7 @@ import os
 from dataclasses import asdict, dataclass
 
 from prior import InputError
+from recording.pictures import grid, to_pillow, video_frame
 
 
 @dataclass
@@ -25,71 +26,6 @@ def write(path, writer):
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def to_pillow(image):
-    """(3, H, W) float → Pillow image; what lies outside [0, 1] is shown as 0 or 1."""
-    from PIL import Image
-
-    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
-
-
-# From black over violet, red and orange to pale yellow, each step as much lighter as the last; red, green, blue.
-HEAT = ((0, 0, 4), (60, 9, 101), (130, 38, 129), (200, 62, 115), (245, 110, 92), (254, 171, 119), (252, 253, 191))
-
-
-def heat_map(values, largest):
-    """Values (B, H, W) in [0, largest] as colours (B, 3, H, W) in [0, 1]."""
-    import torch
-
-    anchors = torch.tensor(HEAT, device=values.device) / 255
-    place = (values / max(largest, 1e-12)).clamp(0, 1) * (len(anchors) - 1)
-    below = place.floor().long().clamp(max=len(anchors) - 2)
-    fraction = (place - below)[..., None]
-    return (anchors[below] * (1 - fraction) + anchors[below + 1] * fraction).movedim(-1, 1)
-
-
-def shorten(text, font, width):
-    """The text in one line of at most `width` pixels, its end cut off where it is longer."""
-    line = " ".join(text.split())
-    kept = min(len(line), width)  # No letter is narrower than a pixel.
-    while kept and font.getlength(line[:kept]) > width:
-        kept = kept * 9 // 10
-    return line if kept == len(line) else line[: max(0, kept - 1)] + "…"
-
-
-def video_frame(sheet, largest=4096):
-    """The sheet as an array, shrunk where video codecs give up; both sides stay even."""
-    import numpy as np
-
-    scale = min(1, largest / max(sheet.size))
-    size = tuple(max(2, int(side * scale) // 2 * 2) for side in sheet.size)
-    return np.asarray(sheet if size == sheet.size else sheet.resize(size))
-
-
-def grid(images, labels, columns, tile):
-    """One picture of them all: rows of `columns` images (B, 3, H, W), over each row its label.
-
-    Both sides are even numbers of pixels, as video wants them.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
-    gap, line = 8, 26
-    height, width = images.shape[-2:]
-    factor = max(1, -(-tile // width))
-    height, width = height * factor, width * factor
-    rows = len(images) // columns
-    sheet_size = (columns * (width + gap) + gap, rows * (height + gap + line))
-    sheet = Image.new("RGB", tuple(side + side % 2 for side in sheet_size), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=15)
-    for row in range(rows):
-        top = row * (height + gap + line)
-        draw.text((gap, top + 5), shorten(labels[row], font, sheet_size[0] - 2 * gap), fill="black", font=font)
-        for column in range(columns):
-            picture = to_pillow(images[row * columns + column]).resize((width, height), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (gap + column * (width + gap), top + line))
-    return sheet
 
 
 class Recorder:
