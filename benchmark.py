@@ -27,6 +27,7 @@ from recording.pictures import grid
 from representations.start import load_image
 
 PROMPTS, PARTICLES, BATCH = 40, 2, 8
+UNWATCHED = ["--log.every", "1000000", "--log.timesteps", "--eval.clip", "none"]
 
 
 def quality(arguments):
@@ -42,7 +43,7 @@ def quality(arguments):
         texts = [with_background(*pair) for pair in prompts[first : first + BATCH // PARTICLES]]
         out = f"{probe.out}/{first:03d}"
         config = sds2d.parse([*arguments, "--prompt", *texts, "--particles", str(PARTICLES), "--out", out,
-                              "--seed", str(first * PARTICLES), "--log.every", "1000000"])  # fmt: skip
+                              "--seed", str(first * PARTICLES), *UNWATCHED])  # fmt: skip
         images.append(sds2d.run(config, prior).cpu())
     wanted = [pair for pair in prompts for _ in range(PARTICLES)]
     images = torch.cat(images)
@@ -78,7 +79,7 @@ def edits(arguments):
         source = ["--source-image", *files, "--source-prompt", *(pair.source_prompt for pair in part)]
         start = source if sds2d.ALGORITHMS[name].edits else ["--rep.init", "image", "--rep.init-images", *files]
         config = sds2d.parse([*flags, "--algo.name", name, *start, "--prompt", *(pair.prompt for pair in part), "--particles", "1",
-                              "--out", f"{root}/{first:03d}", "--seed", str(first), "--log.every", "1000000"])  # fmt: skip
+                              "--out", f"{root}/{first:03d}", "--seed", str(first), *UNWATCHED])  # fmt: skip
         images.append(sds2d.run(config, prior).cpu().clamp(0, 1))
     images = torch.cat(images)
     drawn = {kind: torch.stack([load_image(folder / "edits" / getattr(pair, kind), prior.image_size) for pair in pairs])

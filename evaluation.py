@@ -6,9 +6,16 @@ A checkpoint that knows its own captions (captions.json) can be asked for a name
 """
 
 import random
+from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
+from prior import InputError, first_line, locate
+
+
+@dataclass
+class EvalConfig:
+    clip: str | None = None
+    """Folder or hub id of the CLIP that scores the pictures along the way; none: no scores. None: the one that lies in the
+    checkpoint's clip/, if there is one."""
 
 
 def with_background(phrase, background):
@@ -34,6 +41,8 @@ def draw_prompts(captions, count, seed):
 
 def background_colours(images, captions):
     """Images (B, 3, H, W) → B names: the named colour nearest to the median of the picture's rim."""
+    import torch
+
     rim = torch.ones(images.shape[-2:], dtype=torch.bool)
     rim[2:-2, 2:-2] = False
     seen = images.clamp(0, 1)[:, :, rim].median(dim=-1).values  # (B, 3)
@@ -53,6 +62,7 @@ class Judge:
     """A CLIP (Radford et al. 2021, arXiv 2103.00020), from a folder or the hub."""
 
     def __init__(self, path):
+        import torch
         from transformers import CLIPModel, CLIPTokenizer
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # needs no torchvision
 
@@ -60,18 +70,22 @@ class Judge:
         self.tokenizer = CLIPTokenizer.from_pretrained(path)
         self.image_processor = CLIPImageProcessorPil.from_pretrained(path)
 
-    @torch.no_grad()
     def text_features(self, prompts):
         """(N, D), of length 1."""
-        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-        return F.normalize(self.clip.get_text_features(**tokens).pooler_output, dim=-1)
+        import torch
 
-    @torch.no_grad()
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            return torch.nn.functional.normalize(self.clip.get_text_features(**tokens).pooler_output, dim=-1)
+
     def image_features(self, images):
         """Images (B, 3, H, W) in [0, 1] → (B, D), of length 1."""
+        import torch
+
         pixels = (images.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
         inputs = self.image_processor(list(pixels), return_tensors="pt")
-        return F.normalize(self.clip.get_image_features(**inputs).pooler_output, dim=-1)
+        with torch.no_grad():
+            return torch.nn.functional.normalize(self.clip.get_image_features(**inputs).pooler_output, dim=-1)
 
     def diversity(self, images, particles):
         """Mean CLIP distance (1 - cosine) of two pictures of one prompt; `particles` of each prompt follow one another."""
@@ -91,6 +105,46 @@ class Judge:
             scores = features[background] @ image
             ranks.append(int((scores > scores[names.index(phrase)]).sum()))
         return ranks
+
+
+class Evaluator:
+    """Scores of a run's pictures by a CLIP, one a particle, from -100 to 100 both:
+
+    clip_score    100 cos(image, prompt). Hessel et al. 2021, arXiv 2104.08718, without their clipping at 0 and factor of 2.5
+    directional   of an edit, 100 cos(image - source image, prompt - source prompt). Gal et al. 2021, arXiv 2108.00946
+    """
+
+    def __init__(self, judge, particles):
+        self.judge = judge
+        self.text = judge.text_features(particles.prompts)
+        self.source = None
+        if particles.source_images is not None:
+            self.source = judge.image_features(particles.source_images)
+            self.direction = self.text - judge.text_features(particles.source_prompts)
+
+    def scores(self, images):
+        """Images (B, 3, H, W) → {name: one number a particle}."""
+        import torch
+
+        features = self.judge.image_features(images)
+        found = {"clip_score": torch.cosine_similarity(features, self.text)}
+        if self.source is not None:
+            found["directional"] = torch.cosine_similarity(features - self.source, self.direction)
+        return {name: [round(100 * value, 3) for value in values.tolist()] for name, values in found.items()}
+
+
+def evaluator(config, prior_path, particles):
+    """The Evaluator that the settings ask for, or None. Raises InputError for a CLIP that can not be loaded."""
+    path = config.clip
+    if path is None:
+        checkpoint = locate(prior_path)
+        path = checkpoint / "clip" if not isinstance(checkpoint, str) and (checkpoint / "clip").is_dir() else "none"
+    if path == "none":
+        return None
+    try:
+        return Evaluator(Judge(path), particles)
+    except Exception as error:  # whatever a library raises, the user needs the name and the cause
+        raise InputError(f"--eval.clip {path} could not be loaded as a CLIP ({first_line(error)})") from error
 
 
 def report(ranks, colours, prompts):

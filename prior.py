@@ -91,7 +91,11 @@ class Prior:
     latent_shape    (C, h, w) of one latent;  image_size  side of its square picture in pixels
 
     Timesteps t are long (B,) on the CPU everywhere: what a step does may depend on them, and no GPU is waited for.
+
+    notes: None, or a dictionary in which note() leaves the latest predictions for who records them.
     """
+
+    notes = None
 
     def __init__(self, config: PriorConfig):
         import torch
@@ -269,7 +273,17 @@ class Prior:
         """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)), classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), in one call
         of 2B."""
         without, with_text = self.predict_noises(z_t, t, negative, text)
-        return without + scale * (with_text - without)
+        return self.note("x0", z_t, without + scale * (with_text - without), t)
+
+    def note(self, name, z_t, noise, t):
+        """Leaves a noise prediction where recording finds it, if anybody records → the prediction.
+
+        x0 is the one that a step follows, as guided_noise notes it by itself; other names make pictures of their own. Rows
+        beyond the particles' are not shown: an edit's source, which comes behind its target.
+        """
+        if self.notes is not None:
+            self.notes[name] = z_t, noise, t
+        return noise
 
 
 def to_device(tensor, device):

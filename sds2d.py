@@ -16,13 +16,14 @@ import re
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 # The settings are parsed before torch and its libraries load: --help and wrong flags answer at once. For this every file
 # below imports torch inside the functions that need it.
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
+from evaluation import EvalConfig, evaluator
 from prior import InputError, Prior, PriorConfig, checkpoint_file, locate, per_row
 from recording import LogConfig, Recorder
 from representations import REPRESENTATIONS, RepresentationConfig, make_optimizer
@@ -53,6 +54,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
@@ -97,16 +99,7 @@ def advice(asked):
             values.pop(setting, None)
     if asked.rep.optimizer not in (None, values["rep.optimizer"]):
         values.pop("rep.lr", None)
-    flags = []
-    for name, value in values.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else "--" + ".".join([*flag.split(".")[:-1], "no-" + flag.split(".")[-1]]))
-        elif isinstance(value, list):
-            flags += [f"--{flag}", *map(str, value)]
-        else:
-            flags.append(f"--{flag}={value}")
-    return flags
+    return as_flags(values)
 
 
 def resolve(config):
@@ -118,7 +111,7 @@ def resolve(config):
     if config.rep.init == "constant" and config.rep.init_color is None:
         config.rep.init_color = (0.5, 0.5, 0.5)
     if config.log.every is None:
-        config.log.every = max(1, config.steps // 40)
+        config.log.every = math.ceil(config.steps / 15)
 
     # config.yaml must mean the same from any directory.
     config.rep.init_images = tuple(str(Path(path).absolute()) for path in config.rep.init_images)
@@ -142,8 +135,10 @@ def check(config):
     rows = len(config.prompt) * config.particles
     require(config.prompt, "--prompt needs at least one prompt; an empty one is ''")
     for name, value in {"particles": config.particles, "steps": config.steps, "log.every": config.log.every,
-                        "log.fps": config.log.fps, "log.tile": config.log.tile}.items():  # fmt: skip
-        require(value >= 1, f"--{name} {value}: at least 1 is needed")
+                        "log.fps": config.log.fps, "log.tile": config.log.tile, "log.timesteps_every": config.log.timesteps_every}.items():  # fmt: skip
+        require(value is None or value >= 1, f"--{name.replace('_', '-')} {value}: at least 1 is needed")
+    for t in config.log.timesteps:
+        require(0 <= t < math.inf, f"--log.timesteps {t}: timesteps from 0, or fractions of T up to 1, are needed")
     # The generators' own limit: larger seeds repeat.
     require(0 <= config.seed <= 2**32 - rows, f"--seed {config.seed}: a number from 0 up to 2^32 is needed")
     require(0 < config.rep.lr < math.inf, f"--rep.lr {config.rep.lr}: a learning rate above 0 is needed")
@@ -247,31 +242,26 @@ def run(config, prior=None):
 
     prior: one that is loaded already, to save loading it again; None loads config.prior.
     """
-    import torch
     from tqdm import tqdm
 
+    repeat = command(config)
     prior = prior or Prior(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
     algorithm, representation, schedule, optimizer = build(config, prior)
     for prompt in algorithm.particles.texts:
         for line in prior.warnings(prompt):
             print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
-    recorder = Recorder(Path(config.out), config, config.prompt, config.particles)
+    scores = evaluator(config.eval, config.prior.path, algorithm.particles)
+    recorder = Recorder(Path(config.out), config, algorithm, representation, scores)
     try:
         bar = tqdm(range(config.steps), desc=config.algo.name, unit="step")
         for step in bar:
-            if recorder.due(step):
-                recorder.flush()
-                with torch.no_grad():
-                    images = representation.images()
-                    recorder.picture(step, images, representation.views(images))
+            recorder.before(step)
             start = time.perf_counter()
             t, weight, gradient = distill(algorithm, representation, schedule, optimizer, step)
-            recorder.metrics(step, t, weight, gradient, time.perf_counter() - start)
+            recorder.after(step, t, weight, gradient, time.perf_counter() - start)
             bar.set_postfix(t=t[0].item(), refresh=False)
-        with torch.no_grad():
-            images = representation.images().clone()
-            recorder.finish(config.steps, images, representation.views(images), representation.files())
+        images = recorder.finish(repeat)
     except BaseException as error:
         try:
             if isinstance(error, FloatingPointError):
@@ -311,6 +301,42 @@ def parse(arguments=None):
         raise InputError(f"{locate(asked.prior.path)}/sds2d.json, or the defaults of {asked.algo.name}: {error}") from error
     check(resolve(config))
     return config
+
+
+def settings(config, prefix=""):
+    """Every setting of a dataclass, nested ones too: {"algo.guidance_scale": 7.5, …}."""
+    found = {}
+    for entry in fields(config):
+        value, name = getattr(config, entry.name), prefix + entry.name
+        found |= settings(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return found
+
+
+def as_flags(values):
+    """Settings as flags of the command line; one that is None is left out."""
+    flags = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else "--" + ".".join([*flag.split(".")[:-1], "no-" + flag.split(".")[-1]]))
+        elif isinstance(value, list | tuple):
+            flags += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{flag}={value}")
+    return flags
+
+
+def command(config):
+    """The flags that lead to this Config again, but for its folder: what checkpoint and method bring by themselves is left out."""
+    wanted, last = settings(config), None
+    names = [name for name in wanted if name != "out"]
+    given = {name: wanted[name] for name in ("algo.name", "rep.kind", "prior.path") if wanted[name] != settings(Config())[name]}
+    while given != last:  # A setting may bring others with it, or do away with them.
+        last = dict(given)
+        asked = read(as_flags(given))
+        found = settings(resolve(read([*advice(asked), *as_flags(given)])))
+        given |= {name: wanted[name] for name in names if found[name] != wanted[name]}
+    return as_flags(given)
 
 
 def main():

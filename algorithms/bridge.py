@@ -40,4 +40,5 @@ class Bridge(Method):
             return SDS.gradient(self, z, t, progress)
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
         target, source = self.prior.predict_noises(z_t, t, self.target, self.source)
+        self.prior.note("x0", z_t, target, t)
         return self.s * (target - source)

@@ -37,6 +37,8 @@ class CSD(Method):
         z_t = self.prior.add_noise(z, particles.noise_like(z), t)
         if not particles.negative_prompt:
             with_text, empty = self.prior.predict_noises(z_t, t, particles.text, particles.empty)
+            self.prior.note("x0", z_t, with_text, t)
             return w1 * (with_text - empty)
         with_text, empty, negative = self.prior.predict_noises(z_t, t, particles.text, particles.empty, particles.negative)
+        self.prior.note("x0", z_t, with_text, t)
         return w1 * with_text + (w2 - w1) * empty - w2 * negative

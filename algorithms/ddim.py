@@ -12,6 +12,7 @@ class DDIM(Method):
     defaults = {"algo.guidance_scale": 7.5, "steps": 50}
     requires = {"rep.kind": "latent", "rep.init": "noise", "rep.init_std": 1.0, "rep.optimizer": "sgd", "rep.lr": 1.0,
                 "schedule.timestep": "ddim", "schedule.weight": "constant"}  # fmt: skip
+    any_t = False  # Its latents are as noisy as the step's own t says.
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
@@ -20,3 +21,6 @@ class DDIM(Method):
     def gradient(self, z, t, progress):
         noise = self.prior.guided_noise(z, t, self.particles.text, self.particles.negative, self.s)
         return z - self.scheduler.step(noise, int(t[0]), z).prev_sample
+
+    def points_at(self, z, t, gradient):
+        return z - gradient

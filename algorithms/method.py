@@ -8,6 +8,7 @@ class Method:
                One without "algo.guidance_scale" has no guidance, and refuses the flag.
     requires   settings that it can't do without, likewise
     edits      whether it starts from a source image and prompt: particles.source, particles.source_text
+    any_t      whether `gradient` means something at other timesteps than the step's own, where recording asks for it
     Settings   a dataclass whose fields become the flags --algo.<name>.<field>
 
     self.s is the guidance scale, self.settings the method's own Settings.
@@ -16,6 +17,7 @@ class Method:
     defaults = {}
     requires = {}
     edits = False
+    any_t = True
     Settings = None
 
     def __init__(self, prior, particles, config, steps):
@@ -45,6 +47,14 @@ class Method:
         progress: the fraction of the run that is done, from 0 up to 1 - 1/N, for methods that change on their way.
         """
         raise NotImplementedError
+
+    def points_at(self, z, t, gradient):
+        """The pseudo ground truth: the clean latents (B, C, h, w) that the gradient, a difference of noises, points at.
+
+        ẑ_0 falls by √((1-ᾱ_t)/ᾱ_t) as the noise in z_t grows by one, and so it is z less that part of the gradient.
+        """
+        alpha, sigma = self.prior.coefficients(t, z)
+        return z - sigma / alpha * gradient
 
     def update(self, z):
         """What the method itself learns at a step, from the step's latents z (B, C, h, w)."""

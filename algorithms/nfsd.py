@@ -41,6 +41,7 @@ class NFSD(Method):
     def gradient(self, z, t, progress):
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
         with_text, empty, negative = self.prior.predict_noises(z_t, t, self.particles.text, self.particles.empty, self.p_neg)
+        self.prior.note("x0", z_t, with_text, t)
         noisy = per_row(t >= self.settings.denoised_below * len(self.prior.alphas_cumprod), z)
         delta_C = with_text - empty
         delta_D = empty - noisy * negative

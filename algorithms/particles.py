@@ -1,5 +1,7 @@
 """What an algorithm knows of the batch besides its latents: each row's prompt, its source, and its own randomness."""
 
+import contextlib
+
 from prior import to_device
 
 
@@ -9,7 +11,7 @@ class Particles:
     prompts, text                 y of each row, and its embeddings (B, L, D)
     negative_prompt, negative     y⁻, one for all, and its embeddings;  empty: those of ∅
     source_images, source         the pictures to be edited (B, 3, H, W) and their latents (B, C, h, w), or None
-    source_text                   embeddings of the prompts that describe them, or None
+    source_prompts, source_text   the prompts that describe them, and their embeddings, or None
 
     Row i draws from a generator of its own, seeded with seed + i. So its path does not depend on what else is in the batch,
     and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The generators live on the CPU: every
@@ -25,6 +27,7 @@ class Particles:
         self.text = self.embed(prompts)
         self.negative = self.embed([negative_prompt] * len(prompts))
         self.empty = self.embed([""] * len(prompts))
+        self.source_prompts = source_prompts or None
         self.source_text = self.embed(source_prompts) if source_prompts else None
         self.source_images, self.source = source_images, None
         if source_images is not None:
@@ -41,6 +44,19 @@ class Particles:
         """Embeddings of one prompt a row, (B, L, D); self.texts keeps the prompts, whatever method asked for them."""
         self.texts.update(dict.fromkeys(prompts))
         return self.prior.embed(prompts)
+
+    @contextlib.contextmanager
+    def rehearsal(self):
+        """Inside, every row draws its numbers from the first again; outside, they go on as if nothing had been drawn."""
+        import torch
+
+        kept = self.generators, self.shared_generator
+        fresh = [torch.Generator().manual_seed(generator.initial_seed()) for generator in (*self.generators, self.shared_generator)]
+        *self.generators, self.shared_generator = fresh
+        try:
+            yield
+        finally:
+            self.generators, self.shared_generator = kept
 
     def draw(self, sampler, *shape):
         """sampler, torch.randn or torch.rand, for every row from its own generator: (B, *shape) on the device."""

@@ -70,3 +70,7 @@ class PDS(Method):
         psi, chi = posterior_coefficients(self.prior.alphas_cumprod, t, self.stride, self.settings.posterior)
         delta = delta_noise(self.prior, self.particles, self.s, z, t)
         return per_row(psi, z) * (z - self.particles.source) + per_row(chi, z) * delta
+
+    def points_at(self, z, t, gradient):
+        _, chi = posterior_coefficients(self.prior.alphas_cumprod, t, self.stride, self.settings.posterior)
+        return super().points_at(z, t, gradient / per_row(chi, z))  # in units of noise

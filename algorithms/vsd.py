@@ -58,7 +58,7 @@ class VSD(Method):
         noise = self.prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s)
         with self.phi():
             noise_phi = self.prior.predict_noise(z_t, t, self.particles.text)
-        return noise - noise_phi
+        return noise - self.prior.note("lora", z_t, noise_phi, t)
 
     def update(self, z):
         for _ in range(self.settings.lora_updates):

@@ -5,13 +5,19 @@ import os
 from dataclasses import asdict, dataclass
 
 from prior import InputError
-from recording.pictures import grid, to_pillow, video_frame
+from recording.pictures import grid, heat_grid, to_pillow, video_frame
 
 
 @dataclass
 class LogConfig:
     every: int | None = None
-    """Steps between pictures of the run (images/ and frames of the video). None: a fortieth of the run."""
+    """Steps between two looks at the run: its picture, its gradient, the clean image that the prior predicts, its scores, and
+    a frame of the video. They set the price of recording. None: a fifteenth of the run."""
+    timesteps: tuple[float, ...] = (100, 500, 900)
+    """Where else the gradient and the predictions are looked at, whatever t a step has: timesteps, or as fractions of T up
+    to 1. Each costs what a step costs."""
+    timesteps_every: int | None = None
+    """Steps between two such looks, beside the one at the end. None: at the end alone."""
     fps: int = 10
     """Frames a second of the video."""
     tile: int = 192
@@ -29,18 +35,21 @@ def write(path, writer):
 
 
 class Recorder:
-    """Writes one run's folder: config.yaml, metrics.jsonl, images/, video.mp4, final.png, final_00.png ….
+    """Writes one run's folder; README says what is in it.
 
-    labels: one a row of the grid, `columns` particles each.
+    evaluator: what scores the pictures (evaluation.Evaluator), or None.
     """
 
-    def __init__(self, folder, config, labels, columns):
+    def __init__(self, folder, config, algorithm, representation, evaluator=None):
         import imageio
         import yaml
 
-        self.folder, self.log, self.labels, self.columns = folder, config.log, labels, columns
+        self.folder, self.log, self.evaluator = folder, config.log, evaluator
+        self.algorithm, self.representation, self.prior = algorithm, representation, algorithm.prior
+        self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
+        self.timesteps = self.timesteps_of(config.log)
         try:
-            (folder / "images").mkdir(parents=True)
+            folder.mkdir(parents=True)
         except OSError as error:
             raise InputError(f"--out {folder} can not be made: {error.strerror}") from error
         # A round trip through JSON turns tuples into the lists that YAML has.
@@ -48,13 +57,26 @@ class Recorder:
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         write(folder / "config.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
         self._metrics = open(folder / "metrics.jsonl", "w", encoding="utf-8")
+        self._scores = open(folder / "scores.jsonl", "w", encoding="utf-8") if evaluator else None
         self._pending = []
         # Frames go to the encoder as they come; nothing of the video is kept in memory.
         self._video_part = folder / ".video.part.mp4"
         self._video = imageio.get_writer(self._video_part, fps=config.log.fps, codec="libx264", macro_block_size=2, quality=8)
 
+    def timesteps_of(self, log):
+        """log.timesteps as this prior and this method can take them, falling to what the method needs at least."""
+        T, least = len(self.prior.alphas_cumprod), self.algorithm.least_timestep()
+        if not self.algorithm.any_t:
+            return []
+        named = [round(t * T) if t <= 1 else round(t) for t in log.timesteps]
+        if any(t > T for t in named):
+            raise InputError(f"--log.timesteps {max(named)}: the prior's timesteps end at {T - 1}")
+        return list(dict.fromkeys(max(least, min(t, T - 1)) for t in named))
+
     def due(self, step):
         return step % self.log.every == 0
+
+    # ----------------------------------------------------------------------------------------------- a step's numbers
 
     def metrics(self, step, t, weight, gradient, seconds):
         """Notes one step; tensors stay on their device until flush(), so that no step waits for the GPU."""
@@ -75,33 +97,153 @@ class Recorder:
             self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
 
-    def picture(self, step, images, views):
-        """The grid as it stands before step `step`, in images/ and as a frame; the representation's views in folders of their own."""
-        sheet = grid(images, self.labels, self.columns, self.log.tile)
-        write(self.folder / "images" / f"step_{step:06d}.png", sheet.save)
-        self._video.append_data(video_frame(sheet))
-        for name, (pictures, note) in views.items():
-            (self.folder / name).mkdir(exist_ok=True)
-            labels = [f"{note} · {label}" if note else label for label in self.labels]
-            write(self.folder / name / f"step_{step:06d}.png", grid(pictures, labels, self.columns, self.log.tile).save)
+    # ---------------------------------------------------------------------------------------------------- its pictures
 
-    def finish(self, step, images, views, files):
-        """The last picture, the final images, the representation's own files, the end of the video."""
+    def save(self, name, sheet):
+        """A sheet as DIR/name, in the least of PNG's efforts: its time is the run's."""
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        write(path, lambda beside: sheet.save(beside, compress_level=1))
+
+    def sheet(self, images):
+        """Rows of prompts, columns of particles; in an edit each row's source before it, or each particle's before each."""
+        import torch
+
+        sources, columns, labels = self.algorithm.particles.source_images, self.columns, self.labels
+        if sources is None:
+            return grid(images, labels, columns, self.log.tile)
+        rows, their_sources = images.cpu().unflatten(0, (-1, columns)), sources.cpu().unflatten(0, (-1, columns))
+        if (their_sources == their_sources[:, :1]).all():
+            rows = torch.cat([their_sources[:, :1], rows], 1)
+        else:
+            rows = torch.stack([their_sources, rows], 2).flatten(1, 2)
+        before = self.algorithm.particles.source_prompts[::columns]
+        labels = [f"{source} → {target}" for source, target in zip(before, labels, strict=True)]
+        return grid(rows.flatten(0, 1), labels, rows.shape[1], self.log.tile)
+
+    def picture(self, step):
+        """The pictures as they stand before step `step`, what the representation shows of itself, their scores → the images."""
         self.flush()
-        self.picture(step, images, views)
-        for name, writer in files.items():
+        images = self.representation.images().detach().clone()
+        sheet = self.sheet(images)
+        self.save(f"images/step_{step:06d}.png", sheet)
+        self._video.append_data(video_frame(sheet))
+        for name, (pictures, note) in self.representation.views(images).items():
+            labels = [f"{note} · {label}" if note else label for label in self.labels]
+            self.save(f"{name}/step_{step:06d}.png", grid(pictures, labels, self.columns, self.log.tile))
+        if self.evaluator:
+            line = {"step": step, **self.evaluator.scores(images)}
+            self._scores.write(json.dumps(line) + "\n")
+            self._scores.flush()
+        return images
+
+    def maps(self, step, t, gradient):
+        """The step's gradient and the clean images that the prior predicted in it, from what prior.notes heard."""
+        rows = t.unflatten(0, (-1, self.columns)).tolist()
+        labels = [f"{label} · t = {' '.join(map(str, dict.fromkeys(row)))}" for label, row in zip(self.labels, rows, strict=True)]
+        heat = heat_grid(gradient.norm(dim=1).cpu(), labels, self.columns, self.log.tile)
+        self.save(f"gradients/step_{step:06d}.png", heat)
+        for name, clean in self.predictions(len(t)).items():
+            self.save(f"{name}/step_{step:06d}.png", grid(self.prior.decode(clean), labels, self.columns, self.log.tile))
+
+    def predictions(self, rows):
+        """{name: clean latents (B, C, h, w)} of the noise predictions that prior.notes holds."""
+        return {
+            name: self.prior.predict_clean(z_t[:rows], noise[:rows], t[:rows])
+            for name, (z_t, noise, t) in (self.prior.notes or {}).items()
+        }
+
+    def look(self, step):
+        """The gradient, the predictions and the pseudo ground truth at the timesteps that --log.timesteps names: grids, rows
+        timesteps, columns particles.
+
+        Neither the method nor anybody's random numbers remember it, and each look draws the same noise as the last.
+        """
+        import copy
+
+        import torch
+
+        if not self.timesteps:
+            return
+        z = self.representation.latents().detach()
+        method, gradients, sheets = copy.copy(self.algorithm), [], {}
+        with self.algorithm.particles.rehearsal():
+            for timestep in self.timesteps:
+                t = torch.full((len(z),), timestep)
+                self.prior.notes = {}
+                gradients.append(method.gradient(z, t, min(step, self.steps - 1) / self.steps))
+                seen = self.predictions(len(z)) | {"pseudo_gt": method.points_at(z, t, gradients[-1])}
+                for name, clean in seen.items():
+                    sheets.setdefault(name, []).append(clean)
+        self.prior.notes = None
+        labels = [f"t = {t}" for t in self.timesteps]
+        heat = heat_grid(torch.cat(gradients).norm(dim=1).cpu(), labels, len(z), self.log.tile)
+        self.save(f"timesteps/gradient_{step:06d}.png", heat)
+        decoded = {}
+        for name, rows in sheets.items():
+            clean = torch.cat(rows)
+            # SDS points at what the prior predicts: the same latents up to rounding need no second decoding.
+            like = [other for other, (latents, _) in decoded.items() if torch.allclose(latents, clean, atol=1e-3)]
+            with torch.no_grad():
+                images = decoded[like[0]][1] if like else self.prior.decode(clean)
+            decoded[name] = clean, images
+            self.save(f"timesteps/{name}_{step:06d}.png", grid(images, labels, len(z), self.log.tile))
+
+    # ------------------------------------------------------------------------------------------------- the loop's calls
+
+    def before(self, step):
+        """Called before each step: the pictures that are due."""
+        import torch
+
+        self.prior.notes = None
+        if self.due(step):
+            with torch.no_grad():
+                self.picture(step)
+            if self.log.timesteps_every and step and step % self.log.timesteps_every == 0:
+                self.look(step)
+            self.prior.notes = {}
+
+    def after(self, step, t, weight, gradient, seconds):
+        """Called after each step with what it saw: the numbers, and maps where they are due."""
+        import torch
+
+        self.metrics(step, t, weight, gradient, seconds)
+        if self.prior.notes is not None:
+            self.flush()  # A gradient that is not finite has no map.
+            with torch.no_grad():
+                self.maps(step, t, gradient)
+            self.prior.notes = None
+
+    def finish(self, command):
+        """The last pictures, the representation's own files, the end of the video, the page → the final images."""
+        import torch
+
+        from recording.page import page
+
+        with torch.no_grad():
+            images = self.picture(self.steps)
+        self.look(self.steps)
+        for name, writer in self.representation.files().items():
             write(self.folder / name, writer)
-        write(self.folder / "final.png", grid(images, self.labels, self.columns, self.log.tile).save)
+        write(self.folder / "final.png", self.sheet(images).save)
         for index, image in enumerate(images):
             write(self.folder / f"final_{index:02d}.png", to_pillow(image).save)
-        self._video.close()
+        self.close()
         os.replace(self._video_part, self.folder / "video.mp4")
+        text = page(self.folder, command)
+        write(self.folder / "index.html", lambda beside: beside.write_text(text, encoding="utf-8"))
+        return images
+
+    def close(self):
+        self.prior.notes = None
+        self._video.close()
         self._metrics.close()
+        if self._scores:
+            self._scores.close()
 
     def abandon(self):
         """Ends a run that failed: no half-written video stays behind."""
-        self._metrics.close()
         try:
-            self._video.close()
+            self.close()
         finally:
             self._video_part.unlink(missing_ok=True)

@@ -23,6 +23,14 @@ def heat_map(values, largest):
     return (anchors[below] * (1 - fraction) + anchors[below + 1] * fraction).movedim(-1, 1)
 
 
+def letters(size):
+    """DejaVu Sans, which matplotlib brings along: it knows arrows, mathematics and many scripts, unlike Pillow's own font."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
 def shorten(text, font, width):
     """The text in one line of at most `width` pixels, its end cut off where it is longer."""
     line = " ".join(text.split())
@@ -41,12 +49,13 @@ def video_frame(sheet, largest=4096):
     return np.asarray(sheet if size == sheet.size else sheet.resize(size))
 
 
-def grid(images, labels, columns, tile):
+def grid(images, labels, columns, tile, smooth=True):
     """One picture of them all: rows of `columns` images (B, 3, H, W), over each row its label.
 
+    tile: least width of one image, which grows by a whole factor; smooth: whether its pixels melt into each other.
     Both sides are even numbers of pixels, as video wants them.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     gap, line = 8, 26
     height, width = images.shape[-2:]
@@ -56,11 +65,33 @@ def grid(images, labels, columns, tile):
     sheet_size = (columns * (width + gap) + gap, rows * (height + gap + line))
     sheet = Image.new("RGB", tuple(side + side % 2 for side in sheet_size), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=15)
+    font = letters(14)
+    resampling = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
     for row in range(rows):
         top = row * (height + gap + line)
         draw.text((gap, top + 5), shorten(labels[row], font, sheet_size[0] - 2 * gap), fill="black", font=font)
         for column in range(columns):
-            picture = to_pillow(images[row * columns + column]).resize((width, height), Image.Resampling.LANCZOS)
+            picture = to_pillow(images[row * columns + column]).resize((width, height), resampling)
             sheet.paste(picture, (gap + column * (width + gap), top + line))
     return sheet
+
+
+def heat_grid(values, labels, columns, tile):
+    """Values (B, h, w) of 0 or more as a grid of heat maps, all on one colour scale, with its bar at the right."""
+    import torch
+    from PIL import Image, ImageDraw
+
+    largest = values.max().item()
+    sheet = grid(heat_map(values, largest), labels, columns, tile, smooth=False)
+    top, width, room = 26, 16, 96  # the bar begins where the first row of pictures does
+    height = min(sheet.height - 8 - top, 3 * tile)
+    whole = Image.new("RGB", (sheet.width + room, sheet.height), "white")
+    whole.paste(sheet)
+    ramp = heat_map(torch.linspace(1, 0, height).view(1, height, 1).expand(1, height, width), 1.0)[0]
+    whole.paste(to_pillow(ramp), (sheet.width, top))
+    draw, font = ImageDraw.Draw(whole), letters(13)
+    for part in (0.0, 0.5, 1.0):
+        y = top + round((1 - part) * (height - 1))
+        draw.line([(sheet.width + width, y), (sheet.width + width + 4, y)], fill="black")
+        draw.text((sheet.width + width + 8, y), f"{part * largest:.3g}", fill="black", font=font, anchor="lm")
+    return whole

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 
 from recording import write
-from recording.pictures import grid, shorten, to_pillow, video_frame
+from recording.pictures import grid, letters, shorten, to_pillow, video_frame
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -43,7 +43,7 @@ def test_grid_has_a_row_a_label_and_even_sides():
 
 
 def test_labels_are_shortened_to_the_width():
-    font = ImageFont.load_default(size=15)
+    font = letters(15)
     assert shorten("a\n red  apple", font, 400) == "a red apple"
     short = shorten("word " * 5000, font, 300)
     assert short.endswith("…") and 150 < font.getlength(short) <= 310

@@ -36,8 +36,10 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
     assert noise == [], "nothing but the bar"
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert names == sorted(
-        ["config.yaml", "metrics.jsonl", "video.mp4", "final.png", *(f"final_{i:02d}.png" for i in range(4)),
+        ["config.yaml", "metrics.jsonl", "video.mp4", "index.html", "final.png", *(f"final_{i:02d}.png" for i in range(4)),
          *(f"{view}/step_{step:06d}.png" for view in ("images", *VIEWS.get(kind, ())) for step in (0, 2, 4, 5)),
+         *(f"{view}/step_{step:06d}.png" for view in ("gradients", "x0") for step in (0, 2, 4)),
+         *(f"timesteps/{view}_000005.png" for view in ("gradient", "x0", "pseudo_gt")),
          *(f"gaussians_{i:02d}.ply" for i in range(4) if kind == "gaussian2d")]
     )  # fmt: skip
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -271,6 +273,9 @@ FLAGS = {
     "--schedule.shared-t": (None, "schedule.shared_t", True),
     "--log.fps": ("5", "log.fps", 5),
     "--log.tile": ("100", "log.tile", 100),
+    "--log.timesteps": ("0.3", "log.timesteps", [0.3]),
+    "--log.timesteps-every": ("1", "log.timesteps_every", 1),
+    "--eval.clip": ("none", "eval.clip", "none"),
     "--prior.dtype": ("bfloat16", "prior.dtype", "bfloat16"),
     "--prior.device": ("cpu", "prior.device", "cpu"),
 }
@@ -289,7 +294,7 @@ FLAGS |= {f"--rep.{flag}": (value, f"rep.{flag.replace('-', '_')}", yaml.safe_lo
 }.items()}  # fmt: skip
 GAUSSIAN = {f"--rep.{field.name.replace('_', '-')}" for field in fields(sds2d.REPRESENTATIONS["gaussian2d"].Settings)}
 # These leave the pictures' pixels alone: sizes and speeds of what is shown, and what the default is anyway.
-UNSEEN = {"--algo.name", "--log.fps", "--log.tile", "--prior.device"}
+UNSEEN = {"--algo.name", "--log.fps", "--log.tile", "--log.timesteps", "--log.timesteps-every", "--eval.clip", "--prior.device"}
 
 
 def base_of(flag):

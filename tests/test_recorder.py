@@ -1,0 +1,208 @@
+"""What a run records, on a prior whose predictions are known: values read back from the PNGs, and that watching changes nothing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import GaussianPrior
+from PIL import Image
+
+import sds2d
+from evaluation import Evaluator
+from recording.pictures import HEAT, grid, heat_grid
+
+# m_∅, m_cat, m_dog: point masses, so that every prediction of a clean image is a mean, whatever the noise.
+MEANS = {"": 0.1, "cat": 0.4, "dog": 0.3, "bright cat": 0.5, "bad cat": 0.2}
+TILE, LABEL, GAP = 192, 26, 8
+
+
+@pytest.fixture
+def prior():
+    return GaussianPrior({prompt: (mean, 0.0) for prompt, mean in MEANS.items()})
+
+
+@pytest.fixture
+def go(prior, tiny, tmp_path):
+    """Runs one method for a few steps from clean latents of 0.2 → its folder."""
+    Image.new("RGB", (2, 2), (51, 51, 51)).save(tmp_path / "dark.png")
+
+    def call(name, *flags, out="run", steps=3):
+        base = ["--prior.path", str(tiny), "--algo.name", name, "--prompt", "cat", "--particles", "2", "--steps", str(steps)]
+        if sds2d.ALGORITHMS[name].edits:
+            base += ["--source-image", str(tmp_path / "dark.png"), "--source-prompt", "dog"]
+        elif name != "ddim":
+            base += ["--rep.init", "image", "--rep.init-images", str(tmp_path / "dark.png")]
+        if name == "bridge":
+            base += ["--algo.bridge.target-words", "", "--algo.bridge.source-words", ""]
+        if name == "nfsd":
+            base += ["--algo.nfsd.negative-prompt", ""]
+        if name == "ddim":
+            base[-1] = "8"
+        sds2d.run(sds2d.parse([*base, *flags, "--out", str(tmp_path / out)]), prior)
+        return tmp_path / out
+
+    return call
+
+
+def tile(file, row, column):
+    """The picture at a place of a grid, as grey values (H, W) in [0, 1]."""
+    left, top = GAP + column * (TILE + GAP), LABEL + row * (LABEL + TILE + GAP)
+    return np.asarray(Image.open(file))[top : top + TILE, left : left + TILE, 0] / 255
+
+
+def is_grey(file, rows, columns, expected):
+    for row in range(rows):
+        for column in range(columns):
+            assert abs(tile(file, row, column) - expected).max() < 1.5 / 255, (file, row, column)
+
+
+@pytest.mark.parametrize("name", list(sds2d.ALGORITHMS))
+def test_watching_changes_nothing(go, name):
+    """Every step looked at, at every timestep, or none: the same bytes at the end."""
+    watched = go(name, "--log.every", "1", "--log.timesteps-every", "1")
+    alone = go(name, "--log.every", "100", "--log.timesteps", "--eval.clip", "none", out="alone")
+    assert (watched / "final.png").read_bytes() == (alone / "final.png").read_bytes()
+    assert not (alone / "timesteps").exists() and len(list((watched / "images").iterdir())) > 3
+    if name != "ddim":
+        assert len(list((watched / "timesteps").glob("gradient_*.png"))) == 3, "before steps 1 and 2, and at the end"
+
+
+@pytest.mark.parametrize("name, clean", [
+    ("sds", 0.1 + 2 * 0.3), ("ism", 0.1 + 2 * 0.3), ("sdi", 0.1 + 2 * 0.3), ("vsd", 0.1 + 2 * 0.3), ("dds", 0.1 + 2 * 0.3),
+    ("pds", 0.1 + 2 * 0.3), ("csd", 0.4), ("nfsd", 0.4), ("bridge", 0.4),
+])  # fmt: skip
+def test_the_clean_image_is_what_the_prior_predicts(go, name, clean):
+    """m_y⁻ + s (m_y - m_y⁻) where guidance is followed, m_y where it is not; at the steps' own t and at those named."""
+    scale = [] if name == "csd" else ["--algo.guidance-scale", "2"]
+    folder = go(name, "--log.every", "1", "--rep.lr", "1e-6", *scale)
+    first = 0.7 if name == "bridge" else clean  # which begins as SDS
+    is_grey(folder / "x0" / "step_000000.png", 1, 2, first)
+    is_grey(folder / "x0" / "step_000002.png", 1, 2, clean)
+    is_grey(folder / "timesteps" / "x0_000003.png", 3, 2, clean)
+
+
+@pytest.mark.parametrize("name, target", [
+    ("sds", 0.1 + 2 * 0.3),  # what the prior predicts
+    ("vsd", 0.2 + (0.1 + 2 * 0.3) - 0.4),  # z and the step from φ, which is still the prior, to the guided prediction
+    ("csd", 0.2 + (0.4 - 0.1)),
+    ("dds", 0.2 + 2 * (0.4 - 0.3)),
+    ("pds", 0.2 + 2 * (0.4 - 0.3)),
+])  # fmt: skip
+def test_the_pseudo_ground_truth_is_where_the_gradient_points(go, name, target):
+    scale = [] if name == "csd" else ["--algo.guidance-scale", "2"]
+    folder = go(name, "--log.every", "1", "--rep.lr", "1e-6", *scale)
+    is_grey(folder / "timesteps" / "pseudo_gt_000003.png", 3, 2, target)
+
+
+def test_vsd_shows_what_its_lora_predicts(go):
+    folder = go("vsd", "--log.every", "1", "--algo.vsd.lora-lr", "1e-9")
+    is_grey(folder / "lora" / "step_000000.png", 1, 2, MEANS["cat"])
+    is_grey(folder / "timesteps" / "lora_000003.png", 3, 2, MEANS["cat"])
+
+
+def test_the_timesteps_are_those_named(go):
+    """|g| of CSD on point masses is known: √(ᾱ/(1-ᾱ)) (m_y - m_∅), so the rows' brightness tells the timestep."""
+    folder = go("csd", "--log.timesteps", "0.1", "600", "1", "--rep.lr", "1e-6")
+    a = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[[100, 600, 999]]
+    norms = (a / (1 - a)) ** 0.5 * 0.3
+    for row, norm in enumerate(norms):
+        place = norm / norms.max() * (len(HEAT) - 1)
+        expected = np.interp(place, range(len(HEAT)), [color[0] for color in HEAT]) / 255
+        assert abs(tile(folder / "timesteps" / "gradient_000003.png", row, 1) - expected).max() < 1.5 / 255
+
+
+def test_methods_that_need_a_least_timestep_are_asked_for_no_less(go):
+    folder = go("ism", "--algo.ism.delta-t", "300", "--log.timesteps", "100", "200", "500")
+    height = Image.open(folder / "timesteps" / "x0_000003.png").height
+    assert height == 2 * (TILE + LABEL + GAP), "100 and 200 become 300: two rows are left"
+
+
+def test_edits_stand_beside_their_source(go, tiny, tmp_path):
+    folder = go("dds", "--log.every", "1", "--rep.lr", "0.05", steps=2)
+    for file in (folder / "images" / "step_000002.png", folder / "final.png"):
+        assert Image.open(file).width == 3 * (TILE + GAP) + GAP, "one source, two particles"
+        assert abs(tile(file, 0, 0) - 51 / 255).max() < 1 / 255 < abs(tile(file, 0, 1) - 51 / 255).min()
+    Image.new("RGB", (2, 2), (204, 204, 204)).save(tmp_path / "light.png")
+    both = ["--source-image", str(tmp_path / "dark.png"), str(tmp_path / "light.png")]
+    folder = go("dds", *both, "--rep.lr", "1e-6", out="both")
+    for column, grey in enumerate((51, 51, 204, 204)):
+        assert abs(tile(folder / "final.png", 0, column) - grey / 255).max() < 1.5 / 255, "each before its own"
+
+
+def test_heat_maps_share_a_scale_and_show_it():
+    values = torch.zeros(4, 2, 2)
+    values[1], values[2, 0, 0] = 1.0, 4.0
+    sheet = np.asarray(heat_grid(values, ["a", "b"], 2, 64))
+    plain = np.asarray(grid(torch.zeros(4, 3, 2, 2), ["a", "b"], 2, 64))
+    assert sheet.shape[1] > plain.shape[1] + 16 and sheet.shape[0] == plain.shape[0]
+    first, second, third = sheet[40, 20], sheet[40, 8 + 64 + 8 + 20], sheet[26 + 64 + 8 + 26 + 10, 20]
+    assert tuple(first) == HEAT[0] and tuple(third) == HEAT[-1], "none and the greatest"
+    quarter = [np.interp(1.5, range(7), [color[channel] for color in HEAT]) for channel in range(3)]
+    assert np.abs(second - quarter).max() < 1, "a quarter of it"
+    bar = sheet[26 : 26 + 100, plain.shape[1] + 4]
+    assert tuple(bar[0]) == HEAT[-1], "the bar begins with the greatest"
+
+
+class FixedJudge:
+    """A CLIP whose features are written by hand."""
+
+    def text_features(self, prompts):
+        return torch.tensor([{"cat": [1.0, 0.0], "dog": [0.0, 1.0]}[prompt] for prompt in prompts])
+
+    def image_features(self, images):
+        return torch.stack([images[:, 0, 0, 0], images[:, 1, 0, 0]], 1)
+
+
+def test_scores():
+    images = torch.zeros(2, 3, 1, 1)
+    images[0, 0], images[1, 1] = 1.0, 1.0  # one is all cat, one all dog
+    particles = type("Rows", (), {"prompts": ["cat", "cat"], "source_images": None})
+    assert Evaluator(FixedJudge(), particles).scores(images) == {"clip_score": [100.0, 0.0]}
+    particles.source_images, particles.source_prompts = torch.zeros(2, 3, 1, 1), ["dog", "dog"]
+    particles.source_images[:, 1] = 1.0
+    images[1] = torch.tensor([1.0, 2.0, 0.0]).view(3, 1, 1)  # moved by (1, 1), the prompt by (1, -1)
+    found = Evaluator(FixedJudge(), particles).scores(images)
+    assert found["directional"] == [100.0, 0.0] and found["clip_score"][1] == pytest.approx(100 / 5**0.5, abs=1e-3)
+
+
+def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
+    """With a CLIP from a folder, against what that CLIP says of the last picture."""
+    from transformers import CLIPConfig, CLIPModel
+
+    from evaluation import Judge
+
+    torch.manual_seed(0)
+    small = dict(hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=2)
+    vocabulary = {"vocab_size": 514, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
+    config = CLIPConfig(text_config=small | vocabulary, vision_config=small | dict(image_size=32, patch_size=8), projection_dim=16)
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    for name in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"):
+        if (tiny / "tokenizer" / name).exists():
+            (tmp_path / "clip" / name).write_bytes((tiny / "tokenizer" / name).read_bytes())
+    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "image_processor_type": "CLIPImageProcessor"}
+    (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(settings))
+    flags = ["--prior.path", str(tiny), "--prompt", "a fox", "--particles", "2", "--steps", "5", "--log.every", "2", "--log.timesteps"]
+    images = sds2d.run(sds2d.parse([*flags, "--eval.clip", str(tmp_path / "clip"), "--out", str(tmp_path / "run")]))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "scores.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4, 5]
+    judge = Judge(tmp_path / "clip")
+    expected = 100 * judge.image_features(images) @ judge.text_features(["a fox"])[0]
+    torch.testing.assert_close(torch.tensor(lines[-1]["clip_score"]), expected, rtol=0, atol=2e-3)
+    assert "CLIP score" in (tmp_path / "run" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("flags", [
+    "", "--algo.name vsd --rep.kind pixel --rep.optimizer sgd", "--rep.init-std 0.3 --schedule.shared-t --negative-prompt=--x",
+    "--rep.kind gaussian2d --algo.name pds --source-image {p} --source-prompt dog --rep.lr 1 --rep.background 0 0 1",
+    "--algo.name ddim", "--seed 3 --steps 7 --log.timesteps --rep.init-images {p} --prompt a\u2603 \"b'c",
+])  # fmt: skip
+def test_the_command_repeats_the_settings(tmp_path, flags):
+    """The page's command, parsed again, gives the same Config, and says no more than it must."""
+    Image.new("RGB", (2, 2)).save(tmp_path / "dark.png")
+    out = ["--out", str(tmp_path / "run")]
+    given = flags.format(p=tmp_path / "dark.png").split()
+    config = sds2d.parse([*given, *out])
+    command = sds2d.command(config)
+    assert sds2d.parse([*command, *out]) == config
+    assert len(command) <= len(given) + 2
