@@ -5,6 +5,7 @@ import os
 from dataclasses import asdict, dataclass
 
 from prior import InputError
+from recording.look import look, named_timesteps, predictions
 from recording.pictures import grid, heat_grid, to_pillow, video_frame
 
 
@@ -12,7 +13,7 @@ from recording.pictures import grid, heat_grid, to_pillow, video_frame
 class LogConfig:
     every: int | None = None
     """Steps between two looks at the run: its picture, its gradient, the clean image that the prior predicts, its scores, and
-    a frame of the video. They set the price of recording. None: a fifteenth of the run."""
+    a frame of the video. They set the price of recording. None: a twelfth of the run."""
     timesteps: tuple[float, ...] = (100, 500, 900)
     """Where else the gradient and the predictions are looked at, whatever t a step has: timesteps, or as fractions of T up
     to 1. Each costs what a step costs."""
@@ -47,7 +48,7 @@ class Recorder:
         self.folder, self.log, self.evaluator = folder, config.log, evaluator
         self.algorithm, self.representation, self.prior = algorithm, representation, algorithm.prior
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
-        self.timesteps = self.timesteps_of(config.log)
+        self.timesteps = named_timesteps(config.log.timesteps, algorithm)
         try:
             folder.mkdir(parents=True)
         except OSError as error:
@@ -62,16 +63,6 @@ class Recorder:
         # Frames go to the encoder as they come; nothing of the video is kept in memory.
         self._video_part = folder / ".video.part.mp4"
         self._video = imageio.get_writer(self._video_part, fps=config.log.fps, codec="libx264", macro_block_size=2, quality=8)
-
-    def timesteps_of(self, log):
-        """log.timesteps as this prior and this method can take them, falling to what the method needs at least."""
-        T, least = len(self.prior.alphas_cumprod), self.algorithm.least_timestep()
-        if not self.algorithm.any_t:
-            return []
-        named = [round(t * T) if t <= 1 else round(t) for t in log.timesteps]
-        if any(t > T for t in named):
-            raise InputError(f"--log.timesteps {max(named)}: the prior's timesteps end at {T - 1}")
-        return list(dict.fromkeys(max(least, min(t, T - 1)) for t in named))
 
     def due(self, step):
         return step % self.log.every == 0
@@ -143,51 +134,26 @@ class Recorder:
         labels = [f"{label} · t = {' '.join(map(str, dict.fromkeys(row)))}" for label, row in zip(self.labels, rows, strict=True)]
         heat = heat_grid(gradient.norm(dim=1).cpu(), labels, self.columns, self.log.tile)
         self.save(f"gradients/step_{step:06d}.png", heat)
-        for name, clean in self.predictions(len(t)).items():
+        for name, clean in predictions(self.prior, len(t)).items():
             self.save(f"{name}/step_{step:06d}.png", grid(self.prior.decode(clean), labels, self.columns, self.log.tile))
 
-    def predictions(self, rows):
-        """{name: clean latents (B, C, h, w)} of the noise predictions that prior.notes holds."""
-        return {
-            name: self.prior.predict_clean(z_t[:rows], noise[:rows], t[:rows])
-            for name, (z_t, noise, t) in (self.prior.notes or {}).items()
-        }
-
-    def look(self, step):
-        """The gradient, the predictions and the pseudo ground truth at the timesteps that --log.timesteps names: grids, rows
-        timesteps, columns particles.
-
-        Neither the method nor anybody's random numbers remember it, and each look draws the same noise as the last.
-        """
-        import copy
-
+    def other_timesteps(self, step):
+        """A look at the timesteps that --log.timesteps names: grids, rows timesteps, columns particles."""
         import torch
 
         if not self.timesteps:
             return
         z = self.representation.latents().detach()
-        method, gradients, sheets = copy.copy(self.algorithm), [], {}
-        with self.algorithm.particles.rehearsal():
-            for timestep in self.timesteps:
-                t = torch.full((len(z),), timestep)
-                self.prior.notes = {}
-                gradients.append(method.gradient(z, t, min(step, self.steps - 1) / self.steps))
-                seen = self.predictions(len(z)) | {"pseudo_gt": method.points_at(z, t, gradients[-1])}
-                for name, clean in seen.items():
-                    sheets.setdefault(name, []).append(clean)
-        self.prior.notes = None
-        labels = [f"t = {t}" for t in self.timesteps]
-        heat = heat_grid(torch.cat(gradients).norm(dim=1).cpu(), labels, len(z), self.log.tile)
+        gradient, seen = look(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
+        labels, decoded = [f"t = {t}" for t in self.timesteps], {}
+        heat = heat_grid(gradient.norm(dim=1).cpu(), labels, len(z), self.log.tile)
         self.save(f"timesteps/gradient_{step:06d}.png", heat)
-        decoded = {}
-        for name, rows in sheets.items():
-            clean = torch.cat(rows)
+        for name, clean in seen.items():
             # SDS points at what the prior predicts: the same latents up to rounding need no second decoding.
-            like = [other for other, (latents, _) in decoded.items() if torch.allclose(latents, clean, atol=1e-3)]
+            like = [other for other in decoded if torch.allclose(seen[other], clean, atol=1e-3)]
             with torch.no_grad():
-                images = decoded[like[0]][1] if like else self.prior.decode(clean)
-            decoded[name] = clean, images
-            self.save(f"timesteps/{name}_{step:06d}.png", grid(images, labels, len(z), self.log.tile))
+                decoded[name] = decoded[like[0]] if like else self.prior.decode(clean)
+            self.save(f"timesteps/{name}_{step:06d}.png", grid(decoded[name], labels, len(z), self.log.tile))
 
     # ------------------------------------------------------------------------------------------------- the loop's calls
 
@@ -200,7 +166,7 @@ class Recorder:
             with torch.no_grad():
                 self.picture(step)
             if self.log.timesteps_every and step and step % self.log.timesteps_every == 0:
-                self.look(step)
+                self.other_timesteps(step)
             self.prior.notes = {}
 
     def after(self, step, t, weight, gradient, seconds):
@@ -222,7 +188,7 @@ class Recorder:
 
         with torch.no_grad():
             images = self.picture(self.steps)
-        self.look(self.steps)
+        self.other_timesteps(self.steps)
         for name, writer in self.representation.files().items():
             write(self.folder / name, writer)
         write(self.folder / "final.png", self.sheet(images).save)
