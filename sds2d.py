@@ -111,7 +111,7 @@ def resolve(config):
     if config.rep.init == "constant" and config.rep.init_color is None:
         config.rep.init_color = (0.5, 0.5, 0.5)
     if config.log.every is None:
-        config.log.every = math.ceil(config.steps / 12)
+        config.log.every = max(5, math.ceil(config.steps / 12))
 
     # config.yaml must mean the same from any directory.
     config.rep.init_images = tuple(str(Path(path).absolute()) for path in config.rep.init_images)

@@ -13,7 +13,7 @@ from recording.pictures import grid, heat_grid, to_pillow, video_frame
 class LogConfig:
     every: int | None = None
     """Steps between two looks at the run: its picture, its gradient, the clean image that the prior predicts, its scores, and
-    a frame of the video. They set the price of recording. None: a twelfth of the run."""
+    a frame of the video. They set the price of recording. None: a twelfth of the run, but 5 at least."""
     timesteps: tuple[float, ...] = (100, 500, 900)
     """Where else the gradient and the predictions are looked at, whatever t a step has: timesteps, or as fractions of T up
     to 1. Each costs what a step costs."""
