@@ -24,7 +24,8 @@ from pathlib import Path
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
 from prior import InputError, Prior, PriorConfig, checkpoint_file, locate, per_row
-from recording import LogConfig, Recorder
+from recording import LogConfig, Recorder, write
+from recording.plots import schedule_plot
 from representations import REPRESENTATIONS, RepresentationConfig, make_optimizer
 from representations.start import load_images, open_image
 from schedules import Schedule, ScheduleConfig, uses
@@ -263,6 +264,7 @@ def run(config, prior=None):
             print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
     recorder = Recorder(Path(config.out), config, config.prompt, config.particles)
     try:
+        write(recorder.folder / "schedule.png", lambda beside: schedule_plot(beside, schedule))
         bar = tqdm(range(config.steps), desc=config.algo.name, unit="step")
         for step in bar:
             if recorder.due(step):

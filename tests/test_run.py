@@ -36,7 +36,7 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
     assert noise == [], "nothing but the bar"
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert names == sorted(
-        ["config.yaml", "metrics.jsonl", "video.mp4", "final.png", *(f"final_{i:02d}.png" for i in range(4)),
+        ["config.yaml", "metrics.jsonl", "schedule.png", "video.mp4", "final.png", *(f"final_{i:02d}.png" for i in range(4)),
          *(f"{view}/step_{step:06d}.png" for view in ("images", *VIEWS.get(kind, ())) for step in (0, 2, 4, 5)),
          *(f"gaussians_{i:02d}.ply" for i in range(4) if kind == "gaussian2d")]
     )  # fmt: skip

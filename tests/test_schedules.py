@@ -3,12 +3,15 @@
 import math
 from bisect import bisect_right
 
+import numpy as np
 import pytest
 import torch
 from conftest import GaussianPrior
+from PIL import Image
 
 from algorithms.particles import Particles
 from prior import InputError
+from recording.plots import schedule_plot
 from schedules import Schedule, ScheduleConfig
 from schedules.dreamtime import DreamTimeSettings
 from schedules.timestep import RANGED, RandomDecaySettings
@@ -334,3 +337,39 @@ def test_weights_where_nothing_is_left_of_the_picture():
         make("ism", 1)
     with pytest.raises(InputError, match="W is inf"):
         make("dreamtime", 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- plot
+
+
+def drawn(file, color):
+    """Where a plot has that colour: (rows, columns) of pixels."""
+    pixels = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    rgb = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
+    return np.where(abs(pixels - rgb).max(2) < 30)
+
+
+def test_plot_shows_t_and_w_and_dreamtimes_curves(tmp_path):
+    from recording.plots import COLORS
+
+    def plot(*arguments, **options):
+        file = tmp_path / "schedule.png"
+        schedule_plot(file, build(*arguments, **options))
+        assert Image.open(file).size == (1200, 400)
+        return {name: drawn(file, color) for name, color in COLORS.items()}
+
+    seen = plot("linear", "linear", weight_ends=(0, 1))
+    for name, falls in (("t", True), ("w", False)):
+        rows, columns = seen[name]
+        left, right = rows[columns < columns.min() + 9].mean(), rows[columns > columns.max() - 9].mean()
+        assert columns.max() - columns.min() > 400 and abs(left - right) > 200 and (right > left) == falls
+    assert all(len(seen[name][0]) == 0 for name in ("W_p", "W"))
+    seen = plot("dreamtime", "dreamfusion")
+    assert all(len(rows) > 200 for rows, _ in seen.values())
+    assert seen["W"][1].min() > seen["w"][1].max() > seen["t"][1].max(), "three panels"
+    assert len(plot("hifa", "dreamtime")["W"][0]) > 200
+    seen = plot("random_decay", "ism", random_decay=RandomDecaySettings("linear"))
+    rows, columns = seen["t"]
+    assert columns.max() - columns.min() > 400
+    plot("uniform", "constant", steps=1)
+    plot("constant", "linear", t=0, weight_ends=(0, 0), steps=3)
