@@ -25,10 +25,12 @@ from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
 from evaluation import EvalConfig, evaluator
 from prior import InputError, Prior, PriorConfig, checkpoint_file, locate, per_row
-from recording import LogConfig, Recorder
+from recording import LogConfig, Recorder, write
+from recording.plots import schedule_plot
 from representations import REPRESENTATIONS, RepresentationConfig, make_optimizer
 from representations.start import load_images, open_image
-from schedules import Schedule, ScheduleConfig
+from schedules import Schedule, ScheduleConfig, uses
+from schedules.check import check as check_schedule
 
 
 @dataclass
@@ -99,6 +101,11 @@ def advice(asked):
             values.pop(setting, None)
     if asked.rep.optimizer not in (None, values["rep.optimizer"]):
         values.pop("rep.lr", None)
+    # And on one schedule none on another.
+    chosen = [getattr(asked.schedule, kind) or values[f"schedule.{kind}"] for kind in ("timestep", "weight")]
+    for name in [name for name in values if name.startswith("schedule.") and name not in algorithm.requires]:
+        if not uses(name.split(".")[1], *chosen):
+            values.pop(name)
     return as_flags(values)
 
 
@@ -153,8 +160,7 @@ def check(config):
         require(other == name or not cls.Settings or getattr(config.algo, other) == cls.Settings(),
                 f"--algo.{other}. settings are for --algo.name {other}, not {name}")  # fmt: skip
     require(config.schedule.timestep != "ddim" or name == "ddim", f"--schedule.timestep ddim is for --algo.name ddim, not {name}")
-    low, high = config.schedule.t_min, config.schedule.t_max
-    require(0 <= low <= high <= 1, f"--schedule.t-min {low} --schedule.t-max {high}: 0 ≤ t_min ≤ t_max ≤ 1 is needed")
+    check_schedule(config.schedule, config.steps, require)
 
     def require_for_rows(flag, values):
         counts = sorted({1, len(config.prompt), rows})
@@ -226,7 +232,7 @@ def build(config, prior):
 def distill(algorithm, representation, schedule, optimizer, step):
     """One step → its timesteps t (B,), the weight w(t) (B,), both on the CPU, and the gradient (B, C, h, w)."""
     t = schedule.timestep(step)  # (B,)
-    weight = schedule.weight(t)  # (B,)
+    weight = schedule.weight(t, step)  # (B,)
     z = representation.latents()  # (B, C, h, w), differentiable
     gradient = algorithm.gradient(z.detach(), t, step / schedule.steps)  # (B, C, h, w), no graph through the prior
     algorithm.update(z.detach())  # VSD's LoRA learns; nothing for the others
@@ -254,6 +260,7 @@ def run(config, prior=None):
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
     recorder = Recorder(Path(config.out), config, algorithm, representation, scores)
     try:
+        write(recorder.folder / "schedule.png", lambda beside: schedule_plot(beside, schedule))
         bar = tqdm(range(config.steps), desc=config.algo.name, unit="step")
         for step in bar:
             recorder.before(step)

@@ -36,7 +36,8 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
     assert noise == [], "nothing but the bar"
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert names == sorted(
-        ["config.yaml", "metrics.jsonl", "video.mp4", "index.html", "final.png", *(f"final_{i:02d}.png" for i in range(4)),
+        ["config.yaml", "metrics.jsonl", "schedule.png", "video.mp4", "index.html", "final.png",
+         *(f"final_{i:02d}.png" for i in range(4)),
          *(f"{view}/step_{step:06d}.png" for view in ("images", *VIEWS.get(kind, ())) for step in (0, 2, 4, 5)),
          *(f"{view}/step_{step:06d}.png" for view in ("gradients", "x0") for step in (0, 2, 4)),
          *(f"timesteps/{view}_000005.png" for view in ("gradient", "x0", "pseudo_gt")),
@@ -292,17 +293,35 @@ FLAGS |= {f"--rep.{flag}": (value, f"rep.{flag.replace('-', '_')}", yaml.safe_lo
     "num-points": "20", "layout": "grid", "fit-steps": "2", "center-lr": "0.01", "scale-lr": "0.3", "angle-lr": "0.3",
     "color-lr": "0.2", "opacity-lr": "0.3",
 }.items()}  # fmt: skip
+# And a schedule's, each beside what it is tried with.
+OF_SCHEDULES = {
+    "t": ("700", "--schedule.timestep constant --schedule.t 300"),
+    "timestep-points": ("0 300 1 900", "--schedule.timestep piecewise_linear --schedule.timestep-points 0 800"),
+    "timestep-coefficients": ("500 -300", "--schedule.timestep polynomial --schedule.timestep-coefficients 800"),
+    "weight-points": ("0 1 1 0.1", "--schedule.weight stepping --schedule.weight-points 0 1"),
+    "weight-coefficients": ("1 -0.9", "--schedule.weight polynomial --schedule.weight-coefficients 1"),
+    "weight-ends": ("1 0.1", "--schedule.weight linear --schedule.weight-ends 1 1"),
+    "snr-gamma": ("0.01", "--schedule.weight snr"),
+    **{f"random-decay.{flag}": (value, "--schedule.timestep random_decay --schedule.t-min 0.4 --steps 4")
+       for flag, value in {"curve": "exponential", "at": "0.9", "t-min-end": "0.1", "t-max-end": "0.45"}.items()},
+    **{f"dreamtime.{flag}": (value, "--schedule.timestep dreamtime --schedule.weight dreamtime --steps 4")
+       for flag, value in {"m1": "600", "s1": "0.05", "m2": "700", "s2": "0.5"}.items()},
+}  # fmt: skip
+FLAGS |= {f"--schedule.{flag}": (value, f"schedule.{flag.replace('-', '_')}",
+                                 [float(v) for v in value.split()] if " " in value else yaml.safe_load(value))
+          for flag, (value, _) in OF_SCHEDULES.items()}  # fmt: skip
 GAUSSIAN = {f"--rep.{field.name.replace('_', '-')}" for field in fields(sds2d.REPRESENTATIONS["gaussian2d"].Settings)}
 # These leave the pictures' pixels alone: sizes and speeds of what is shown, and what the default is anyway.
 UNSEEN = {"--algo.name", "--log.fps", "--log.tile", "--log.timesteps", "--log.timesteps-every", "--eval.clip", "--prior.device"}
 
 
 def base_of(flag):
-    """What a flag is tried with: its method, its representation, a rate whose two steps are seen."""
+    """What a flag is tried with: its method, its representation, its schedule, a rate whose two steps are seen."""
     key = FLAGS[flag][1]
     name = key.split(".")[1] if key.startswith("algo.") and key.count(".") == 2 else "sds"
     base = ["--algo.name", name] if name != "sds" else []
     base += [] if flag in ("--rep.lr", "--rep.optimizer") else ["--rep.lr", "5" if flag in GAUSSIAN else "0.1"]
+    base += OF_SCHEDULES.get(flag.removeprefix("--schedule."), ("", ""))[1].split()
     if flag in GAUSSIAN:
         base += ["--rep.kind", "gaussian2d", "--rep.init-images", "{noise}", "--rep.fit-steps", "5"]
     if name != "sds":
@@ -331,7 +350,7 @@ def test_every_flag_works(tiny, tmp_path, base):
     plain, _ = final("plain", *base)
     for flag in (flag for flag in FLAGS if base_of(flag) == base):
         value, key, expected = FLAGS[flag]
-        pixels, settings = final(flag.strip("-"), *base, *([flag] if value is None else [flag, value]))
+        pixels, settings = final(flag.strip("-"), *base, *([flag] if value is None else [flag, *value.split()]))
         for part in key.split("."):
             settings = settings[part]
         assert settings == expected, flag
