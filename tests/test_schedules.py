@@ -365,11 +365,12 @@ def test_plot_shows_t_and_w_and_dreamtimes_curves(tmp_path):
         assert columns.max() - columns.min() > 400 and abs(left - right) > 200 and (right > left) == falls
     assert all(len(seen[name][0]) == 0 for name in ("W_p", "W"))
     seen = plot("dreamtime", "dreamfusion")
-    assert all(len(rows) > 200 for rows, _ in seen.values())
+    assert all(len(rows) > 200 and np.ptp(rows) > 150 for rows, _ in seen.values()), "no line is flat"
     assert seen["W"][1].min() > seen["w"][1].max() > seen["t"][1].max(), "three panels"
     assert len(plot("hifa", "dreamtime")["W"][0]) > 200
     seen = plot("random_decay", "ism", random_decay=RandomDecaySettings("linear"))
     rows, columns = seen["t"]
     assert columns.max() - columns.min() > 400
-    plot("uniform", "constant", steps=1)
+    random, one = plot("uniform", "constant", steps=1), plot("constant", "constant", t=500)
+    assert abs(np.median(random["t"][0]) - np.median(one["t"][0])) <= 1, "the line is the mean of what is drawn"
     plot("constant", "linear", t=0, weight_ends=(0, 0), steps=3)
