@@ -242,10 +242,11 @@ def distill(algorithm, representation, schedule, optimizer, step):
     return t, weight, gradient
 
 
-def run(config, prior=None):
+def run(config, prior=None, watch=None):
     """One run, from a checked and resolved Config to the folder config.out → the final images (B, 3, H, W).
 
     prior: one that is loaded already, to save loading it again; None loads config.prior.
+    watch: watch(step, images) is given the images as they stand before the step, whenever a picture is taken.
     """
     import torch
     from tqdm import tqdm
@@ -265,6 +266,8 @@ def run(config, prior=None):
                 with torch.no_grad():
                     images = representation.images()
                     recorder.picture(step, images, representation.views(images))
+                if watch:
+                    watch(step, images)
             start = time.perf_counter()
             t, weight, gradient = distill(algorithm, representation, schedule, optimizer, step)
             recorder.metrics(step, t, weight, gradient, time.perf_counter() - start)
@@ -282,14 +285,14 @@ def run(config, prior=None):
     return images
 
 
-def read(arguments):
-    """Command line → Config as it stands there. tyro's box of several lines becomes one line."""
+def read(arguments, cls=Config, description=__doc__):
+    """Command line → Config, or another dataclass, as it stands there. tyro's box of several lines becomes one line."""
     import tyro
 
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(Config, args=arguments, description=__doc__)
+            return tyro.cli(cls, args=arguments, description=description)
     except SystemExit as end:
         if not end.code:
             raise
