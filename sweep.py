@@ -125,8 +125,7 @@ def by_prior(runs):
 def in_turn(folder, runs):
     """Executes the runs in this process; yields each as it ends."""
     for number, run in enumerate(runs, 1):
-        values = "  ".join(f"{flag.removeprefix('--')} {text}" for flag, text in run.values.items())
-        print(f"[{number}/{len(runs)}] {values}", file=sys.stderr)
+        print(f"[{number}/{len(runs)}] {titled(run.values.items())}", file=sys.stderr)
         execute(folder, run.name, run.arguments)
         yield run
 
@@ -152,9 +151,11 @@ def conduct(options, folder, swept, runs, command):
         except OSError as error:
             raise InputError(f"--out {folder} can not be written: {error.strerror}") from error
         show(options, folder, swept, runs, command)
-        for run in ends:
+        for number, run in enumerate(ends, 1):
             if status(folder, run.name) == FAILED:
                 print(f"{run.name} failed: {report(folder, run.name).get('error')}", file=sys.stderr)
+            elif options.ray:  # In this process a run has a bar of its own.
+                print(f"[{number}/{len(pending)}] {titled(run.values.items())}: finished", file=sys.stderr)
             show(options, folder, swept, runs, command)
     shutil.rmtree(folder / "unfinished")
 
@@ -193,8 +194,12 @@ def figure(options, folder, swept, runs):
         return pictures(folder, found[frozenset(values if along else [*values, (columns, label)])], options.show, moment)
 
     name = "steps" if along else columns.removeprefix("--")
-    titles = ["   ".join(f"{flag.removeprefix('--')} {text}" for flag, text in table) for table in tables]
+    titles = [titled(table) for table in tables]
     return draw(Axis(rows.removeprefix("--"), swept[rows]), Axis(name, list(shown)), titles, cell, options.tile)
+
+
+def titled(values):
+    return "   ".join(f"{flag.removeprefix('--')} {text}" for flag, text in values)
 
 
 def when(runs):

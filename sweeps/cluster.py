@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 from prior import InputError, first_line
@@ -59,20 +60,29 @@ def on_ray(folder, runs, workers):
     cards = 0 if all(run.config.prior.device == "cpu" for run in runs) else int(resources.get("GPU", 0))
     count = min(len(runs), workers or cards or max(1, int(resources.get("CPU", 1)) // torch.get_num_threads()))
     needs = dict(num_cpus=0, num_gpus=1) if cards else dict(num_cpus=1)
-    remote = ray.remote(max_restarts=-1, max_task_retries=TRIES - 1, **needs)(Worker)
-    idle = [remote.remote(os.getcwd(), torch.get_num_threads()) for _ in range(count)]
-    waiting, going = list(runs), {}
+    remote = ray.remote(**needs)(Worker)
+
+    def worker():
+        return remote.remote(os.getcwd(), torch.get_num_threads())
+
+    idle, waiting, going, deaths = [worker() for _ in range(count)], list(runs), {}, Counter()
     while waiting or going:
         while idle and waiting:
-            worker, run = idle.pop(), waiting.pop(0)
-            going[worker.execute.remote(str(folder), run.name, run.arguments)] = worker, run
+            one, run = idle.pop(), waiting.pop(0)
+            going[one.execute.remote(str(folder), run.name, run.arguments)] = one, run
         (end,), _ = ray.wait(list(going), num_returns=1)
-        worker, run = going.pop(end)
+        one, run = going.pop(end)
         try:
             ray.get(end)
         except ray.exceptions.RayActorError:
-            fail(folder, run.name, f"the worker died {TRIES} times")
+            one = worker()
+            deaths[run.name] += 1
+            if deaths[run.name] < TRIES:
+                waiting.insert(0, run)
+            else:
+                fail(folder, run.name, f"the worker died {TRIES} times")
         except ray.exceptions.RayError as error:
             fail(folder, run.name, first_line(error))
-        idle.append(worker)
-        yield run
+        idle.append(one)
+        if run not in waiting:
+            yield run

@@ -48,16 +48,17 @@ def draw(rows, columns, blocks, cell, tile):
             ink.text((GAP, top + GAP), shortened(name, sheet_width - 2 * GAP), BLACK, font(18))
         top += title
         middle = left + (len(columns.texts) * (width + GAP) - GAP) / 2
-        ink.text((max(middle, left + measure(columns.name) / 2), top + GAP), columns.name, GREY, font(), anchor="ma")
+        centred(ink, columns.name, max(middle, left + measure(columns.name) / 2), top + GAP, GREY)
         for c, lines in enumerate(heads):
             for i, line in enumerate(lines):
                 y = top + head - 4 - LINE * (len(lines) - i)
-                ink.text((left + c * (width + GAP) + width / 2, y), line, BLACK, font(), anchor="ma")
+                centred(ink, line, left + c * (width + GAP) + width / 2, y, BLACK)
         upright(sheet, rows.name, GAP, top + head + max(len(rows.texts) * (height + GAP) - GAP, measure(rows.name)) / 2)
         for r, lines in enumerate(sides):
             y = top + head + r * (height + GAP)
             for i, line in enumerate(lines):
-                ink.text((left - 10, y + height / 2 + LINE * (i - (len(lines) - 1) / 2)), line, BLACK, font(), anchor="rm")
+                at = left - 10 - math.ceil(measure(line)), y + (height - LINE * len(lines)) // 2 + LINE * i
+                ink.text(at, line, BLACK, font())
             for c, part in enumerate(cells[b][r]):
                 x = left + c * (width + GAP)
                 if isinstance(part, Image.Image):
@@ -103,10 +104,15 @@ def message(ink, texts, box):
     heading, *rest = texts
     small = 13
     lines = wrap(" ".join(rest), x1 - x0 - 12, max(0, (y1 - y0 - 40) // 16), small) if rest else []
-    y = (y0 + y1) / 2 - 8 * len(lines)
-    ink.text(((x0 + x1) / 2, y), heading, BLACK if rest else GREY, font(), anchor="mm")
+    y = (y0 + y1 - LINE - 16 * len(lines)) // 2
+    centred(ink, heading, (x0 + x1) / 2, y, BLACK if rest else GREY)
     for i, line in enumerate(lines):
-        ink.text(((x0 + x1) / 2, y + 20 + 16 * i), line, GREY, font(small), anchor="mm")
+        centred(ink, line, (x0 + x1) / 2, y + LINE + 16 * i, GREY, small)
+
+
+def centred(ink, text, middle, y, colour, size=15):
+    """At whole pixels, where letters are sharpest."""
+    ink.text((round(middle - measure(text, size) / 2), y), text, colour, font(size))
 
 
 def upright(sheet, text, x, middle):

@@ -89,7 +89,8 @@ def combine(given):
     runs = []
     for index, values in enumerate(combinations):
         texts = {flag: value.text for flag, value in zip(given, values, strict=True) if flag in swept}
-        slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(texts.values()).lower()).strip("-.")[:60]
         number = str(index).zfill(len(str(len(combinations) - 1)))
-        runs.append(Run(index, f"{number}-{slug}".rstrip("-."), texts, [word for value in values for word in value.words]))
+        slugs = [re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[: 60 // len(texts)].strip("-.") for text in texts.values()]
+        name = "-".join(part for part in (number, *slugs) if part)
+        runs.append(Run(index, name, texts, [word for value in values for word in value.words]))
     return swept, runs
