@@ -243,10 +243,11 @@ def distill(algorithm, representation, schedule, optimizer, step):
     return t, weight, gradient
 
 
-def run(config, prior=None):
+def run(config, prior=None, watch=None):
     """One run, from a checked and resolved Config to the folder config.out → the final images (B, 3, H, W).
 
     prior: one that is loaded already, to save loading it again; None loads config.prior.
+    watch: watch(step, images) is given the images as they stand before the step, whenever a picture is taken.
     """
     from tqdm import tqdm
 
@@ -263,7 +264,9 @@ def run(config, prior=None):
         write(recorder.folder / "schedule.png", lambda beside: schedule_plot(beside, schedule))
         bar = tqdm(range(config.steps), desc=config.algo.name, unit="step")
         for step in bar:
-            recorder.before(step)
+            images = recorder.before(step)
+            if watch and images is not None:
+                watch(step, images)
             start = time.perf_counter()
             t, weight, gradient = distill(algorithm, representation, schedule, optimizer, step)
             recorder.after(step, t, weight, gradient, time.perf_counter() - start)
@@ -279,14 +282,14 @@ def run(config, prior=None):
     return images
 
 
-def read(arguments):
-    """Command line → Config as it stands there. tyro's box of several lines becomes one line."""
+def read(arguments, cls=Config, description=__doc__):
+    """Command line → Config, or another dataclass, as it stands there. tyro's box of several lines becomes one line."""
     import tyro
 
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(Config, args=arguments, description=__doc__)
+            return tyro.cli(cls, args=arguments, description=description)
     except SystemExit as end:
         if not end.code:
             raise

@@ -158,16 +158,18 @@ class Recorder:
     # ------------------------------------------------------------------------------------------------- the loop's calls
 
     def before(self, step):
-        """Called before each step: the pictures that are due."""
+        """Called before each step: the pictures that are due → the images (B, 3, H, W) that were taken, or None."""
         import torch
 
         self.prior.notes = None
-        if self.due(step):
-            with torch.no_grad():
-                self.picture(step)
-            if self.log.timesteps_every and step and step % self.log.timesteps_every == 0:
-                self.other_timesteps(step)
-            self.prior.notes = {}
+        if not self.due(step):
+            return None
+        with torch.no_grad():
+            images = self.picture(step)
+        if self.log.timesteps_every and step and step % self.log.timesteps_every == 0:
+            self.other_timesteps(step)
+        self.prior.notes = {}
+        return images
 
     def after(self, step, t, weight, gradient, seconds):
         """Called after each step with what it saw: the numbers, and maps where they are due."""

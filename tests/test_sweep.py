@@ -1,0 +1,478 @@
+"""A sweep is its runs, no more and no less: the same bytes as sds2d.py, each in its place in the figure, whatever dies."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, GaussianPrior
+from PIL import Image, ImageDraw
+
+import sds2d
+import sweep
+from sweeps import cluster, flags, runs
+from sweeps.figure import BLACK, GREY, PALE, font, wrap
+
+
+@pytest.fixture
+def gaussian(monkeypatch):
+    """Runs take their prior in closed form, which costs nothing; → the PriorConfigs it was loaded for."""
+    loaded = []
+
+    class Any(dict):
+        def __missing__(self, prompt):
+            return 0.1 * (len(prompt) % 7), 0.5
+
+    def load(config):
+        loaded.append((config.path, config.dtype))
+        prior = GaussianPrior({})
+        prior.data = type("Data", (), {"__getitem__": lambda self, prompt: [(1.0, *Any()[prompt])]})()
+        return prior
+
+    monkeypatch.setattr(runs, "Prior", load)
+    runs._loaded.clear()
+    yield loaded
+    runs._loaded.clear()
+
+
+@pytest.fixture
+def swept(monkeypatch, capsys, tiny):
+    """Runs `sweep.py …` in this process → (exit code, lines of stdout, lines of stderr without bars)."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            sweep.main()
+        said = capsys.readouterr()
+        bars = re.compile(r"^\w+: +\d+%")
+        errors = [line for line in said.err.replace("\r", "\n").splitlines() if line and not bars.match(line)]
+        return int(end.value.code or 0), said.out.splitlines(), errors
+
+    return call
+
+
+def start(*arguments, **options):
+    """Starts `python sweep.py …` as a user would."""
+    return subprocess.Popen([sys.executable, ROOT / "sweep.py", *map(str, arguments)], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # fmt: skip
+
+
+def table(folder):
+    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def places(sheet, part):
+    """(y, x) of every place where `part` (h, w, 3) stands in `sheet` (H, W, 3), pixel for pixel."""
+    found = np.argwhere((sheet[: sheet.shape[0] - len(part) + 1, : sheet.shape[1] - part.shape[1] + 1] == part[0, 0]).all(-1))
+    return [(y, x) for y, x in found.tolist() if (sheet[y : y + part.shape[0], x : x + part.shape[1]] == part).all()]
+
+
+def enlarged(file, factor):
+    return np.asarray(Image.open(file)).repeat(factor, 0).repeat(factor, 1)
+
+
+def written(text, colour=BLACK, upright=False, ground=(255, 255, 255)):
+    """The text as ink on its ground, cut to its letters."""
+    image = Image.new("RGB", (600, 30), ground)
+    ImageDraw.Draw(image).text((0, 1), text, colour, font())
+    pixels = np.asarray(image.rotate(90, expand=True) if upright else image)
+    ys, xs = np.where((pixels != ground).any(-1))
+    return pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+
+
+QUICK = ("--steps", 3, "--particles", 1, "--rep.optimizer", "sgd", "--rep.lr", "0.3", "--log.tile", "16")
+
+# -------------------------------------------------------------------------------------------------------- the same runs
+
+
+def test_runs_are_those_of_sds2d(swept, command, tiny, tmp_path, monkeypatch):
+    """VSD puts a LoRA on the prior, which the SDS after it shares: both as if alone. The prior is loaded once."""
+    loads, load = [], runs.Prior
+    monkeypatch.setattr(runs, "Prior", lambda config: loads.append(1) or load(config))
+    runs._loaded.clear()
+    common = ["--prior.path", tiny, "--steps", 2, "--particles", 1, "--log.tile", 64]
+    code, out, _ = swept(*common, "--algo.name", "vsd", "sds", "--out", tmp_path / "sweep")
+    assert code == 0 and out == [f"{tmp_path}/sweep/figure.png", "2 runs: 2 finished"] and loads == [1]
+    for index, name in enumerate(["vsd", "sds"]):
+        done = command(*common, "--algo.name", name, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        mine, alone = tmp_path / "sweep" / "runs" / f"{index}-{name}", tmp_path / name
+        for file in ("final.png", "final_00.png", "images/step_000001.png"):
+            assert (mine / file).read_bytes() == (alone / file).read_bytes(), (name, file)
+        settings = [yaml.safe_load((home / "config.yaml").read_text()) for home in (mine, alone)]
+        assert [part.pop("out") for part in settings] == [str(mine), str(alone)] and settings[0] == settings[1]
+    assert (tmp_path / "vsd" / "final.png").read_bytes() != (tmp_path / "sds" / "final.png").read_bytes()
+
+
+def test_a_prior_is_loaded_once_and_one_is_kept(gaussian, swept, tiny, tmp_path):
+    """Three settings of the prior, varying faster than the seed, are ordered so that each is loaded once."""
+    code, out, _ = swept("--prior.path", tiny, *QUICK, "--seed", 0, 1, "--prior.dtype", "float32", "bfloat16", "auto",
+                         "--out", tmp_path / "sweep")  # fmt: skip
+    assert code == 0 and out[-1] == "6 runs: 6 finished"
+    assert [dtype for _, dtype in gaussian] == ["float32", "bfloat16", "auto"] and len(runs._loaded) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ the flags
+
+SAME = [
+    ["--prompt", "a", "b", "--prompt=c", "d"],
+    ["--prompt=-x", "y", "--prompt", "z"],
+    ["--rep.init_color", "0.1", "0.2", "0.3", "--rep.init-color=1", "0", "0"],
+    ["--schedule.shared-t", "--schedule.no-shared-t"],
+    ["--schedule.no_shared_t", "--schedule.shared-t"],
+    ["--algo.name=sdi", "--algo.sdi.inversion-guidance-scale", "-3", "-7.5"],
+    ["--algo.sdi.inversion_guidance_scale=-3", "-7.5", "--algo.name", "sdi"],
+    ["--seed", "0", "1", "--seed=2"],
+    ["--negative-prompt", "", "--negative-prompt", "b c"],
+    ["--steps", "10", "None"],
+]
+
+
+@pytest.mark.parametrize("arguments", SAME, ids=" ".join)
+def test_values_mean_what_they_mean_to_sds2d(arguments, tiny, tmp_path):
+    """tyro reads each form by itself; the runs of the sweep are those readings."""
+    options, given = flags.split(["--out", "x", *arguments], sweep.Options)
+    assert options == ["--out", "x"]
+    found = [sds2d.read(run.arguments) for run in flags.combine(given)[1]]
+    alone = {
+        "--prompt": [["--prompt", "a", "b"], ["--prompt", "c", "d"]], "--prompt=-x": [["--prompt=-x", "y"], ["--prompt", "z"]],
+        "--rep.init_color": [["--rep.init-color", "0.1", "0.2", "0.3"], ["--rep.init-color", "1", "0", "0"]],
+        "--schedule.shared-t": [["--schedule.shared-t"], []], "--schedule.no_shared_t": [[], ["--schedule.shared-t"]],
+        "--algo.name=sdi": [["--algo.name", "sdi", "--algo.sdi.inversion-guidance-scale", s] for s in ("-3", "-7.5")],
+        "--seed": [["--seed", s] for s in "012"], "--negative-prompt": [[], ["--negative-prompt", "b c"]],
+        "--steps": [["--steps", "10"], []],
+    }  # fmt: skip
+    alone["--algo.sdi.inversion_guidance_scale=-3"] = alone["--algo.name=sdi"]
+    assert found == [sds2d.read(single) for single in alone[arguments[0]]]
+
+
+WRONG = [
+    ("", ["nothing is swept"]),
+    ("--algo.name sds", ["nothing is swept"]),
+    ("--algo.name sds foo", ["foo", "sds", "vsd"]),
+    ("--algo.name sds csd --algo.guidance-scale 7.5 30", ["csd has none", "--algo.name csd --algo.guidance-scale 7.5"]),
+    ("--stepz 3 --seed 0 1", ["--stepz"]),
+    ("--steps 10 many", ["many"]),
+    ("--seed 0 1 --steps 0", ["--steps 0", "1"]),
+    ("--seed 0 1 0", ["--seed 0", "twice"]),
+    ("--prompt a --prompt a", ["--prompt a", "twice"]),
+    ("apple --seed 0 1", ["apple", "flag"]),
+    ("--seed 0 1 --rows rep.lr", ["rep.lr", "seed"]),
+    ("--seed 0 1 --columns seed", ["--rows", "--columns"]),
+    ("--seed 0 1 --steps 2 3 --rows seed --columns seed", ["two different"]),
+    ("--seed 0 1 --show 0", ["--show 0"]),
+    ("--seed 0 1 --tile some", ["--tile", "some"]),
+    ("--seed 0 1 --ray-workers 2", ["--ray"]),
+    ("--seed 0 1 --out {p}/file", ["file", "exists"]),
+    ("--seed 0 1 --out {p}/full", ["full", "holds no sweep"]),
+    ("--seed 0 1 --out /proc/sweep", ["/proc/sweep"]),
+    ("--seed 0 1 --prior.device cuda:77", ["cuda:77"]),
+    ("--rep.init image --rep.init-images {p}/missing.png --seed 0 1", ["missing.png"]),
+]
+
+
+@pytest.mark.parametrize("given, words", WRONG, ids=[given for given, _ in WRONG])
+def test_wrong_input(given, words, swept, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs._loaded.clear()
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thing").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, errors = swept(*given.format(p=tmp_path).split(), "--prior.path", tiny)
+    assert code == 2 and out == [] and len(errors) == 1 and errors[0].startswith("sweep.py: "), errors
+    for word in words:
+        assert word in errors[0]
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+def test_another_sweep_is_not_overwritten(gaussian, swept, tiny, tmp_path):
+    common = ["--prior.path", tiny, *QUICK, "--out", tmp_path / "sweep"]
+    assert swept(*common, "--seed", 0, 1)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    for other in (["--seed", 0, 2], ["--seed", 0, 1, 2], ["--seed", 0, 1, "--negative-prompt", "b"]):
+        code, _, errors = swept(*common, *other)
+        assert code == 2 and len(errors) == 1 and "another sweep" in errors[0] and "--seed 0 1" in errors[0]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()} == before
+
+
+# ----------------------------------------------------------------------------------------------------------- the figure
+
+
+def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny, tmp_path):
+    """The pictures are found pixel for pixel, enlarged and not blurred, and so are the words beside them."""
+    out = tmp_path / "sweep"
+    names, scales = ["sds", "ism"], ["1", "2", "4.5"]
+    code, said, _ = swept("--prior.path", tiny, *QUICK, "--algo.name", *names, "--algo.guidance-scale", *scales, "--out", out,
+                          "--tile", 64)  # fmt: skip
+    assert code == 0 and said[-1] == "6 runs: 6 finished"
+    sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
+    rows = table(out)
+    assert [(row["algo.name"], row["algo.guidance-scale"]) for row in rows] == [(n, s) for n in names for s in scales]
+    at = []
+    for row in rows:
+        settings = yaml.safe_load((out / row["folder"] / "config.yaml").read_text())
+        assert settings["algo"]["name"] == row["algo.name"] and settings["out"] == str(out / row["folder"])
+        assert settings["algo"]["guidance_scale"] == float(row["algo.guidance-scale"])
+        last = json.loads((out / row["folder"] / "metrics.jsonl").read_text().splitlines()[-1])
+        assert row["status"] == "finished" and float(row["seconds"]) > 0
+        assert float(row["grad_norm"]) == pytest.approx(last["grad_norm"][0]) and row["clip_score"] == row["error"] == ""
+        at += places(sheet, enlarged(out / row["folder"] / "final_00.png", 32))
+    ys, xs = sorted({y for y, _ in at}), sorted({x for _, x in at})
+    assert at == [(y, x) for y in ys for x in xs] and len(ys) == 2 and len(xs) == 3
+    for text, y in zip(names, ys, strict=True):
+        assert any(y < top < y + 64 and left < xs[0] for top, left in places(sheet, written(text))), text
+    for text, x in zip(scales, xs, strict=True):
+        assert any(top < ys[0] and x < left < x + 64 for top, left in places(sheet, written(text))), text
+    assert places(sheet, written("algo.guidance-scale", GREY)) and places(sheet, written("algo.name", GREY, upright=True))
+
+    # The other way round, without a run: nothing is loaded again.
+    loads = len(gaussian)
+    assert swept("--prior.path", tiny, *QUICK, "--algo.name", *names, "--algo.guidance-scale", *scales, "--out", out,
+                 "--tile", 64, "--rows", "algo.guidance-scale")[0] == 0  # fmt: skip
+    turned = np.asarray(Image.open(out / "figure.png").convert("RGB"))
+    at = [place for row in rows for place in places(turned, enlarged(out / row["folder"] / "final_00.png", 32))]
+    ys, xs = sorted({y for y, _ in at}), sorted({x for _, x in at})
+    assert at == [(y, x) for x in xs for y in ys] and len(ys) == 3 and len(gaussian) == loads
+
+
+def test_one_flag_stands_against_the_steps(gaussian, swept, tiny, tmp_path):
+    """What the column of step 2 shows is what a run of 2 steps ends with."""
+    out, short = tmp_path / "sweep", tmp_path / "short"
+    given = [*map(str, QUICK), "--prior.path", str(tiny), "--algo.guidance-scale", "1", "--rep.lr", "0.1"]
+    assert swept(*given, "--steps", 5, "--seed", 3, 4, "--out", out, "--tile", 64)[0] == 0
+    sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
+    config = sds2d.parse([*given, "--steps", "2", "--seed", "4", "--out", str(short)])
+    sds2d.run(config, runs.shared_prior(config.prior))
+    found = places(sheet, enlarged(short / "final_00.png", 32))
+    assert len(found) == 1, found
+    ((y, x),) = found
+    ((bottom, right),) = places(sheet, enlarged(out / "runs" / "1-4" / "final_00.png", 32))
+    assert bottom == y and right > x
+    heads = [[left for top, left in places(sheet, written(text)) if top < y - 64] for text in "0125"]
+    assert all(len(found) == 1 for found in heads) and x < heads[2][0] < x + 64 and right < heads[3][0] < right + 64
+    assert heads[0] < heads[1] < heads[2] and places(sheet, written("steps", GREY))
+
+
+def test_three_flags_make_a_table_each(gaussian, swept, tiny, tmp_path):
+    out = tmp_path / "sweep"
+    assert swept("--prior.path", tiny, *QUICK, "--seed", 0, 1, "--algo.guidance-scale", 1, 4, "--prompt", "ab", "--prompt",
+                 "abcd", "--out", out, "--tile", 64)[0] == 0  # fmt: skip
+    sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
+    at = {}
+    for row in table(out):
+        ((y, x),) = places(sheet, enlarged(out / row["folder"] / "final_00.png", 32))
+        at[row["seed"], row["algo.guidance-scale"], row["prompt"]] = y, x
+    assert len({x for _, x in at.values()}) == 2 and len({y for y, _ in at.values()}) == 4
+    assert max(y for key, (y, _) in at.items() if key[2] == "ab") < min(y for key, (y, _) in at.items() if key[2] == "abcd")
+
+
+def test_long_labels_are_wrapped():
+    lines = wrap("a long prompt " * 20, 120, 3)
+    assert len(lines) == 3 and lines[-1].endswith("…") and all(font().getlength(line) <= 120 for line in lines)
+    assert wrap("a b", 120, 3) == ["a b"] and "".join(wrap("x" * 50, 120, 9)) == "x" * 50 and wrap("", 120, 3) == [""]
+
+
+# ------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_run_that_fails_is_shown_and_tried_again(gaussian, swept, tiny, tmp_path, monkeypatch):
+    """One learning rate is past what float32 holds, another run meets a bug; the third is finished."""
+    out = tmp_path / "sweep"
+    given = ["--prior.path", tiny, *QUICK[:-4], "--rep.lr", "0.3", "1e30", "0.2", "--out", out]
+    run = sds2d.run
+
+    def stumbles(config, *rest):
+        if config.rep.lr == 0.2:
+            raise RuntimeError("a bug\nof two lines")
+        return run(config, *rest)
+
+    monkeypatch.setattr(sds2d, "run", stumbles)
+    code, said, errors = swept(*given)
+    assert code == 1 and said == [f"{out}/figure.png", "3 runs: 1 finished, 2 failed"]
+    assert any("1e30 failed: the gradient is not finite" in line for line in errors)
+    rows = table(out)
+    assert [row["status"] for row in rows] == ["finished", "failed", "failed"]
+    assert "not finite at step" in rows[1]["error"] and rows[2]["error"] == "RuntimeError: a bug"
+    assert "in stumbles" in (out / rows[2]["folder"] / "error.txt").read_text()
+    sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
+    # The one diverges after its second step, with moments 0 and 1 to show, and the other has none: 1 and 3 cells of 2 × 3 fail.
+    assert sum(x > 0 for _, x in places(sheet, written("failed", ground=PALE))) == 6
+    page = (out / "index.html").read_text()
+    assert "failed: the gradient is not finite" in page and "RuntimeError: a bug" in page
+    assert (sheet == (233, 233, 233)).all(-1).mean() > 0.2
+
+    kept = (out / rows[0]["folder"] / "final.png").stat().st_mtime_ns
+    monkeypatch.setattr(sds2d, "run", run)
+    code, said, _ = swept(*given)
+    assert code == 1 and said[-1] == "3 runs: 2 finished, 1 failed"
+    assert [row["status"] for row in table(out)] == ["finished", "failed", "finished"]
+    assert (out / rows[0]["folder"] / "final.png").stat().st_mtime_ns == kept and not (out / rows[2]["folder"]).exists()
+
+
+class Reader(HTMLParser):
+    """What a browser makes of a page: its tags, its text, and what it refers to."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.links, self.text = [], [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("href", "src")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_shows_hostile_prompts_as_text(gaussian, swept, tiny, tmp_path):
+    hostile = ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)> & ü", "../../a\nb"]
+    out = tmp_path / "<b>&amp; sweep"
+    given = [word for prompt in hostile for word in ("--prompt", prompt)]
+    code, said, _ = swept("--prior.path", tiny, *QUICK, *given, "--out", out)
+    assert code == 0 and said[-1] == "3 runs: 3 finished"
+    page = Reader((out / "index.html").read_text())
+    assert not {"script", "b"} & set(page.tags) and page.tags.count("img") == 4
+    for prompt in hostile:
+        assert prompt in page.text
+    assert len(page.links) == 9 and all((out / unquote(link)).is_file() for link in page.links)
+    assert [row["prompt"] for row in table(out)] == hostile
+    assert sorted(path.name for path in (out / "runs").iterdir()) == [Path(row["folder"]).name for row in table(out)]
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.time() + seconds
+    while not (found := condition()):
+        assert process.poll() is None, process.communicate()
+        assert time.time() < end, "too long"
+        time.sleep(0.005)
+    return found
+
+
+def test_goes_on_after_a_kill(swept, tiny, tmp_path):
+    """SIGKILL in the middle of the second run; the first is kept as it is, the second begins again."""
+    out = tmp_path / "sweep"
+    given = ["--prior.path", tiny, "--steps", 2, "--particles", 1, "--seed", 0, 1, 2, "--out", out]
+    process = start(*given)
+    wait_for(lambda: list(out.glob("unfinished/1-1/images/*.png")), process)
+    process.kill()
+    process.communicate()
+    first, half = out / "runs" / "0-0", out / "unfinished" / "1-1"
+    assert first.is_dir() and half.is_dir() and not (out / "runs" / "1-1").exists()
+    assert "not run" in (out / "results.csv").read_text()
+    (half / "old").write_text("of the run that was killed")
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    code, said, _ = swept(*given)
+    assert code == 0 and said[-1] == "3 runs: 3 finished"
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
+    assert not (out / "runs" / "1-1" / "old").exists() and not (out / "unfinished").exists()
+    assert [row["status"] for row in table(out)] == ["finished"] * 3
+
+
+def test_ctrl_c_says_how_to_go_on(gaussian, monkeypatch, capsys, tiny, tmp_path):
+    def interrupted(*rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sds2d, "run", interrupted)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--prior.path", str(tiny), "--seed", "0", "1"])
+    with pytest.raises(SystemExit) as end:
+        sweep.main()
+    (folder,) = (tmp_path / "outputs").iterdir()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 130 and "2 runs: 2 not run" in last and f"--seed 0 1 --out outputs/{folder.name} goes on" in last
+
+
+# ------------------------------------------------------------------------------------------------------------------ Ray
+
+
+def test_without_ray_installed(tiny, tmp_path):
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('as if it were not there')")
+    process = start("--prior.path", tiny, "--seed", 0, 1, "--ray", "local", "--out", tmp_path / "sweep",
+                    env={**os.environ, "PYTHONPATH": str(tmp_path)})  # fmt: skip
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and out == "" and errors.count("\n") == 1 and "requirements-ray.txt" in errors
+    assert not (tmp_path / "sweep").exists()
+
+
+def worker_of(folder):
+    """The process that has the run's metrics open, or None."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(file) == str(folder / "metrics.jsonl") for file in (process / "fd").iterdir()):
+                return int(process.name)
+        except OSError:  # It ended, or is not ours.
+            pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds workers through /proc")
+def test_on_ray_with_a_worker_killed(swept, tiny, tmp_path):
+    """Two workers, one killed in the middle of its run, which begins again on a new one: the bytes are those without Ray."""
+    pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements-ray.txt")
+    given = ["--prior.path", tiny, "--steps", 4, "--particles", 1, "--log.every", 2, "--seed", 0, 1, 2]
+    out = tmp_path / "ray"
+    process = start(*given, "--out", out, "--ray", "local", "--ray-workers", 2)
+    half = out / "unfinished" / "1-1"
+    killed = wait_for(lambda: list(half.glob("images/*.png")) and worker_of(half), process, 200)
+    (half / "old").write_text("of the worker that is killed")
+    os.kill(killed, signal.SIGKILL)
+    again = wait_for(lambda: (worker_of(half) or 0) not in (0, killed) and worker_of(half), process, 200)
+    said, errors = process.communicate(timeout=300)
+    assert again != killed and process.returncode == 0 and said.splitlines()[-1] == "3 runs: 3 finished", (said, errors)
+    assert len((said + errors).splitlines()) <= 8, "Ray keeps its log to itself"
+    assert not list((out / "runs").glob("*/old")) and not (out / "unfinished").exists()
+    assert swept(*given, "--out", tmp_path / "alone")[0] == 0
+    for row in table(out):
+        mine, alone = (folder / row["folder"] / "final.png" for folder in (out, tmp_path / "alone"))
+        assert mine.read_bytes() == alone.read_bytes()
+
+
+def test_a_run_that_kills_every_worker_fails_alone(tiny, tmp_path, monkeypatch):
+    """Ray's place is taken by a module in which each worker that begins run 0-0 dies."""
+    begun = []
+
+    class Died(Exception):
+        pass
+
+    class Actor:
+        execute = property(lambda self: self)
+        alive = True
+
+        def remote(self, folder, name, arguments):
+            begun.append((name, self.alive))
+            self.alive = name != "0-0"
+            return len(begun) - 1
+
+    def get(end):
+        if begun[end][0] == "0-0":
+            raise Died
+
+    stub = types.SimpleNamespace(
+        cluster_resources=lambda: {"CPU": 1}, remote=lambda **needs: lambda cls: types.SimpleNamespace(remote=lambda *_: Actor()),
+        wait=lambda ends, num_returns: (ends[:1], ends[1:]), get=get,
+        exceptions=types.SimpleNamespace(RayActorError=Died, RayError=Exception),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    _, given = flags.split(["--prior.path", str(tiny), "--seed", "0", "1"], sweep.Options)
+    pending = flags.combine(given)[1]
+    for run in pending:
+        run.config = sds2d.parse([*run.arguments, "--out", str(tmp_path / "none")])
+    ended = [run.name for run in cluster.on_ray(tmp_path, pending, None)]
+    assert begun == [("0-0", True)] * 3 + [("1-1", True)] and ended == ["0-0", "1-1"]
+    assert runs.report(tmp_path, "0-0") == {"seconds": None, "error": "the worker died 3 times"}
+    assert runs.status(tmp_path, "0-0") == "failed"
