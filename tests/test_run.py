@@ -58,7 +58,7 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
 
 def run(prior, out, *flags):
     """A run on a prior that is loaded already; --prior.path, which only lends its sds2d.json, comes with the flags."""
-    return sds2d.run(sds2d.parse(["--out", str(out), "--log.every", "1000", *map(str, flags)]), prior)
+    return sds2d.run(sds2d.parse(["--out", str(out), "--log.every", "1000", "--log.timesteps", *map(str, flags)]), prior)
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ def test_every_flag_works(tiny, tmp_path, base):
 
     def final(name, *flags):
         out = tmp_path / name
-        config = sds2d.parse(["--prior.path", str(tiny), "--steps", "2", "--particles", "1", "--out", str(out),
+        config = sds2d.parse(["--prior.path", str(tiny), "--steps", "2", "--particles", "1", "--out", str(out), "--log.timesteps",
                               *(flag.format(noise=noise) for flag in flags)])  # fmt: skip
         sds2d.run(config, None if any(flag.startswith("--prior") for flag in flags) else prior)
         return np.asarray(Image.open(out / "final_00.png")), yaml.safe_load((out / "config.yaml").read_text())
