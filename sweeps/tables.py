@@ -60,7 +60,7 @@ th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--lin
 th { color: var(--soft); font-weight: normal; white-space: nowrap; }
 td.text { min-width: 5em; max-width: 24em; overflow-wrap: anywhere; }
 td img { display: block; width: 64px; height: 64px; object-fit: cover; image-rendering: pixelated; border-radius: 4px; }
-.failed { color: var(--bad); } a { color: inherit; }
+td.failed { color: var(--bad); min-width: 15em; } a { color: inherit; }
 code, pre { font: 13px/1.5 ui-monospace, monospace; } pre { white-space: pre-wrap; margin: 4px 0 0; min-width: 16em; }
 summary { cursor: pointer; color: var(--soft); white-space: nowrap; }
 """

@@ -252,7 +252,7 @@ def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny
 def test_one_flag_stands_against_the_steps(gaussian, swept, tiny, tmp_path):
     """What the column of step 2 shows is what a run of 2 steps ends with."""
     out, short = tmp_path / "sweep", tmp_path / "short"
-    given = [*map(str, QUICK), "--prior.path", str(tiny), "--algo.guidance-scale", "1", "--rep.lr", "0.1"]
+    given = ["--prior.path", str(tiny), *map(str, QUICK[2:]), "--algo.guidance-scale", "1"]
     assert swept(*given, "--steps", 5, "--seed", 3, 4, "--out", out, "--tile", 64)[0] == 0
     sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     config = sds2d.parse([*given, "--steps", "2", "--seed", "4", "--out", str(short)])
