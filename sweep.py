@@ -170,6 +170,7 @@ def show(options, folder, swept, runs, command):
     save_csv(folder / "results.csv", rows)
     sheet = figure(options, folder, swept, runs)
     write(folder / "figure.png", lambda beside: sheet.save(beside, optimize=True))
+    write(folder / "figure.jpg", lambda beside: sheet.convert("RGB").save(beside, quality=85))
     save_page(folder / "index.html", runs, rows, command, summary(folder, runs))
 
 

@@ -54,7 +54,7 @@ def page(folder, flags):
         sections=at_timesteps(folder) + extras(folder),
         command=html.escape(command),
         settings="".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flat(config)
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flat(config) if name != "out"
         ),
         data=json.dumps(data).replace("<", "\\u003c"),
     )

@@ -93,7 +93,7 @@ def written(text, colour=BLACK, upright=False, ground=(255, 255, 255)):
     return pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
 
 
-QUICK = ("--steps", 3, "--particles", 1, "--rep.optimizer", "sgd", "--rep.lr", "0.3", "--log.tile", "16")
+QUICK = ("--steps", 3, "--particles", 1, "--rep.optimizer", "sgd", "--rep.lr", "0.3", "--log.tile", "16", "--log.timesteps")
 
 # -------------------------------------------------------------------------------------------------------- the same runs
 
@@ -103,7 +103,7 @@ def test_runs_are_those_of_sds2d(swept, command, tiny, tmp_path, monkeypatch):
     loads, load = [], runs.Prior
     monkeypatch.setattr(runs, "Prior", lambda config: loads.append(1) or load(config))
     runs._loaded.clear()
-    common = ["--prior.path", tiny, "--steps", 2, "--particles", 1, "--log.tile", 64]
+    common = ["--prior.path", tiny, "--steps", 2, "--particles", 1, "--log.tile", 64, "--log.timesteps", "--log.every", 1]
     code, out, _ = swept(*common, "--algo.name", "vsd", "sds", "--out", tmp_path / "sweep")
     assert code == 0 and out == [f"{tmp_path}/sweep/figure.png", "2 runs: 2 finished"] and loads == [1]
     for index, name in enumerate(["vsd", "sds"]):
