@@ -93,7 +93,7 @@ def written(text, colour=BLACK, upright=False, ground=(255, 255, 255)):
     return pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
 
 
-QUICK = ("--steps", 3, "--particles", 1, "--rep.optimizer", "sgd", "--rep.lr", "0.3", "--log.tile", "16", "--log.timesteps")
+QUICK = ("--log.timesteps", "--steps", 3, "--particles", 1, "--rep.optimizer", "sgd", "--rep.lr", "0.3", "--log.tile", "16")
 
 # -------------------------------------------------------------------------------------------------------- the same runs
 
@@ -252,7 +252,7 @@ def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny
 def test_one_flag_stands_against_the_steps(gaussian, swept, tiny, tmp_path):
     """What the column of step 2 shows is what a run of 2 steps ends with."""
     out, short = tmp_path / "sweep", tmp_path / "short"
-    given = ["--prior.path", str(tiny), *map(str, QUICK[2:]), "--algo.guidance-scale", "1"]
+    given = ["--prior.path", str(tiny), *map(str, QUICK[3:]), "--log.timesteps", "--log.every", "1", "--algo.guidance-scale", "1"]
     assert swept(*given, "--steps", 5, "--seed", 3, 4, "--out", out, "--tile", 64)[0] == 0
     sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     config = sds2d.parse([*given, "--steps", "2", "--seed", "4", "--out", str(short)])
@@ -292,7 +292,7 @@ def test_long_labels_are_wrapped():
 def test_a_run_that_fails_is_shown_and_tried_again(gaussian, swept, tiny, tmp_path, monkeypatch):
     """One learning rate is past what float32 holds, another run meets a bug; the third is finished."""
     out = tmp_path / "sweep"
-    given = ["--prior.path", tiny, *QUICK[:-4], "--rep.lr", "0.3", "1e30", "0.2", "--out", out]
+    given = ["--prior.path", tiny, *QUICK[:-4], "--log.every", 1, "--rep.lr", "0.3", "1e30", "0.2", "--out", out]
     run = sds2d.run
 
     def stumbles(config, *rest):
