@@ -118,7 +118,7 @@ def resolve(config):
     if config.rep.init == "constant" and config.rep.init_color is None:
         config.rep.init_color = (0.5, 0.5, 0.5)
     if config.log.every is None:
-        config.log.every = max(5, math.ceil(config.steps / 12))
+        config.log.every = max(5, math.ceil(config.steps / 10))
 
     # config.yaml must mean the same from any directory.
     config.rep.init_images = tuple(str(Path(path).absolute()) for path in config.rep.init_images)
@@ -230,7 +230,7 @@ def build(config, prior):
 
 
 def distill(algorithm, representation, schedule, optimizer, step):
-    """One step → its timesteps t (B,), the weight w(t) (B,), both on the CPU, and the gradient (B, C, h, w)."""
+    """One step → its latents z (B, C, h, w), timesteps t (B,) and weights w (B,), both on the CPU, and gradient (B, C, h, w)."""
     t = schedule.timestep(step)  # (B,)
     weight = schedule.weight(t, step)  # (B,)
     z = representation.latents()  # (B, C, h, w), differentiable
@@ -240,7 +240,7 @@ def distill(algorithm, representation, schedule, optimizer, step):
     z.backward(per_row(weight, gradient) * gradient)  # carries it to the representation's parameters
     optimizer.step()
     representation.project()
-    return t, weight, gradient
+    return z.detach(), t, weight, gradient
 
 
 def run(config, prior=None, watch=None):
@@ -268,8 +268,8 @@ def run(config, prior=None, watch=None):
             if watch and images is not None:
                 watch(step, images)
             start = time.perf_counter()
-            t, weight, gradient = distill(algorithm, representation, schedule, optimizer, step)
-            recorder.after(step, t, weight, gradient, time.perf_counter() - start)
+            z, t, weight, gradient = distill(algorithm, representation, schedule, optimizer, step)
+            recorder.after(step, z, t, weight, gradient, time.perf_counter() - start)
             bar.set_postfix(t=t[0].item(), refresh=False)
         images = recorder.finish(repeat)
     except BaseException as error:
@@ -330,7 +330,9 @@ def as_flags(values):
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else "--" + ".".join([*flag.split(".")[:-1], "no-" + flag.split(".")[-1]]))
         elif isinstance(value, list | tuple):
-            flags += [f"--{flag}", *map(str, value)]
+            words = [str(word) for word in value]
+            # A first word that begins with - must not be taken for a flag.
+            flags += [f"--{flag}={words[0]}", *words[1:]] if words and words[0].startswith("-") else [f"--{flag}", *words]
         elif value is not None:
             flags.append(f"--{flag}={value}")
     return flags

@@ -13,7 +13,7 @@ from recording.pictures import grid, heat_grid, to_pillow, video_frame
 class LogConfig:
     every: int | None = None
     """Steps between two looks at the run: its picture, its gradient, the clean image that the prior predicts, its scores, and
-    a frame of the video. They set the price of recording. None: a twelfth of the run, but 5 at least."""
+    a frame of the video. They set the price of recording. None: a tenth of the run, but 5 at least."""
     timesteps: tuple[float, ...] = (100, 500, 900)
     """Where else the gradient and the predictions are looked at, whatever t a step has: timesteps, or as fractions of T up
     to 1. Each costs what a step costs."""
@@ -128,32 +128,33 @@ class Recorder:
             self._scores.flush()
         return images
 
-    def maps(self, step, t, gradient):
-        """The step's gradient and the clean images that the prior predicted in it, from what prior.notes heard."""
+    def maps(self, step, z, t, gradient):
+        """The step's gradient, where it points, and the clean images that the prior predicted in it, as prior.notes heard."""
         rows = t.unflatten(0, (-1, self.columns)).tolist()
         labels = [f"{label} · t = {' '.join(map(str, dict.fromkeys(row)))}" for label, row in zip(self.labels, rows, strict=True)]
-        heat = heat_grid(gradient.norm(dim=1).cpu(), labels, self.columns, self.log.tile)
-        self.save(f"gradients/step_{step:06d}.png", heat)
-        for name, clean in predictions(self.prior, len(t)).items():
-            self.save(f"{name}/step_{step:06d}.png", grid(self.prior.decode(clean), labels, self.columns, self.log.tile))
+        seen = predictions(self.prior, len(t)) | {"pseudo_gt": self.algorithm.points_at(z, t, gradient)}
+        self.show(gradient, seen, labels, self.columns, lambda name: f"{name}/step_{step:06d}.png")
 
     def other_timesteps(self, step):
-        """A look at the timesteps that --log.timesteps names: grids, rows timesteps, columns particles."""
+        """The same at the timesteps that --log.timesteps names: grids, rows timesteps, columns particles."""
+        if self.timesteps:
+            z = self.representation.latents().detach()
+            gradient, seen = look(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
+            labels = [f"t = {t}" for t in self.timesteps]
+            self.show(gradient, seen, labels, len(z), lambda name: f"timesteps/{name}_{step:06d}.png")
+
+    def show(self, gradient, seen, labels, columns, place):
+        """|g| and {name: clean latents} as grids, each in the file place(name)."""
         import torch
 
-        if not self.timesteps:
-            return
-        z = self.representation.latents().detach()
-        gradient, seen = look(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
-        labels, decoded = [f"t = {t}" for t in self.timesteps], {}
-        heat = heat_grid(gradient.norm(dim=1).cpu(), labels, len(z), self.log.tile)
-        self.save(f"timesteps/gradient_{step:06d}.png", heat)
+        self.save(place("gradients"), heat_grid(gradient.norm(dim=1).cpu(), labels, columns, self.log.tile))
+        decoded = {}
         for name, clean in seen.items():
             # SDS points at what the prior predicts: the same latents up to rounding need no second decoding.
             like = [other for other in decoded if torch.allclose(seen[other], clean, atol=1e-3)]
             with torch.no_grad():
                 decoded[name] = decoded[like[0]] if like else self.prior.decode(clean)
-            self.save(f"timesteps/{name}_{step:06d}.png", grid(decoded[name], labels, len(z), self.log.tile))
+            self.save(place(name), grid(decoded[name], labels, columns, self.log.tile))
 
     # ------------------------------------------------------------------------------------------------- the loop's calls
 
@@ -171,15 +172,12 @@ class Recorder:
         self.prior.notes = {}
         return images
 
-    def after(self, step, t, weight, gradient, seconds):
+    def after(self, step, z, t, weight, gradient, seconds):
         """Called after each step with what it saw: the numbers, and maps where they are due."""
-        import torch
-
         self.metrics(step, t, weight, gradient, seconds)
         if self.prior.notes is not None:
             self.flush()  # A gradient that is not finite has no map.
-            with torch.no_grad():
-                self.maps(step, t, gradient)
+            self.maps(step, z, t, gradient)
             self.prior.notes = None
 
     def finish(self, command):

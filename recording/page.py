@@ -10,6 +10,7 @@ TITLES = {
     "images": "The picture",
     "gradients": "|g|, the gradient's magnitude over the latents",
     "x0": "The clean image that the prior predicts",
+    "pseudo_gt": "The pseudo ground truth, the clean image that g points at",
     "lora": "The clean image that φ, the prior with its LoRA, predicts",
     "ellipses": "The Gaussians' outlines at one standard deviation",
     "density": "How densely the Gaussians lie",
@@ -20,12 +21,6 @@ CURVES = {
     "grad_norm": "‖g‖, the gradient's norm",
     "clip_score": "CLIP score, 100 cos(image, prompt)",
     "directional": "Directional CLIP similarity, 100 cos(change of the image, change of the prompt)",
-}
-AT_TIMESTEPS = {
-    "gradient": "|g|",
-    "x0": "The clean image that the prior predicts",
-    "pseudo_gt": "The pseudo ground truth, the clean image that g points at",
-    "lora": "The clean image that φ predicts",
 }
 POINTS = 500  # of a curve; more would not be seen
 
@@ -96,7 +91,7 @@ def summary(config, lines):
 def at_timesteps(folder):
     """The last look at the timesteps that --log.timesteps names."""
     figures = []
-    for name, title in AT_TIMESTEPS.items():
+    for name, title in TITLES.items():
         for path in sorted((folder / "timesteps").glob(f"{name}_*.png"))[-1:]:
             step = int(path.stem.rsplit("_", 1)[1])
             figures.append(f'<figure><figcaption>{title}, at step {step}</figcaption><img src="timesteps/{path.name}" '

@@ -130,9 +130,9 @@ def upright(sheet, text, x, middle):
 
 @functools.cache
 def font(size=15):
-    from PIL import ImageFont
+    from recording.pictures import letters
 
-    return ImageFont.load_default(size=size)
+    return letters(size)
 
 
 def measure(text, size=15):

@@ -52,7 +52,7 @@ def folder(tmp_path):
         for step in (0, 2, 4, 5)[: 4 if name in ("images", "density") else 3]:
             Image.new("RGB", (60, 40), (40 * step, 90, 20)).save(tmp_path / name / f"step_{step:06d}.png")
     (tmp_path / "timesteps").mkdir()
-    for name in ("gradient", "x0", "pseudo_gt"):
+    for name in ("gradients", "x0", "pseudo_gt"):
         Image.new("RGB", (60, 40)).save(tmp_path / "timesteps" / f"{name}_000005.png")
     for name in ("final", "schedule"):
         Image.new("RGB", (60, 40)).save(tmp_path / f"{name}.png")

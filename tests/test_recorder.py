@@ -65,7 +65,7 @@ def test_watching_changes_nothing(go, name):
     assert (watched / "final.png").read_bytes() == (alone / "final.png").read_bytes()
     assert not (alone / "timesteps").exists() and len(list((watched / "images").iterdir())) > 3
     if name != "ddim":
-        assert len(list((watched / "timesteps").glob("gradient_*.png"))) == 3, "before steps 1 and 2, and at the end"
+        assert len(list((watched / "timesteps").glob("gradients_*.png"))) == 3, "before steps 1 and 2, and at the end"
 
 
 @pytest.mark.parametrize("name, clean", [
@@ -93,6 +93,7 @@ def test_the_pseudo_ground_truth_is_where_the_gradient_points(go, name, target):
     scale = [] if name == "csd" else ["--algo.guidance-scale", "2"]
     folder = go(name, "--log.every", "1", "--rep.lr", "1e-6", *scale)
     is_grey(folder / "timesteps" / "pseudo_gt_000003.png", 3, 2, target)
+    is_grey(folder / "pseudo_gt" / "step_000001.png", 1, 2, target)
 
 
 def test_vsd_shows_what_its_lora_predicts(go):
@@ -109,7 +110,7 @@ def test_the_timesteps_are_those_named(go):
     for row, norm in enumerate(norms):
         place = norm / norms.max() * (len(HEAT) - 1)
         expected = np.interp(place, range(len(HEAT)), [color[0] for color in HEAT]) / 255
-        assert abs(tile(folder / "timesteps" / "gradient_000003.png", row, 1) - expected).max() < 1.5 / 255
+        assert abs(tile(folder / "timesteps" / "gradients_000003.png", row, 1) - expected).max() < 1.5 / 255
 
 
 def test_methods_that_need_a_least_timestep_are_asked_for_no_less(go):
@@ -195,7 +196,7 @@ def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
 @pytest.mark.parametrize("flags", [
     "", "--algo.name vsd --rep.kind pixel --rep.optimizer sgd", "--rep.init-std 0.3 --schedule.shared-t --negative-prompt=--x",
     "--rep.kind gaussian2d --algo.name pds --source-image {p} --source-prompt dog --rep.lr 1 --rep.background 0 0 1",
-    "--algo.name ddim", "--seed 3 --steps 7 --log.timesteps --rep.init-images {p} --prompt a\u2603 \"b'c",
+    "--algo.name ddim", "--prompt=-x y --negative-prompt=-z", "--seed 3 --steps 7 --log.timesteps --rep.init-images {p} --prompt a\u2603 \"b'c",
 ])  # fmt: skip
 def test_the_command_repeats_the_settings(tmp_path, flags):
     """The page's command, parsed again, gives the same Config, and says no more than it must."""

@@ -39,8 +39,8 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
         ["config.yaml", "metrics.jsonl", "schedule.png", "video.mp4", "index.html", "final.png",
          *(f"final_{i:02d}.png" for i in range(4)),
          *(f"{view}/step_{step:06d}.png" for view in ("images", *VIEWS.get(kind, ())) for step in (0, 2, 4, 5)),
-         *(f"{view}/step_{step:06d}.png" for view in ("gradients", "x0") for step in (0, 2, 4)),
-         *(f"timesteps/{view}_000005.png" for view in ("gradient", "x0", "pseudo_gt")),
+         *(f"{view}/step_{step:06d}.png" for view in ("gradients", "x0", "pseudo_gt") for step in (0, 2, 4)),
+         *(f"timesteps/{view}_000005.png" for view in ("gradients", "x0", "pseudo_gt")),
          *(f"gaussians_{i:02d}.ply" for i in range(4) if kind == "gaussian2d")]
     )  # fmt: skip
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
