@@ -32,11 +32,9 @@ def page(folder, flags):
     folder = Path(folder)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     lines = [json.loads(line) for name in ("metrics", "scores") for line in read(folder / f"{name}.jsonl")]
-    panels = [
-        {"name": path.name, "title": TITLES.get(path.name, path.name), "steps": steps_in(path)}
-        for path in sorted(folder.iterdir(), key=lambda path: (list(TITLES).index(path.name) if path.name in TITLES else 99, path.name))
-        if path.is_dir() and steps_in(path)
-    ]
+    seen = {path.name: steps_in(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    names = [name for name in (*TITLES, *seen) if seen.get(name)]
+    panels = [{"name": name, "title": TITLES.get(name, name), "steps": seen[name]} for name in dict.fromkeys(names)]
     prompts = "\n".join(config["prompt"])
     command = shlex.join(["python", "sds2d.py", *flags])
     data = {"steps": panels[0]["steps"], "panels": panels}
@@ -49,7 +47,8 @@ def page(folder, flags):
         sections=at_timesteps(folder) + extras(folder),
         command=html.escape(command),
         settings="".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flat(config) if name != "out"
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+            for name, value in flat(config) if name != "out"
         ),
         data=json.dumps(data).replace("<", "\\u003c"),
     )

@@ -130,5 +130,5 @@ def test_curves_of_long_runs_are_pooled_and_meet_the_extremes():
     drawn = curve("t", "t", lines)
     assert len(drawn) < 60_000
     points = [tuple(map(float, point.split(","))) for point in re.search(r'class="band" points="(.*?)"', drawn)[1].split()]
-    assert min(y for _, y in points) == 10 and max(y for _, y in points) == 166, "the greatest at the top, the least at the bottom"
+    assert min(y for _, y in points) == 10 and max(y for _, y in points) == 166, "the greatest on top, the least below"
     assert curve("weight", "w", lines) == ""

@@ -1,4 +1,4 @@
-"""What a run records, on a prior whose predictions are known: values read back from the PNGs, and that watching changes nothing."""
+"""What a run records, on a prior whose predictions are known, read back from its files; and that watching changes nothing."""
 
 import json
 
@@ -176,14 +176,17 @@ def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
     torch.manual_seed(0)
     small = dict(hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=2)
     vocabulary = {"vocab_size": 514, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
-    config = CLIPConfig(text_config=small | vocabulary, vision_config=small | dict(image_size=32, patch_size=8), projection_dim=16)
+    vision = dict(image_size=32, patch_size=8)
+    config = CLIPConfig(text_config=small | vocabulary, vision_config=small | vision, projection_dim=16)
     CLIPModel(config).save_pretrained(tmp_path / "clip")
     for name in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"):
         if (tiny / "tokenizer" / name).exists():
             (tmp_path / "clip" / name).write_bytes((tiny / "tokenizer" / name).read_bytes())
-    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "image_processor_type": "CLIPImageProcessor"}
+    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32},
+                "image_processor_type": "CLIPImageProcessor"}  # fmt: skip
     (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(settings))
-    flags = ["--prior.path", str(tiny), "--prompt", "a fox", "--particles", "2", "--steps", "5", "--log.every", "2", "--log.timesteps"]
+    flags = ["--prior.path", str(tiny), "--prompt", "a fox", "--particles", "2", "--steps", "5", "--log.every", "2",
+             "--log.timesteps"]  # fmt: skip
     images = sds2d.run(sds2d.parse([*flags, "--eval.clip", str(tmp_path / "clip"), "--out", str(tmp_path / "run")]))
     lines = [json.loads(line) for line in (tmp_path / "run" / "scores.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 2, 4, 5]
