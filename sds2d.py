@@ -63,7 +63,7 @@ class Config:
 
 
 def advice(asked):
-    """The settings that this checkpoint, method and representation bring with them, as flags to stand before the user's own."""
+    """The settings that this checkpoint, method and representation bring with them, {name: value}, to stand before the user's."""
     algorithm, kind = ALGORITHMS[asked.algo.name], asked.rep.kind
     checkpoint = locate(asked.prior.path)
     file = checkpoint_file(checkpoint, "sds2d.json")
@@ -106,7 +106,7 @@ def advice(asked):
     for name in [name for name in values if name.startswith("schedule.") and name not in algorithm.requires]:
         if not uses(name.split(".")[1], *chosen):
             values.pop(name)
-    return as_flags(values)
+    return values
 
 
 def resolve(config):
@@ -304,7 +304,7 @@ def parse(arguments=None):
     """Command line → Config, resolved and checked: the user's flags, after those that the checkpoint and the method bring."""
     arguments = sys.argv[1:] if arguments is None else arguments
     asked = read(arguments)
-    flags = advice(asked)
+    flags = as_flags(advice(asked))
     try:
         config = read([*flags, *arguments])
     except InputError as error:  # The user's own flags passed above.
@@ -345,10 +345,19 @@ def command(config):
     given = {name: wanted[name] for name in ("algo.name", "rep.kind", "prior.path") if wanted[name] != settings(Config())[name]}
     while given != last:  # A setting may bring others with it, or do away with them.
         last = dict(given)
-        asked = read(as_flags(given))
-        found = settings(resolve(read([*advice(asked), *as_flags(given)])))
+        found = settings(resolve(configured({**advice(configured(given)), **given})))
         given |= {name: wanted[name] for name in names if found[name] != wanted[name]}
     return as_flags(given)
+
+
+def configured(values):
+    """{name: value} → Config, all else at its default."""
+    config = Config()
+    for name, value in values.items():
+        *path, last = name.split(".")
+        owner = operator.attrgetter(".".join(path))(config) if path else config
+        setattr(owner, last, tuple(value) if isinstance(value, list) else value)
+    return config
 
 
 def main():

@@ -135,6 +135,14 @@ def tiny(tmp_path_factory):
     return save_stable_diffusion(tmp_path_factory.mktemp("tiny"), "1.5")
 
 
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """A plot takes longer than most tests' runs. test_schedules.py draws its own, and commands in other processes draw theirs."""
+    import sds2d
+
+    monkeypatch.setattr(sds2d, "schedule_plot", lambda path, schedule: path.write_bytes(b""))
+
+
 @pytest.fixture
 def command():
     """Runs `python sds2d.py …` as a user would → the finished process."""
