@@ -1,5 +1,6 @@
 """The whole command on small Stable Diffusions: what it leaves behind, that it repeats, and every flag it has."""
 
+import functools
 import json
 import re
 import shutil
@@ -136,6 +137,11 @@ def test_ddim_is_the_pipelines(stable_diffusion, tmp_path):
     torch.testing.assert_close(images.clamp(0, 1), expected, rtol=0, atol=2e-3)
 
 
+@functools.cache
+def loaded(checkpoint):
+    return Prior(PriorConfig(path=str(checkpoint)))
+
+
 def few_steps(checkpoint, tmp_path, name, *flags):
     """The parser, the loop and the folder, by each method's own defaults."""
     steps = 5 if name == "ddim" else 3  # DDIM's least, and enough for Bridge's second half
@@ -144,7 +150,7 @@ def few_steps(checkpoint, tmp_path, name, *flags):
     source = ["--source-image", str(tmp_path / "red.png"), "--source-prompt", "a hat"] if edits else []
     config = sds2d.parse(["--prior.path", str(checkpoint), "--algo.name", name, "--steps", str(steps), "--prompt", "a fox", "a fish",
                           "--particles", "1", *source, *flags, "--out", str(tmp_path / "run")])  # fmt: skip
-    images = sds2d.run(config)
+    images = sds2d.run(config, loaded(checkpoint))
     assert images.shape == (2, 3, 64, 64) and images.isfinite().all() and not torch.equal(images[0], images[1])
     assert (tmp_path / "run" / "video.mp4").stat().st_size > 0 and (tmp_path / "run" / "final_01.png").exists()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -183,7 +189,7 @@ def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys
 def test_the_readmes_own_method_works(tiny, tmp_path):
     """Its file and its line, pasted into a copy of the project, run as the README says."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own method")[1]
-    for name in ("sds2d.py", "prior.py", "recording", "algorithms", "representations", "schedules"):
+    for name in ("sds2d.py", "prior.py", "evaluation.py", "recording", "algorithms", "representations", "schedules"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     code = readme.split("```python\n")[1].split("```")[0]
