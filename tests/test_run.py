@@ -252,7 +252,8 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
     for network in (prior.unet, prior.vae):
         network.double()
     prior.dtype = torch.float64
-    monkeypatch.setattr(prior, "decode", lambda z: z[:, :3])  # the final latents themselves, as far as a picture shows them
+    # The final latents themselves, as far as a picture shows them.
+    monkeypatch.setattr(prior, "decode", lambda z: torch.nn.functional.interpolate(z[:, :3], prior.image_size))
     flags = ["--prior.path", tiny, "--steps", 5 if name == "ddim" else 3, "--rep.kind", kind, "--algo.name", name]
     if name != "ddim":
         # Gaussians' own rates, which this multiplies, are made for Adam's steps.
