@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-import torch
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # pytest-xdist runs as many tests at once as there are cores: one core each, and said before OpenMP starts, whose threads
+    # would wait for each other by spinning. The commands that tests start inherit it.
+    os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from prior import Prior  # noqa: E402
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # pytest-xdist runs as many tests at once as there are cores: one core each.
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
