@@ -1,5 +1,9 @@
 """The rasterizer against a dense rendering in float64, written plainly from its conventions, whose gradient is autograd's."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -153,6 +157,12 @@ def test_particles_are_rasterized_apart():
 
 
 def test_threads_change_nothing():
+    if os.environ.get("NUMBA_NUM_THREADS") == "1":  # as under pytest-xdist: another process has the two threads
+        free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS") and "XDIST" not in name}
+        test = f"{__file__}::test_threads_change_nothing"
+        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", test], env=free, capture_output=True, text=True)
+        assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+        return
     count, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
