@@ -21,10 +21,14 @@ import torch.utils.checkpoint
 from PIL import Image
 
 import sds2d
+from algorithms import ALGORITHMS
+from algorithms.particles import Particles
 from evaluation import Judge, background_colours, draw_prompts, report, saturation, with_background
-from prior import Prior, checkpoint_file, locate
+from prior import InputError, Prior, checkpoint_file, locate
 from recording.pictures import grid
+from representations import RepresentationConfig
 from representations.start import load_image
+from settings import parse, read
 
 PROMPTS, PARTICLES, BATCH = 40, 2, 8
 UNWATCHED = ["--log.every", "1000000", "--log.timesteps", "--eval.clip", "none"]
@@ -32,17 +36,17 @@ UNWATCHED = ["--log.every", "1000000", "--log.timesteps", "--eval.clip", "none"]
 
 def quality(arguments):
     """40 prompts over all categories × 2 particles, in runs of 8 particles, judged by the checkpoint's own CLIP."""
-    probe = sds2d.parse(arguments)
+    probe = parse(arguments)
     folder = locate(probe.prior.path)
     captions = checkpoint_file(folder, "captions.json")
     if "names" not in captions or not (folder / "clip").is_dir():
-        raise sds2d.InputError(f"--prior.path {folder}: quality needs a folder with captions.json and clip/")
+        raise InputError(f"--prior.path {folder}: quality needs a folder with captions.json and clip/")
     prompts = draw_prompts(captions, PROMPTS, seed=0)
     prior, judge, images, started = Prior(probe.prior), Judge(folder / "clip"), [], time.time()
     for first in range(0, PROMPTS, BATCH // PARTICLES):
         texts = [with_background(*pair) for pair in prompts[first : first + BATCH // PARTICLES]]
         out = f"{probe.out}/{first:03d}"
-        config = sds2d.parse([*arguments, "--prompt", *texts, "--particles", str(PARTICLES), "--out", out,
+        config = parse([*arguments, "--prompt", *texts, "--particles", str(PARTICLES), "--out", out,
                               "--seed", str(first * PARTICLES), *UNWATCHED])  # fmt: skip
         images.append(sds2d.run(config, prior).cpu())
     wanted = [pair for pair in prompts for _ in range(PARTICLES)]
@@ -64,12 +68,12 @@ def edits(arguments):
     "Outside" are the pixels in which the drawn source and the drawn target agree.
     """
     name, *flags = arguments or ["dds"]
-    if name not in sds2d.ALGORITHMS:
-        raise sds2d.InputError(f"edits {name}: a method is needed, one of {', '.join(sds2d.ALGORITHMS)}")
-    probe = sds2d.read(flags)
+    if name not in ALGORITHMS:
+        raise InputError(f"edits {name}: a method is needed, one of {', '.join(ALGORITHMS)}")
+    probe = read(flags)
     folder = locate(probe.prior.path)
     if not (Path(folder) / "edits").is_dir():
-        raise sds2d.InputError(f"--prior.path {folder}: edits needs a folder with edits/")
+        raise InputError(f"--prior.path {folder}: edits needs a folder with edits/")
     pairs = [SimpleNamespace(**pair) for pair in json.loads((folder / "edits" / "edits.json").read_text())]
     captions, prior, judge = checkpoint_file(folder, "captions.json"), Prior(probe.prior), Judge(folder / "clip")
     root, images, started = f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-edits-{name}", [], time.time()
@@ -77,8 +81,8 @@ def edits(arguments):
         part = pairs[first : first + BATCH]
         files = [str(folder / "edits" / pair.source) for pair in part]
         source = ["--source-image", *files, "--source-prompt", *(pair.source_prompt for pair in part)]
-        start = source if sds2d.ALGORITHMS[name].edits else ["--rep.init", "image", "--rep.init-images", *files]
-        config = sds2d.parse([*flags, "--algo.name", name, *start, "--prompt", *(pair.prompt for pair in part), "--particles", "1",
+        start = source if ALGORITHMS[name].edits else ["--rep.init", "image", "--rep.init-images", *files]
+        config = parse([*flags, "--algo.name", name, *start, "--prompt", *(pair.prompt for pair in part), "--particles", "1",
                               "--out", f"{root}/{first:03d}", "--seed", str(first), *UNWATCHED])  # fmt: skip
         images.append(sds2d.run(config, prior).cpu().clamp(0, 1))
     images = torch.cat(images)
@@ -127,18 +131,18 @@ def network_calls(prior, algorithm, step):
 def speed(arguments):
     """A step of every method, and of every representation, beside the bare calls of the networks that it can't do without."""
     print("| method | representation | calls | step, ms | bare calls, ms | ratio |\n| --- | --- | --- | --- | --- | --- |")
-    prior = Prior(sds2d.parse(arguments).prior)
+    prior = Prior(parse(arguments).prior)
     size = prior.image_size
     with tempfile.TemporaryDirectory() as folder:
         source = f"{folder}/source.png"
         Image.effect_noise((size, size), 50).save(source)
-        for name, kind in [*((name, "latent") for name in sds2d.ALGORITHMS), ("sds", "pixel")]:
+        for name, kind in [*((name, "latent") for name in ALGORITHMS), ("sds", "pixel")]:
             flags = ["--algo.name", name, "--rep.kind", kind, "--particles", "4", "--steps", "50"]
-            if sds2d.ALGORITHMS[name].edits:
+            if ALGORITHMS[name].edits:
                 flags += ["--source-image", source, "--source-prompt", "a"]
             if name != "ddim":
                 flags += ["--schedule.timestep", "linear"]  # the middle of the run is t = T/2, and takes as many calls each time
-            config = sds2d.parse([*flags, *arguments])
+            config = parse([*flags, *arguments])
             parts = sds2d.build(config, prior)
             rows = len(config.prompt) * config.particles
             pixels = torch.rand(rows, 3, size, size, device=prior.device, requires_grad=True)
@@ -224,7 +228,7 @@ def rasterizer(arguments):
     from representations.rasterizer import rasterize
 
     if arguments:
-        raise sds2d.InputError(f"rasterizer takes no flags: {' '.join(arguments)}")
+        raise InputError(f"rasterizer takes no flags: {' '.join(arguments)}")
 
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -249,7 +253,7 @@ def fitting(arguments):
     """How well Gaussians fit pictures: 500 on the drawings of the checkpoint's edits in 300 steps, 5,000 on a photograph in 1,000."""
     from representations.gaussian2d import Gaussian2D
 
-    folder = locate(sds2d.read(arguments).prior.path)
+    folder = locate(read(arguments).prior.path)
     drawings = sorted((folder / "edits").glob("*_source.png"))[:20]
     with tempfile.TemporaryDirectory() as place:
         jobs = [("drawings", drawings, 64, 500, 300)]
@@ -263,10 +267,10 @@ def fitting(arguments):
         for name, files, size, count, steps in jobs:
             # Fitting asks nothing of a checkpoint but a size.
             canvas = SimpleNamespace(image_size=size, device=torch.device("cpu"), embed=lambda prompts: None)
-            config = sds2d.RepresentationConfig(init="image", init_images=tuple(map(str, files)), lr=1.0, num_points=count,
+            config = RepresentationConfig(init="image", init_images=tuple(map(str, files)), lr=1.0, num_points=count,
                                                 fit_steps=steps)  # fmt: skip
             start = time.perf_counter()
-            images = Gaussian2D(config, canvas, sds2d.Particles(canvas, [""] * len(files), "", 0)).images().detach()
+            images = Gaussian2D(config, canvas, Particles(canvas, [""] * len(files), "", 0)).images().detach()
             seconds = time.perf_counter() - start
             pictures = torch.stack([load_image(file, size) for file in files])
             psnr = -10 * (images.clamp(0, 1) - pictures).square().mean((1, 2, 3)).log10()
@@ -280,6 +284,6 @@ if __name__ == "__main__":
         sys.exit(f"usage: python benchmark.py {{{'|'.join(commands)}}} [flags of sds2d.py]")
     try:
         commands[sys.argv[1]](sys.argv[2:])
-    except (sds2d.InputError, FloatingPointError) as error:
+    except (InputError, FloatingPointError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, sds2d.InputError) else 1)
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -23,9 +23,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import sds2d
 from prior import InputError
 from recording import write
+from settings import parse, read
 from sweeps.flags import combine, split
 from sweeps.runs import FAILED, FINISHED, WAITING, execute, moment_file, moments, place, report, shared_prior, status
 
@@ -61,7 +61,7 @@ def plan(arguments):
     Raises InputError: one run that sds2d.py would refuse is reason enough, since all of them were asked for.
     """
     words, given = split(arguments, Options)
-    options = sds2d.read(words, Options, __doc__)
+    options = read(words, Options, __doc__)
     swept, runs = combine(given)
     for name in ("show", "tile", "ray_workers"):
         value = getattr(options, name)
@@ -78,7 +78,7 @@ def plan(arguments):
     for run in runs:
         try:
             # sds2d.py takes no folder that exists.
-            run.config = sds2d.parse([*run.arguments, "--out", str(folder / "none" if os.path.lexists(folder) else folder)])
+            run.config = parse([*run.arguments, "--out", str(folder / "none" if os.path.lexists(folder) else folder)])
         except InputError as error:
             values = " ".join(f"{flag} {text}" for flag, text in run.values.items())
             raise InputError(f"{error} (the run with {values})") from error

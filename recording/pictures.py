@@ -1,5 +1,7 @@
 """Tensors as pictures: grids with labels, heat maps, frames of a video."""
 
+import functools
+
 
 def to_pillow(image):
     """(3, H, W) float → Pillow image; what lies outside [0, 1] is shown as 0 or 1."""
@@ -23,7 +25,8 @@ def heat_map(values, largest):
     return (anchors[below] * (1 - fraction) + anchors[below + 1] * fraction).movedim(-1, 1)
 
 
-def letters(size):
+@functools.cache
+def letters(size=15):
     """DejaVu Sans, which matplotlib brings along: it knows arrows, mathematics and many scripts, unlike Pillow's own font."""
     import matplotlib
     from PIL import ImageFont

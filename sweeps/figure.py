@@ -1,8 +1,9 @@
 """The figure of a sweep: rows and columns of pictures, the settings that they differ in written at the left and on top."""
 
-import functools
 import math
 from dataclasses import dataclass
+
+from recording.pictures import letters, shorten
 
 GAP, INNER, LINE = 12, 2, 20  # between cells, between the pictures of a cell, from one line of text to the next
 BLACK, GREY, PALE = (20, 20, 20), (110, 110, 110), (233, 233, 233)
@@ -45,7 +46,7 @@ def draw(rows, columns, blocks, cell, tile):
     for b, name in enumerate(blocks):
         top = b * (block_height + GAP)
         if name:
-            ink.text((GAP, top + GAP), shortened(name, sheet_width - 2 * GAP), BLACK, font(18))
+            ink.text((GAP, top + GAP), shorten(name, letters(18), sheet_width - 2 * GAP), BLACK, letters(18))
         top += title
         middle = left + (len(columns.texts) * (width + GAP) - GAP) / 2
         centred(ink, columns.name, max(middle, left + measure(columns.name) / 2), top + GAP, GREY)
@@ -58,7 +59,7 @@ def draw(rows, columns, blocks, cell, tile):
             y = top + head + r * (height + GAP)
             for i, line in enumerate(lines):
                 at = left - 10 - math.ceil(measure(line)), y + (height - LINE * len(lines)) // 2 + LINE * i
-                ink.text(at, line, BLACK, font())
+                ink.text(at, line, BLACK, letters())
             for c, part in enumerate(cells[b][r]):
                 x = left + c * (width + GAP)
                 if isinstance(part, Image.Image):
@@ -112,7 +113,7 @@ def message(ink, texts, box):
 
 def centred(ink, text, middle, y, colour, size=15):
     """At whole pixels, where letters are sharpest."""
-    ink.text((round(middle - measure(text, size) / 2), y), text, colour, font(size))
+    ink.text((round(middle - measure(text, size) / 2), y), text, colour, letters(size))
 
 
 def upright(sheet, text, x, middle):
@@ -120,7 +121,7 @@ def upright(sheet, text, x, middle):
     from PIL import Image, ImageDraw
 
     strip = Image.new("RGB", (math.ceil(measure(text)), LINE), "white")
-    ImageDraw.Draw(strip).text((0, 1), text, GREY, font())
+    ImageDraw.Draw(strip).text((0, 1), text, GREY, letters())
     strip = strip.rotate(90, expand=True)
     sheet.paste(strip, (x, round(middle - strip.height / 2)))
 
@@ -128,25 +129,12 @@ def upright(sheet, text, x, middle):
 # ------------------------------------------------------------------------------------------------------------ text
 
 
-@functools.cache
-def font(size=15):
-    from recording.pictures import letters
-
-    return letters(size)
-
-
 def measure(text, size=15):
-    return font(size).getlength(text)
+    return letters(size).getlength(text)
 
 
 def widest_word(text):
     return math.ceil(max((measure(word) for word in text.split()), default=0))
-
-
-def shortened(text, width):
-    from recording.pictures import shorten
-
-    return shorten(text, font(18), width)
 
 
 def wrap(text, width, most, size=15):

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass, is_dataclass
 from typing import get_args, get_origin, get_type_hints
 
-import sds2d
 from prior import InputError
+from settings import Config, spell
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Run:
     name: str
     values: dict[str, str]
     arguments: list[str]
-    config: sds2d.Config | None = None
+    config: Config | None = None
 
 
-def settings(cls, prefix="--"):
+def names(cls, prefix="--"):
     """(flag, type) of every setting in a nested dataclass, named as tyro names them."""
     for name, hint in get_type_hints(cls).items():
         flag = prefix + name.replace("_", "-")
-        yield from settings(hint, flag + ".") if is_dataclass(hint) else [(flag, hint)]
+        yield from names(hint, flag + ".") if is_dataclass(hint) else [(flag, hint)]
 
 
 def takes_several(hint):
@@ -45,7 +45,7 @@ def split(arguments, own):
     Each word behind a flag is a value of its own, and so are those of a flag that is given again. Where sds2d.py itself takes
     several words (--prompt), they are one value, and only a flag that is given again brings another.
     """
-    kinds, mine = dict(settings(sds2d.Config)), {*dict(settings(own)), "--help", "-h"}
+    kinds, mine = dict(names(Config)), {*dict(names(own)), "--help", "-h"}
     negations = {re.sub(r"([\w-]+)$", r"no-\1", flag): flag for flag, hint in kinds.items() if hint is bool}
     groups = []  # [flag, words] in the order of the command line
     for word in arguments:
@@ -73,11 +73,6 @@ def split(arguments, own):
             if values.count(value) > 1:
                 raise InputError(f"{' '.join(value.words)} is given twice; the values of a sweep differ")
     return options, given
-
-
-def spell(flag, words):
-    """The flag and its words, so that none that begins with - is taken for a flag."""
-    return (f"{flag}={words[0]}", *words[1:]) if words and words[0].startswith("-") else (flag, *words)
 
 
 def combine(given):

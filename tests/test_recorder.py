@@ -11,6 +11,7 @@ from PIL import Image
 import sds2d
 from evaluation import Evaluator
 from recording.pictures import HEAT, grid, heat_grid
+from settings import command
 
 # m_∅, m_cat, m_dog: point masses, so that every prediction of a clean image is a mean, whatever the noise.
 MEANS = {"": 0.1, "cat": 0.4, "dog": 0.3, "bright cat": 0.5, "bad cat": 0.2}
@@ -207,6 +208,6 @@ def test_the_command_repeats_the_settings(tmp_path, flags):
     out = ["--out", str(tmp_path / "run")]
     given = flags.format(p=tmp_path / "dark.png").split()
     config = sds2d.parse([*given, *out])
-    command = sds2d.command(config)
-    assert sds2d.parse([*command, *out]) == config
-    assert len(command) <= len(given) + 2
+    repeat = command(config)
+    assert sds2d.parse([*repeat, *out]) == config
+    assert len(repeat) <= len(given) + 2

@@ -19,6 +19,7 @@ from PIL import Image
 
 import sds2d
 from prior import Prior, PriorConfig
+from settings import Config
 
 VIEWS = {"gaussian2d": ("density", "ellipses")}
 
@@ -189,7 +190,7 @@ def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys
 def test_the_readmes_own_method_works(tiny, tmp_path):
     """Its file and its line, pasted into a copy of the project, run as the README says."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own method")[1]
-    for name in ("sds2d.py", "prior.py", "evaluation.py", "recording", "algorithms", "representations", "schedules"):
+    for name in ("sds2d.py", "settings.py", "prior.py", "evaluation.py", "recording", "algorithms", "representations", "schedules"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     code = readme.split("```python\n")[1].split("```")[0]
@@ -404,7 +405,7 @@ def test_every_setting_is_covered():
             name = prefix + field.name.replace("_", "-")
             yield from names(field.type, name + ".") if is_dataclass(field.type) else [name]
 
-    assert {flag.strip("-") for flag in FLAGS} | elsewhere == set(names(sds2d.Config))
+    assert {flag.strip("-") for flag in FLAGS} | elsewhere == set(names(Config))
 
 
 def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):

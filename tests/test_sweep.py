@@ -21,8 +21,10 @@ from PIL import Image, ImageDraw
 
 import sds2d
 import sweep
+from recording.pictures import letters
+from settings import read
 from sweeps import cluster, flags, runs
-from sweeps.figure import BLACK, GREY, PALE, font, wrap
+from sweeps.figure import BLACK, GREY, PALE, wrap
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def enlarged(file, factor):
 def written(text, colour=BLACK, upright=False, ground=(255, 255, 255)):
     """The text as ink on its ground, cut to its letters."""
     image = Image.new("RGB", (600, 30), ground)
-    ImageDraw.Draw(image).text((0, 1), text, colour, font())
+    ImageDraw.Draw(image).text((0, 1), text, colour, letters())
     pixels = np.asarray(image.rotate(90, expand=True) if upright else image)
     ys, xs = np.where((pixels != ground).any(-1))
     return pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
@@ -146,7 +148,7 @@ def test_values_mean_what_they_mean_to_sds2d(arguments, tiny, tmp_path):
     """tyro reads each form by itself; the runs of the sweep are those readings."""
     options, given = flags.split(["--out", "x", *arguments], sweep.Options)
     assert options == ["--out", "x"]
-    found = [sds2d.read(run.arguments) for run in flags.combine(given)[1]]
+    found = [read(run.arguments) for run in flags.combine(given)[1]]
     alone = {
         "--prompt": [["--prompt", "a", "b"], ["--prompt", "c", "d"]], "--prompt=-x": [["--prompt=-x", "y"], ["--prompt", "z"]],
         "--rep.init_color": [["--rep.init-color", "0.1", "0.2", "0.3"], ["--rep.init-color", "1", "0", "0"]],
@@ -156,7 +158,7 @@ def test_values_mean_what_they_mean_to_sds2d(arguments, tiny, tmp_path):
         "--steps": [["--steps", "10"], []],
     }  # fmt: skip
     alone["--algo.sdi.inversion_guidance_scale=-3"] = alone["--algo.name=sdi"]
-    assert found == [sds2d.read(single) for single in alone[arguments[0]]]
+    assert found == [read(single) for single in alone[arguments[0]]]
 
 
 WRONG = [
@@ -282,7 +284,7 @@ def test_three_flags_make_a_table_each(gaussian, swept, tiny, tmp_path):
 
 def test_long_labels_are_wrapped():
     lines = wrap("a long prompt " * 20, 120, 3)
-    assert len(lines) == 3 and lines[-1].endswith("…") and all(font().getlength(line) <= 120 for line in lines)
+    assert len(lines) == 3 and lines[-1].endswith("…") and all(letters().getlength(line) <= 120 for line in lines)
     assert wrap("a b", 120, 3) == ["a b"] and "".join(wrap("x" * 50, 120, 9)) == "x" * 50 and wrap("", 120, 3) == [""]
 
 
