@@ -4,84 +4,23 @@ Everything is read from the checkpoint: the noise schedule, what the network pre
 how long a prompt may be. Nothing here knows which checkpoint it is.
 """
 
-import json
+import functools
 import re
 import string
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-EMBEDDED = Path(__file__).resolve().parent / "priors" / "emoji64"
-
-
-class InputError(ValueError):
-    """Something the user gave can not be used. The message is one line that says what was wrong and what would be right."""
+from priors.checkpoint import EMBEDDED, InputError, checkpoint_file, digest, fetch, first_line, locate, vet
 
 
 @dataclass
 class PriorConfig:
-    path: str = str(EMBEDDED.relative_to(Path(__file__).resolve().parent))
+    path: str = f"priors/{EMBEDDED.name}"
     """Folder or hub id of a Stable Diffusion checkpoint in diffusers' layout. The default ships with sds2d."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the networks; auto is float16 on CUDA, else float32. Latents and gradients are always float32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
-
-
-def locate(path):
-    """The checkpoint's folder as a Path, or the hub id as it is. Costs nothing: no network, no weights.
-
-    Raises InputError where `path` can be neither.
-    """
-    for parent in (Path.cwd(), EMBEDDED.parent.parent):  # What ships with sds2d is found from any working directory.
-        try:
-            folder = parent / Path(path).expanduser()
-            if (folder / "model_index.json").is_file():
-                return folder.resolve()
-            exists = folder.exists()
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"--prior.path {path} can not be read: {first_line(error)}") from error
-        if exists:
-            raise InputError(f"--prior.path {path} is no diffusers checkpoint: it has no model_index.json")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
-        return path
-    raise InputError(f"--prior.path {path}: no such folder, and a hub id has the form owner/name")
-
-
-def model_index(path):
-    """model_index.json of the checkpoint at a folder or hub id."""
-    if isinstance(path, Path):
-        return read_json(path / "model_index.json")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # One line is enough where there is no hub.
-    try:
-        return read_json(Path(hf_hub_download(path, "model_index.json")))
-    except InputError:
-        raise
-    except Exception as error:  # Not found, no network, a proxy, a gate: the libraries below have a class for each.
-        raise InputError(
-            f"--prior.path {path} could not be fetched from the hub; without --prior.path the prior that ships with "
-            f"sds2d, {EMBEDDED.name}, is used ({first_line(error)})"
-        ) from error
-
-
-def checkpoint_file(path, name):
-    """A small JSON file that a checkpoint folder may carry for sds2d, or {} (README, "Your own checkpoint")."""
-    file = path / name if isinstance(path, Path) else None
-    return read_json(file) if file and file.is_file() else {}
-
-
-def read_json(file):
-    """The JSON object in a file. Raises InputError, naming the file, for anything else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} can not be read: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} should hold a JSON object")
-    return content
 
 
 class Prior:
@@ -92,10 +31,12 @@ class Prior:
 
     Timesteps t are long (B,) on the CPU everywhere: what a step does may depend on them, and no GPU is waited for.
 
+    folder: where the checkpoint's files lie.
     notes: None, or a dictionary in which note() leaves the latest predictions for who records them.
     """
 
     notes = None
+    folder = None
 
     def __init__(self, config: PriorConfig):
         import torch
@@ -103,15 +44,13 @@ class Prior:
         from transformers import CLIPTextModel, CLIPTokenizer
         from transformers.utils.logging import disable_progress_bar
 
-        path = locate(config.path)
+        self.folder = path = fetch(locate(config.path))
+        vet(path)
         self.device = torch.device(pick_device(config.device))
         dtype = {"cuda": "float16"}.get(self.device.type, "float32") if config.dtype == "auto" else config.dtype
         self.dtype = getattr(torch, dtype)
 
         disable_progress_bar()  # Bars for reading weights; a download keeps its own.
-        index = model_index(path)
-        if "text_encoder_2" in index or "unet" not in index:
-            raise InputError(f"--prior.path {path} holds a {index.get('_class_name')}; a StableDiffusionPipeline is needed")
 
         def load(cls, part, **options):
             try:
@@ -148,6 +87,11 @@ class Prior:
         self.text_length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         self.taught = set(checkpoint_file(path, "captions.json").get("words", ()))
         self._embeddings = {}
+
+    @functools.cached_property
+    def sha256(self):
+        """Of the checkpoint's files; None where there are none."""
+        return digest(self.folder) if self.folder else None
 
     # ------------------------------------------------------------------------------------------------------- text
 
@@ -307,7 +251,3 @@ def pick_device(name):
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--prior.device {name} is not available here ({first_line(error)})") from error
     return name
-
-
-def first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,20 +7,29 @@
     python sds2d.py --prior.path stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"
 """
 
+import contextlib
+import shlex
+import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from algorithms import ALGORITHMS
 from algorithms.particles import Particles
 from evaluation import evaluator
 from prior import InputError, Prior, per_row
-from recording import Recorder, write
+from recording import Recorder
+from recording.files import held, make_folder, write
+from recording.interruption import Interrupted, Interruption
+from recording.made_with import made_with
 from recording.plots import schedule_plot
+from recording.resume import go_on
 from representations import REPRESENTATIONS, make_optimizer
 from representations.start import load_images
 from schedules import Schedule
-from settings import command, parse
+from settings import command, parse, reopen, resumes
+from settings.stored import dump
 
 
 def build(config, prior):
@@ -56,61 +65,86 @@ def distill(algorithm, representation, schedule, optimizer, step):
     return z.detach(), t, weight, gradient
 
 
-def run(config, prior=None, watch=None):
+def run(config, prior=None, watch=None, then=None):
     """One run, from a checked and resolved Config to the folder config.out → the final images (B, 3, H, W).
 
     prior: one that is loaded already, to save loading it again; None loads config.prior.
     watch: watch(step, images) is given the images as they stand before the step, whenever a picture is taken.
+    then: what the run in config.out was made with, to go on from its last checkpoint; None makes the folder.
     """
     from tqdm import tqdm
 
-    repeat = command(config)
+    repeat, folder = command(config), Path(config.out)
     prior = prior or Prior(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
-    algorithm, representation, schedule, optimizer = build(config, prior)
+    algorithm, representation, schedule, optimizer = parts = build(config, prior)
+    optimizers = [optimizer, *algorithm.optimizers()]
     for prompt in algorithm.particles.texts:
         for line in prior.warnings(prompt):
             print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
-    recorder = Recorder(Path(config.out), config, algorithm, representation, scores)
-    try:
-        write(recorder.folder / "schedule.png", lambda beside: schedule_plot(beside, schedule))
-        bar = tqdm(range(config.steps), desc=config.algo.name, unit="step")
-        for step in bar:
-            images = recorder.before(step)
-            if watch and images is not None:
-                watch(step, images)
-            start = time.perf_counter()
-            z, t, weight, gradient = distill(algorithm, representation, schedule, optimizer, step)
-            recorder.after(step, z, t, weight, gradient, time.perf_counter() - start)
-            bar.set_postfix(t=t[0].item(), refresh=False)
-        images = recorder.finish(repeat)
-    except BaseException as error:
-        try:
-            if isinstance(error, FloatingPointError):
-                recorder.flush()  # An earlier step's gradient may be where it began.
-        finally:
-            recorder.abandon()
-        raise
+    if then is None:
+        make_folder(folder, dump(config, made_with(prior, config)))
+    with held(folder), Interruption() as interruption:
+        first = 0 if then is None else go_on(folder, config, then, prior, optimizers, algorithm.particles)
+        write(folder / "schedule.png", lambda beside: schedule_plot(beside, schedule))
+        recorder = Recorder(folder, config, algorithm, representation, optimizers, scores)
+        bar, step = tqdm(initial=first, total=config.steps, desc=config.algo.name, unit="step"), first
+        with contextlib.closing(recorder), bar:
+            try:
+                while step < config.steps and not interruption.signal:
+                    images = recorder.before(step)
+                    if watch and images is not None:
+                        watch(step, images)
+                    start = time.perf_counter()
+                    z, t, weight, gradient = distill(*parts, step)
+                    recorder.after(step, z, t, weight, gradient, time.perf_counter() - start)
+                    step += 1
+                    bar.set_postfix(t=t[0].item(), refresh=False)
+                    bar.update()
+                images = recorder.finish(step, repeat)
+            except FloatingPointError:
+                recorder.summarize(repeat)  # An earlier step may show where it began.
+                raise
+        if interruption.signal:
+            raise Interrupted(interruption.signal)
     return images
 
 
 def main():
+    arguments, config = sys.argv[1:], None
     try:
-        config = parse(sys.argv[1:], __doc__)
-        run(config)
-    except InputError as error:
-        print(f"sds2d.py: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except FloatingPointError as error:
-        print(f"sds2d.py: {error}", file=sys.stderr)
-        sys.exit(1)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        print("sds2d.py: the GPU has too little memory for this run; fewer --particles or prompts need less", file=sys.stderr)
-        sys.exit(1)
+        sys.stdout.reconfigure(errors="backslashreplace")  # A terminal without UTF-8 can show any path.
+        config, then = reopen(arguments) if resumes(arguments) else (parse(arguments, __doc__), None)
+        run(config, then=then)
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = explain(error, config)
+        if line is None or "--debug" in arguments:
+            traceback.print_exc()
+        if line is not None:
+            print(f"sds2d.py: {' '.join(line.split())}", file=sys.stderr)
+        sys.exit(code)
     print(f"{config.out}/final.png")
+
+
+def explain(error, config):
+    """An error → the exit code and its one line, or None for one that should not have been."""
+    from recording.checkpoint import NAME
+
+    folder = config and Path(config.out)
+    there = folder and (folder / "config.yaml").is_file()
+    goes_on = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} goes on" if there else ""
+    if isinstance(error, InputError):
+        return 2, str(error)
+    if isinstance(error, FloatingPointError):
+        return 1, f"{error}" + (f"; {folder / NAME} is from before" if there and (folder / NAME).is_file() else "")
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + getattr(error, "signal", signal.SIGINT), f"stopped{goes_on}"
+    if isinstance(error, OSError):
+        return 1, f"{error.filename or folder or ''}: {error.strerror or error}{goes_on}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return 1, "the GPU has too little memory for this run; fewer --particles or prompts need less"
+    return 1, None
 
 
 if __name__ == "__main__":

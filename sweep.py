@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prior import InputError
-from recording import write
+from recording.files import write
 from settings import parse, read
 from sweeps.flags import combine, split
 from sweeps.runs import FAILED, FINISHED, WAITING, execute, moment_file, moments, place, report, shared_prior, status

@@ -56,5 +56,9 @@ class Method:
         alpha, sigma = self.prior.coefficients(t, z)
         return z - sigma / alpha * gradient
 
+    def optimizers(self):
+        """Those of what the method learns itself: their parameters and their memory are part of a checkpoint."""
+        return []
+
     def update(self, z):
         """What the method itself learns at a step, from the step's latents z (B, C, h, w)."""

@@ -33,7 +33,7 @@ class VSD(Method):
     @classmethod
     def check(cls, settings, require):
         cls.check_counts(require, "vsd", settings, "lora_rank", "lora_updates", "lora_particles")
-        require(0 < settings.lora_lr < float("inf"), f"--algo.vsd.lora-lr {settings.lora_lr}: a rate above 0 is needed")
+        require(0 < settings.lora_lr < 1e30, f"--algo.vsd.lora-lr {settings.lora_lr}: a rate above 0 is needed, below 1e30")
 
     def __init__(self, prior, particles, config, steps):
         import torch
@@ -41,6 +41,9 @@ class VSD(Method):
         super().__init__(prior, particles, config, steps)
         self.layers, parameters = add_lora(prior.unet, self.settings.lora_rank, particles.shared_generator.initial_seed())
         self.optimizer = torch.optim.AdamW(parameters, lr=self.settings.lora_lr, weight_decay=0)
+
+    def optimizers(self):
+        return [self.optimizer]
 
     @contextlib.contextmanager
     def phi(self):

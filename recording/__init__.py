@@ -1,12 +1,15 @@
 """Everything that a run leaves on disk. Files appear whole or not at all: written beside, then renamed."""
 
 import json
-import os
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import dataclass
 
-from prior import InputError
+from recording import checkpoint
+from recording.files import write, write_text
+from recording.finite import Watch, not_finite
 from recording.look import look, named_timesteps, predictions
-from recording.pictures import grid, heat_grid, to_pillow, video_frame
+from recording.pictures import grid, heat_grid, to_pillow
+from recording.video import save_video
 
 
 @dataclass
@@ -19,71 +22,50 @@ class LogConfig:
     to 1. Each costs what a step costs."""
     timesteps_every: int | None = None
     """Steps between two such looks, beside the one at the end. None: at the end alone."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints, from which --resume goes on; there is one at the end, too. None: as log.every."""
     fps: int = 10
     """Frames a second of the video."""
     tile: int = 192
     """Least width of one picture in a grid, in pixels; smaller ones are enlarged by a whole factor."""
 
 
-def write(path, writer):
-    """writer(beside) must make the file `beside`, which then takes the place of `path` at once."""
-    beside = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        writer(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 class Recorder:
-    """Writes one run's folder; README says what is in it.
+    """Writes one run's folder, which is there already; README says what is in it.
 
+    optimizers: those of the representation and of the method, whose parameters and memory make up a checkpoint.
     evaluator: what scores the pictures (evaluation.Evaluator), or None.
     """
 
-    def __init__(self, folder, config, algorithm, representation, evaluator=None):
-        import imageio
-        import yaml
-
-        self.folder, self.log, self.evaluator = folder, config.log, evaluator
+    def __init__(self, folder, config, algorithm, representation, optimizers, evaluator=None):
+        self.folder, self.log, self.evaluator, self.optimizers = folder, config.log, evaluator, optimizers
         self.algorithm, self.representation, self.prior = algorithm, representation, algorithm.prior
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
+        self.checkpoint_every = config.log.checkpoint_every or config.log.every
         self.timesteps = named_timesteps(config.log.timesteps, algorithm)
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"--out {folder} can not be made: {error.strerror}") from error
-        # A round trip through JSON turns tuples into the lists that YAML has.
-        settings = json.loads(json.dumps(asdict(config), default=str))
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write(folder / "config.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
-        self._metrics = open(folder / "metrics.jsonl", "w", encoding="utf-8")
-        self._scores = open(folder / "scores.jsonl", "w", encoding="utf-8") if evaluator else None
-        self._pending = []
-        # Frames go to the encoder as they come; nothing of the video is kept in memory.
-        self._video_part = folder / ".video.part.mp4"
-        self._video = imageio.get_writer(self._video_part, fps=config.log.fps, codec="libx264", macro_block_size=2, quality=8)
+        self.watch = Watch(optimizers, self.prior, len(algorithm.particles))
+        self._pending, self._warned = [], False
+        self._metrics, self._scores = open_lines(folder / "metrics.jsonl"), None
+        if evaluator:
+            self._scores = open_lines(folder / "scores.jsonl")
 
     def due(self, step):
         return step % self.log.every == 0
 
     # ----------------------------------------------------------------------------------------------- a step's numbers
 
-    def metrics(self, step, t, weight, gradient, seconds):
-        """Notes one step; tensors stay on their device until flush(), so that no step waits for the GPU."""
-        self._pending.append((step, t, weight, gradient.flatten(1).norm(dim=1), seconds))
+    def metrics(self, step, t, weight, z, gradient, seconds):
+        """Notes one step; on a GPU tensors stay there until flush(), so that no step waits for it."""
+        self._pending.append((step, t, weight, gradient.flatten(1).norm(dim=1), self.watch.norms(z, gradient), seconds))
+        if self.prior.device.type == "cpu":
+            self.flush()
 
     def flush(self):
-        """Writes the noted steps. Raises FloatingPointError at the first gradient that is not finite."""
+        """Writes the noted steps. Raises FloatingPointError at the first that has something that is not finite."""
         noted, self._pending = self._pending, []
-        for step, t, weight, norm, seconds in noted:
+        for step, t, weight, norm, norms, seconds in noted:
             t, weight, norm = t.tolist(), weight.tolist(), norm.tolist()
-            for particle, value in enumerate(norm):
-                if not abs(value) < float("inf"):
-                    raise FloatingPointError(
-                        f"the gradient is not finite at step {step}, timestep {t[particle]}, particle {particle}: "
-                        "float16 may overflow (--prior.dtype float32 or bfloat16), or the learning rate is too high"
-                    )
+            self.watch.check(norms, step, t)
             line = dict(step=step, t=t, weight=weight, grad_norm=norm, seconds=round(seconds, 6))
             self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
@@ -116,9 +98,8 @@ class Recorder:
         """The pictures as they stand before step `step`, what the representation shows of itself, their scores → the images."""
         self.flush()
         images = self.representation.images().detach().clone()
-        sheet = self.sheet(images)
-        self.save(f"images/step_{step:06d}.png", sheet)
-        self._video.append_data(video_frame(sheet))
+        not_finite(images.flatten(1).norm(dim=1), f"the picture before step {step}", "decoded picture", self.prior)
+        self.save(f"images/step_{step:06d}.png", self.sheet(images))
         for name, (pictures, note) in self.representation.views(images).items():
             labels = [f"{note} · {label}" if note else label for label in self.labels]
             self.save(f"{name}/step_{step:06d}.png", grid(pictures, labels, self.columns, self.log.tile))
@@ -140,6 +121,8 @@ class Recorder:
         if self.timesteps:
             z = self.representation.latents().detach()
             gradient, seen = look(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
+            not_finite(gradient.flatten(1).norm(dim=1).unflatten(0, (-1, len(z))).sum(0), f"--log.timesteps after step {step}",
+                       "gradient", self.prior)
             labels = [f"t = {t}" for t in self.timesteps]
             self.show(gradient, seen, labels, len(z), lambda name: f"timesteps/{name}_{step:06d}.png")
 
@@ -154,6 +137,9 @@ class Recorder:
             like = [other for other in decoded if torch.allclose(seen[other], clean, atol=1e-3)]
             with torch.no_grad():
                 decoded[name] = decoded[like[0]] if like else self.prior.decode(clean)
+            if not self._warned and not decoded[name].isfinite().all():
+                print(f"warning: {place(name)}: not all can be decoded in {self.prior.dtype}; that is magenta", file=sys.stderr)
+                self._warned = True
             self.save(place(name), grid(decoded[name], labels, columns, self.log.tile))
 
     # ------------------------------------------------------------------------------------------------- the loop's calls
@@ -173,43 +159,52 @@ class Recorder:
         return images
 
     def after(self, step, z, t, weight, gradient, seconds):
-        """Called after each step with what it saw: the numbers, and maps where they are due."""
-        self.metrics(step, t, weight, gradient, seconds)
+        """Called after each step with what it saw: the numbers, maps and a checkpoint where they are due."""
+        self.metrics(step, t, weight, z, gradient, seconds)
         if self.prior.notes is not None:
             self.flush()  # A gradient that is not finite has no map.
             self.maps(step, z, t, gradient)
             self.prior.notes = None
+        if (step + 1) % self.checkpoint_every == 0 and step + 1 < self.steps:
+            self.checkpoint(step + 1)
 
-    def finish(self, command):
-        """The last pictures, the representation's own files, the end of the video, the page → the final images."""
+    def checkpoint(self, step):
+        """The state after `step` steps. The lines of metrics before it are on the disk first."""
+        self.flush()
+        checkpoint.save(self.folder, step, self.optimizers, self.algorithm.particles)
+
+    def finish(self, step, repeat):
+        """After `step` steps, the last or where the run was asked to stop: a checkpoint, the last pictures, the
+        representation's own files, the page → the final images. repeat: the flags that repeat the run."""
         import torch
 
-        from recording.page import page
-
+        self.checkpoint(step)
         with torch.no_grad():
-            images = self.picture(self.steps)
-        self.other_timesteps(self.steps)
+            images = self.picture(step)
+        self.other_timesteps(step)
         for name, writer in self.representation.files().items():
             write(self.folder / name, writer)
-        write(self.folder / "final.png", self.sheet(images).save)
         for index, image in enumerate(images):
             write(self.folder / f"final_{index:02d}.png", to_pillow(image).save)
-        self.close()
-        os.replace(self._video_part, self.folder / "video.mp4")
-        text = page(self.folder, command)
-        write(self.folder / "index.html", lambda beside: beside.write_text(text, encoding="utf-8"))
+        write(self.folder / "final.png", self.sheet(images).save)
+        self.summarize(repeat)
         return images
+
+    def summarize(self, repeat):
+        """The video and the page of the pictures that are on the disk, if there are any."""
+        from recording.page import page
+
+        pictures = sorted((self.folder / "images").glob("step_*.png"))
+        if pictures:
+            save_video(self.folder / "video.mp4", pictures, self.log.fps)
+            write_text(self.folder / "index.html", page(self.folder, repeat))
 
     def close(self):
         self.prior.notes = None
-        self._video.close()
         self._metrics.close()
         if self._scores:
             self._scores.close()
 
-    def abandon(self):
-        """Ends a run that failed: no half-written video stays behind."""
-        try:
-            self.close()
-        finally:
-            self._video_part.unlink(missing_ok=True)
+
+def open_lines(file):
+    return open(file, "a", encoding="utf-8")

@@ -4,9 +4,12 @@ import functools
 
 
 def to_pillow(image):
-    """(3, H, W) float → Pillow image; what lies outside [0, 1] is shown as 0 or 1."""
+    """(3, H, W) float → Pillow image; what lies outside [0, 1] is shown as 0 or 1, what is not finite as magenta."""
+    import torch
     from PIL import Image
 
+    magenta = torch.tensor([1.0, 0.0, 1.0], device=image.device).to(image).view(3, 1, 1)
+    image = torch.where(image.isfinite().all(0), image, magenta)
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
 
 

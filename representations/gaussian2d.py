@@ -57,7 +57,7 @@ class Gaussian2D(Representation):
         require(all(0 <= c <= 1 for c in config.background), f"--rep.background {config.background}: three numbers in [0, 1]")
         for name in ("center", "scale", "angle", "color", "opacity"):
             lr = getattr(config, f"{name}_lr")
-            require(0 <= lr < math.inf, f"--rep.{name}-lr {lr}: a learning rate of 0 or more is needed")
+            require(0 <= lr < 1e30, f"--rep.{name}-lr {lr}: a learning rate of 0 or more is needed, below 1e30")
 
     def __init__(self, config, prior, particles):
         import torch

@@ -25,7 +25,7 @@ class Latent(Representation):
 
     def latents(self):
         """(B, C, h, w), differentiable."""
-        return self.z
+        return self.z.clone()  # A step's latents stay what they were when the optimizer moves on.
 
     def images(self):
         """(B, 3, H, W), decoded, not clamped."""

@@ -1,26 +1,52 @@
 """Pictures that a representation may start from: a flat colour, or image files."""
 
+import warnings
 from pathlib import Path
 
 from prior import InputError
 
 
 def open_image(path):
-    """The file as a Pillow RGB image: turned as its EXIF says, transparency laid over white.
+    """The file as a Pillow RGB image: turned as its EXIF says, transparency laid over white, of an animation the first frame.
 
-    Raises InputError for a file that is missing or no image.
+    Raises InputError for a file that is missing, no image, or larger than Pillow's limit for what may be an attack.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGBA")
-    except FileNotFoundError as error:
-        raise InputError(f"image {path}: no such file") from error
+        if not Path(path).is_file():
+            raise InputError(f"image {path}: {'no file' if Path(path).exists() else 'no such file'}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                picture = ImageOps.exif_transpose(file)
+                picture = eight_bits(picture).convert("RGBA" if picture.has_transparency_data else "RGB")
+    except InputError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels; a smaller one is needed") from error
     except Exception as error:  # A broken file can raise whatever its format's decoder trips over.
         raise InputError(f"image {path} can not be read: {error}") from error
+    if picture.mode == "RGB":
+        return picture
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def eight_bits(picture):
+    """Greys of 16 bits, or of floats in [0, 1], as 8 bits; Pillow's own conversion would cut them off at 255.
+
+    Raises ValueError for numbers beyond these.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if picture.mode not in ("I", "F") and not picture.mode.startswith("I;"):
+        return picture
+    values, largest = np.asarray(picture, dtype=np.float64), 1 if picture.mode == "F" else 65535
+    if not ((values >= 0) & (values <= largest)).all():
+        raise ValueError(f"its greys are not all from 0 to {largest}")
+    return Image.fromarray((values / largest * 255).round().astype(np.uint8))
 
 
 def load_image(path, size):

@@ -5,6 +5,7 @@
 A folder moves as a whole, so where it lies says how the run stands, whatever was killed and when.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,8 @@ import traceback
 
 import sds2d
 from prior import InputError, Prior, first_line
-from recording import write
+from recording.files import write
+from settings import reopen
 
 FINISHED, FAILED, WAITING = "finished", "failed", "not run"
 
@@ -61,11 +63,9 @@ def execute(folder, name, arguments):
     if status(folder, name) == FINISHED:  # A worker may die when all is done but said.
         return
     out, start = folder / "unfinished" / name, time.perf_counter()
-    for leftover in (out, folder / "failed" / name):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    shutil.rmtree(folder / "failed" / name, ignore_errors=True)
     try:
-        config = sds2d.parse([*arguments, "--out", str(out)])
+        config, then = begin(out, arguments)
         wanted = moments(config)
 
         def watch(step, images):
@@ -76,7 +76,7 @@ def execute(folder, name, arguments):
                 for particle, image in enumerate(images):
                     to_pillow(image).save(moment_file(out, step, particle))
 
-        sds2d.run(config, shared_prior(config.prior), watch)
+        sds2d.run(config, shared_prior(config.prior), watch, then)
     except Exception as error:  # Whatever a run dies of, the others go on.
         reason = first_line(error)
         if not isinstance(error, (InputError, FloatingPointError)):
@@ -85,6 +85,15 @@ def execute(folder, name, arguments):
     else:
         correct_out(out / "config.yaml", str(folder / "runs" / name))
         settle(out, folder / "runs" / name, time.perf_counter() - start)
+
+
+def begin(out, arguments):
+    """(Config, what it was made with or None): of the run that was stopped there, or else of a new one."""
+    if out.exists():
+        with contextlib.suppress(InputError):
+            return reopen(["--resume", str(out)])
+        shutil.rmtree(out)
+    return sds2d.parse([*arguments, "--out", str(out)]), None
 
 
 def fail(folder, name, reason, seconds=None, details=""):

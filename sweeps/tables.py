@@ -6,7 +6,7 @@ import json
 import shlex
 from urllib.parse import quote
 
-from recording import write
+from recording.files import write
 from sweeps.runs import FAILED, FINISHED, place, report, status
 
 

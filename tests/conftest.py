@@ -17,6 +17,8 @@ import torch  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from nursery import Nursery  # noqa: E402
+
 from prior import Prior  # noqa: E402
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
@@ -144,6 +146,15 @@ def no_plots(monkeypatch):
     import sds2d
 
     monkeypatch.setattr(sds2d, "schedule_plot", lambda path, schedule: path.write_bytes(b""))
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    """nursery.start(…): `python sds2d.py …` as a process that can be waited for, or killed."""
+    nursery = Nursery()
+    yield nursery
+    nursery.process.kill()
+    nursery.process.wait()
 
 
 @pytest.fixture

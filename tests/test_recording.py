@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from recording import write
+from recording.files import write
 from recording.pictures import grid, letters, shorten, to_pillow, video_frame
 
 

@@ -1,0 +1,297 @@
+"""Input that anybody may have written: checkpoints, pictures, prompts, configurations."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from PIL import Image
+
+import sds2d
+from evaluation import EvalConfig, evaluator
+from prior import Prior, PriorConfig
+from representations.start import open_image
+from settings.stored import load
+
+# ------------------------------------------------------------------------------------------------------------ checkpoints
+
+
+class Payload:
+    """A pickle that makes a file when it is opened."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    return shutil.copytree(tiny, tmp_path / "prior")
+
+
+def refused(folder, match):
+    with pytest.raises(sds2d.InputError, match=match) as error:
+        Prior(PriorConfig(path=str(folder)))
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("part, name", [("unet", "diffusion_pytorch_model.bin"), ("vae", "diffusion_pytorch_model.bin"),
+                                        ("text_encoder", "pytorch_model.bin"), ("unet", "model.ckpt")])  # fmt: skip
+def test_pickles_are_never_opened(copy, tmp_path, part, name):
+    (copy / part / name).write_bytes(pickle.dumps(Payload(tmp_path / "opened")))
+    Prior(PriorConfig(path=str(copy)))  # which has safetensors beside it
+    for file in (copy / part).glob("*.safetensors"):
+        file.unlink()
+    refused(copy, f"its {part} has weights only in {name}.*safetensors")
+    assert not (tmp_path / "opened").exists()
+
+
+def edit(file, **values):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+CODE = {
+    "a module in the folder": lambda folder: (folder / "pipeline.py").write_text("1 / 0"),
+    "a module of a part": lambda folder: (folder / "unet" / "my_unet.py").write_text("1 / 0"),
+    "a part by a module of its own": lambda folder: edit(folder / "model_index.json", unet=["my_unet", "MyUNet"]),
+    "a part by another library": lambda folder: edit(folder / "model_index.json", vae=["subprocess", "Popen"]),
+    "a part that is no pair": lambda folder: edit(folder / "model_index.json", vae="AutoencoderKL"),
+    "code for transformers": lambda folder: edit(folder / "text_encoder" / "config.json", auto_map={"AutoModel": "mine.Model"}),
+    "code for the tokenizer": lambda folder: edit(folder / "tokenizer" / "tokenizer_config.json", auto_map={"AutoTokenizer": "mine.T"}),
+}
+
+
+@pytest.mark.parametrize("what", CODE)
+def test_code_is_never_run(copy, what):
+    CODE[what](copy)
+    refused(copy, "needs code of its own .*; sds2d runs none")
+
+
+def test_a_checkpoint_from_the_hub(tiny, tmp_path):
+    """As the hub's own library keeps one: a revision's folder in its cache. What is not needed is not asked for."""
+    home = tmp_path / "hub" / "models--owner--name"
+    shutil.copytree(tiny, home / "snapshots" / ("a" * 40))
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("a" * 40)
+    words = [sys.executable, ROOT / "sds2d.py", "--prior.path", "owner/name", "--steps", "1", "--particles", "1", "--out", tmp_path / "run"]
+    done = subprocess.run(words, env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert settings["prior"]["path"] == "owner/name"
+    assert settings["made_with"]["prior_sha256"] == Prior(PriorConfig(path=str(tiny))).sha256
+
+
+def test_a_clip_of_pickles_is_refused(tmp_path):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "clip" / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "opened")))
+    with pytest.raises(sds2d.InputError, match="could not be loaded as a CLIP"):
+        evaluator(EvalConfig(clip=str(tmp_path / "clip")), "none", None)
+    assert not (tmp_path / "opened").exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- pictures
+
+RED, BLUE = (200, 30, 30), (20, 40, 220)
+
+
+@pytest.fixture
+def halves():
+    """Red above blue."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20], pixels[20:] = RED, BLUE
+    return Image.fromarray(pixels)
+
+
+def close(file, above, below, by=3):
+    picture = open_image(file)
+    assert picture.mode == "RGB" and picture.size == (60, 40)
+    for at, expected in (((5, 5), above), ((55, 35), below)):
+        assert max(abs(a - b) for a, b in zip(picture.getpixel(at), expected, strict=True)) <= by, (at, picture.getpixel(at))
+
+
+@pytest.mark.parametrize("mode, name", [("RGB", "png"), ("RGB", "jpg"), ("RGB", "webp"), ("RGB", "bmp"), ("P", "png"), ("P", "gif"),
+                                        ("RGBA", "png"), ("CMYK", "tif"), ("CMYK", "jpg"), ("YCbCr", "tif"), ("LAB", "tif")])  # fmt: skip
+def test_pictures_of_colour(halves, tmp_path, mode, name):
+    picture = halves.quantize(4) if mode == "P" else halves.convert(mode)
+    picture.save(tmp_path / f"x.{name}", **({"quality": 100} if name in ("jpg", "webp") else {}))
+    close(tmp_path / f"x.{name}", RED, BLUE, by=8)
+
+
+@pytest.mark.parametrize("kind, name", [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif"), (np.float32, "tif"), (np.uint8, "png")])
+def test_greys_of_any_depth(tmp_path, kind, name):
+    largest = {np.uint8: 255, np.float32: 1}.get(kind, 65535)
+    values = np.full((40, 60), 0.2)
+    values[20:] = 0.8
+    Image.fromarray((values * largest).astype(kind)).save(tmp_path / f"x.{name}")
+    close(tmp_path / f"x.{name}", (51,) * 3, (204,) * 3, by=1)
+
+
+@pytest.mark.parametrize("values", [np.nan, np.inf, -0.1, 200.0])
+def test_greys_that_are_none_are_refused(tmp_path, values):
+    Image.fromarray(np.full((4, 4), values, np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(sds2d.InputError, match="x.tif .*not all from 0 to 1"):
+        open_image(tmp_path / "x.tif")
+
+
+def test_what_is_transparent_lies_over_white(halves, tmp_path):
+    clear = halves.convert("RGBA")
+    clear.putalpha(Image.new("L", halves.size, 0))
+    clear.save(tmp_path / "clear.png")
+    close(tmp_path / "clear.png", (255,) * 3, (255,) * 3)
+    clear.putalpha(Image.new("L", halves.size, 51))
+    clear.save(tmp_path / "fifth.png")
+    close(tmp_path / "fifth.png", *(tuple(round(0.2 * c + 0.8 * 255) for c in colour) for colour in (RED, BLUE)))
+    palette = halves.quantize(2)
+    palette.save(tmp_path / "palette.png", transparency=palette.getpixel((5, 5)))
+    close(tmp_path / "palette.png", (255,) * 3, BLUE)
+    halves.save(tmp_path / "key.png", transparency=RED)
+    close(tmp_path / "key.png", (255,) * 3, BLUE)
+    halves.convert("LA").save(tmp_path / "grey.png")
+    assert open_image(tmp_path / "grey.png").size == (60, 40)
+
+
+def test_the_first_frame_of_an_animation(halves, tmp_path):
+    for name in ("x.gif", "x.webp", "x.png"):
+        halves.save(tmp_path / name, save_all=True, append_images=[Image.new("RGB", halves.size, "green")], **({"lossless": True} if "webp" in name else {}))
+        close(tmp_path / name, RED, BLUE)
+
+
+@pytest.mark.parametrize("orientation, turn", [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90), (8, Image.Transpose.ROTATE_270),
+                                               (2, Image.Transpose.FLIP_LEFT_RIGHT), (5, Image.Transpose.TRANSPOSE)])  # fmt: skip
+def test_pictures_stand_as_their_exif_says(halves, tmp_path, orientation, turn):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    halves.transpose(turn).save(tmp_path / "x.jpg", exif=exif, quality=100)
+    close(tmp_path / "x.jpg", RED, BLUE, by=5)
+
+
+def test_a_picture_too_large_for_memory(tmp_path, halves):
+    """A few bytes that promise 10^10 pixels."""
+    import zlib
+
+    def chunk(name, data):
+        return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+    header = (100_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    header = (10_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])  # within what Pillow would only warn of
+    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    for name in ("bomb.png", "large.png"):
+        with pytest.raises(sds2d.InputError, match=f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels"):
+            open_image(tmp_path / name)
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(sds2d.InputError, match="pipe.png: no file"):
+        open_image(tmp_path / "pipe.png")
+
+
+# ---------------------------------------------------------------------------------------------------------------- prompts
+
+PROMPTS = ["", " ", "word " * 5000, "🍎🦊👩‍👩‍👧", "狐 と 林檎", "تفاحة حمراء", "a\nb\r\nc\td", "</script><img src=x onerror=alert(1)>", "../../../etc/passwd",
+           "/etc/passwd", "C:\\con\\nul", "$(touch x) `touch x` ; rm -rf", "%s {0} {p} \\n", "\x1b[31m\x07\x7f\x85\u2028\u202e", "--help", "null", "*x",
+           "'\"", "!!python/object/apply:os.system [ls]"]  # fmt: skip
+
+
+def test_any_prompt(tiny, tmp_path, monkeypatch):
+    """All at once, from the command line to the page and back."""
+    monkeypatch.chdir(tmp_path)
+    prior = Prior(PriorConfig(path=str(tiny)))
+    ours = ["--prior.path", str(tiny), "--steps", "1", "--particles", "1", "--negative-prompt=" + PROMPTS[7]]
+    config = sds2d.parse([*ours, "--prompt", *[prompt for prompt in PROMPTS if not prompt.startswith("-")], "--out", "plain"])
+    sds2d.run(config, prior)
+    again = sds2d.parse(["--config", "plain/config.yaml", "--out", "plain2"])
+    assert again.prompt == config.prompt and load(tmp_path / "plain" / "config.yaml")[0] == config
+    page = (tmp_path / "plain" / "index.html").read_text(encoding="utf-8")
+    assert "<img src=x" not in page and "&lt;img src=x" in page
+    names = {path.relative_to(tmp_path / "plain").as_posix() for path in (tmp_path / "plain").rglob("*")}
+    assert all(name.isascii() for name in names)
+    assert {path.name for path in tmp_path.iterdir()} == {"plain"}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=ascii)
+def test_the_folder_of_any_prompt(tiny, tmp_path, monkeypatch, prompt):
+    """Its name comes of the prompt, and lies in outputs/ whatever that says."""
+    monkeypatch.chdir(tmp_path)
+    config = sds2d.parse(["--prior.path", str(tiny), f"--prompt={prompt}"])
+    assert config.prompt == (prompt,)
+    folder = (tmp_path / config.out).resolve()
+    assert folder.parent == tmp_path / "outputs" and folder.name.isascii() and len(folder.name) < 100
+
+
+def test_bytes_that_are_no_text(tiny, tmp_path, command):
+    done = command("--prior.path", tiny, "--prompt", os.fsdecode(b"caf\xe9"), "--out", tmp_path / "run")
+    assert done.returncode == 2 and done.stderr == "sds2d.py: --prompt 'caf\\udce9' is not UTF-8\n"
+
+
+# ----------------------------------------------------------------------------------------------------------- configurations
+
+
+@pytest.fixture(scope="module")
+def good(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("good") / "run"
+    sds2d.run(sds2d.parse(["--prior.path", str(tiny), "--steps", "1", "--particles", "1", "--out", str(out)]))
+    return out / "config.yaml"
+
+
+def with_settings(good, change):
+    content = yaml.safe_load(good.read_text())
+    change(content)
+    return yaml.safe_dump(content)
+
+
+HOSTILE = {
+    "code": lambda good: "!!python/object/apply:os.system ['touch opened']",
+    "references": lambda good: "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]",
+    "a million brackets": lambda good: "[" * 1_000_000,
+    "no mapping": lambda good: "- 1",
+    "nothing": lambda good: "",
+    "not UTF-8": lambda good: b"prompt: caf\xe9",
+    "control characters": lambda good: b"prompt: \x00",
+    "broken": lambda good: "a: b: c",
+    "too large": lambda good: " " * 2**24 + "a: 1",
+    "an unknown setting": lambda good: with_settings(good, lambda c: c.update(colour="red")),
+    "a setting missing": lambda good: with_settings(good, lambda c: c.pop("seed")),
+    "a setting of another type": lambda good: with_settings(good, lambda c: c.update(steps="many")),
+    "a setting that is a mapping": lambda good: with_settings(good, lambda c: c.update(steps={"a": 1})),
+    "a list of lists": lambda good: with_settings(good, lambda c: c.update(prompt=[["a"]])),
+    "an unknown method": lambda good: with_settings(good, lambda c: c["algo"].update(name="magic")),
+    "numbers as keys": lambda good: with_settings(good, lambda c: c.update({3: 4})),
+    "a flag as a key": lambda good: with_settings(good, lambda c: c.update({"--help": True})),
+    "a list for a text": lambda good: with_settings(good, lambda c: c.update(negative_prompt=["a", "b"])),
+    "a flag as a value": lambda good: with_settings(good, lambda c: c.update(seed="--help")),
+    "null where a number is needed": lambda good: with_settings(good, lambda c: c["rep"].update(lr=None)),
+    "no guidance": lambda good: with_settings(good, lambda c: c["algo"].update(guidance_scale=None)),
+    "a wrong number": lambda good: with_settings(good, lambda c: c["rep"].update(lr=-1.0)),
+    "a date": lambda good: with_settings(good, lambda c: c.update(seed=__import__("datetime").date(2020, 1, 1))),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_configuration_is_checked_as_all_input_is(good, tiny, tmp_path, monkeypatch, what):
+    run = shutil.copytree(good.parent, tmp_path / "run")
+    text = HOSTILE[what](good)
+    (run / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    errors = []
+    for flags in (["--resume", "run"], ["--config", "run/config.yaml", "--out", "new"]):
+        if flags[0] == "--config" and what in ("null where a number is needed", "no guidance"):
+            continue  # The defaults fill them.
+        monkeypatch.setattr(sys, "argv", ["sds2d.py", *flags])
+        with pytest.raises(sds2d.InputError) as error:
+            sds2d.reopen(flags) if flags[0] == "--resume" else sds2d.parse(flags)
+        errors.append(str(error.value))
+    assert all("\n" not in error and len(error) < 500 for error in errors), errors
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}

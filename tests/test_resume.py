@@ -1,0 +1,310 @@
+"""A run that was killed, interrupted or failed goes on from its last checkpoint, and ends as if nothing had happened."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import recording.files
+import sds2d
+from prior import Prior, PriorConfig
+from recording import checkpoint
+from recording.files import cut_back, held
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would: nothing that handles errors handles this."""
+
+
+def kill_at(monkeypatch, count, inside):
+    """The count-th file from now on is the run's last: half of it is written beside, or all of it, but not yet in place."""
+    left = [count]
+    real = os.replace
+
+    def replace(source, target):
+        left[0] -= 1
+        if not left[0]:
+            if inside:
+                os.truncate(source, os.path.getsize(source) // 2)
+            raise Killed
+        real(source, target)
+
+    monkeypatch.setattr(recording.files.os, "replace", replace)
+
+
+@pytest.fixture(scope="module")
+def prior(tiny):
+    return Prior(PriorConfig(path=str(tiny)))
+
+
+def flags_for(name, kind, tiny, folder):
+    """Four steps, or DDIM's least, of each method and representation, with a checkpoint after each and pictures at every second."""
+    steps = 5 if name == "ddim" else 4
+    flags = ["--prior.path", tiny, "--algo.name", name, "--rep.kind", kind, "--steps", steps, "--prompt", "a fox", "a fish", "--particles",
+             "1", "--log.every", "2", "--log.checkpoint-every", "1", "--log.timesteps", "500", "--log.tile", "64"]  # fmt: skip
+    if sds2d.ALGORITHMS[name].edits:
+        Image.effect_noise((64, 64), 80).save(folder / "noise.png")
+        flags += ["--source-image", folder / "noise.png", "--source-prompt", "a hat"]
+        flags += ["--rep.fit-steps", "3"] if kind == "gaussian2d" else []
+    if kind == "gaussian2d":
+        flags += ["--rep.num-points", "30"]
+    return [str(flag) for flag in flags]
+
+
+def same_run(one, other):
+    """Byte for byte all that a run leaves, but for how long it took and where it lies."""
+
+    def files(folder):
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+    assert files(one) == files(other)
+    for name in files(one):
+        if name == "metrics.jsonl":
+            lines = [[{**json.loads(line), "seconds": 0} for line in (folder / name).read_text().splitlines()] for folder in (one, other)]
+            assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == list(range(len(lines[0])))
+        elif name not in ("index.html", "config.yaml"):
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def begin(flags, out, prior, *more):
+    return sds2d.run(sds2d.parse([*flags, *map(str, more), "--out", str(out)]), prior)
+
+
+def resume(out, prior, *flags):
+    config, then = sds2d.reopen(["--resume", str(out), *map(str, flags)])
+    return sds2d.run(config, prior, then=then)
+
+
+@pytest.mark.parametrize("name, kind", [(name, kind) for kind in sds2d.REPRESENTATIONS for name in sds2d.ALGORITHMS
+                                        if (name, kind) not in (("ddim", "pixel"), ("ddim", "gaussian2d"))])  # fmt: skip
+def test_every_method_and_representation_resumes(name, kind, tiny, prior, tmp_path, monkeypatch):
+    """Killed in the middle of a file, and once more when one is written and not yet in its place."""
+    flags, out = flags_for(name, kind, tiny, tmp_path), tmp_path / "run"
+    begin(flags, tmp_path / "whole", prior)
+    rng = random.Random(f"{name} {kind}")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, rng.randint(1, 20), inside=True)
+        begin(flags, out, prior)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, rng.randint(1, 12), inside=False)
+        resume(out, prior)
+    resume(out, prior)
+    same_run(tmp_path / "whole", out)
+
+
+def wait_for(condition, process):
+    while process.poll() is None and not condition():
+        time.sleep(0.002)
+
+
+def steps_done(out):
+    file = out / "metrics.jsonl"
+    return file.read_text().count("\n") if file.is_file() else 0
+
+
+LONG = ["--steps", "40", "--particles", "2", "--log.every", "4", "--log.checkpoint-every", "2", "--log.tile", "64"]
+VSD = [*LONG, "--algo.name", "vsd", "--rep.kind", "gaussian2d", "--rep.num-points", "30", "--steps", "20"]
+
+
+def undisturbed(nursery, tiny, folder, flags):
+    done = nursery.start("--prior.path", tiny, *flags, "--out", folder / "run")
+    assert done.communicate() and done.returncode == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def whole(nursery, tiny, tmp_path_factory):
+    return undisturbed(nursery, tiny, tmp_path_factory.mktemp("undisturbed"), LONG)
+
+
+def test_ten_kills_at_random_moments(nursery, tiny, tmp_path):
+    """SIGKILL, each second time as soon as a file is seen half-written; each time the run goes on where it was."""
+    out, rng, killed, writing = tmp_path / "run", random.Random(0), 0, 0
+    (tmp_path / "whole").mkdir()
+    whole = undisturbed(nursery, tiny, tmp_path / "whole", VSD)
+    while killed < 10:
+        process = nursery.start("--resume", out) if out.exists() else nursery.start("--prior.path", tiny, *VSD, "--out", out)
+        # Anywhere: before the first step, in the next ones, or as soon as a file is seen half-written.
+        time.sleep(rng.uniform(0, 0.8))
+        if killed % 2:
+            wait_for(lambda: list(out.glob("**/.*.part*")), process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was not over yet"
+        killed, writing = killed + 1, writing + bool(list(out.rglob(".*.part*")))
+    assert writing >= 3, "inside writes among them"
+    done = nursery.start("--resume", out)
+    assert done.communicate() and done.returncode == 0
+    same_run(whole, out)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_is_a_finished_one(nursery, whole, tiny, tmp_path, number, code):
+    out = tmp_path / "run"
+    process = nursery.start("--prior.path", tiny, *LONG, "--out", out)
+    wait_for(lambda: steps_done(out) >= 6, process)
+    process.send_signal(number)
+    _, error = process.communicate()
+    assert process.returncode == code
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("sds2d.py: stopped; ") and last.endswith(f"--resume {out} goes on") and "Traceback" not in error
+    step = steps_done(out)
+    assert 6 <= step < 40 and (out / f"images/step_{step:06d}.png").is_file()
+    for name in ("final.png", "final_01.png", "video.mp4", "index.html", "schedule.png", checkpoint.NAME):
+        assert (out / name).stat().st_size > 0
+    assert not list(out.rglob(".*"))
+    done = nursery.start(*last.split(" sds2d.py ")[1].removesuffix(" goes on").split())
+    assert done.communicate() and done.returncode == 0
+    same_run(whole, out)
+
+
+def test_a_second_ctrl_c_ends_at_once(nursery, whole, tiny, tmp_path):
+    out = tmp_path / "run"
+    process = nursery.start("--prior.path", tiny, *LONG, "--out", out)
+    wait_for(lambda: (out / "images" / "step_000008.png").is_file(), process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130 and not (out / "final.png").exists()
+    done = nursery.start("--resume", out)
+    assert done.communicate() and done.returncode == 0
+    same_run(whole, out)
+
+
+def test_more_steps(tiny, prior, tmp_path):
+    """Where neither method nor schedule looks at the run's length, a run that has grown is one that was as long from the start."""
+    flags, out = flags_for("vsd", "pixel", tiny, tmp_path), tmp_path / "run"
+    begin(flags, tmp_path / "whole", prior, "--steps", 7)
+    begin(flags, out, prior)
+    resume(out, prior, "--steps", 7)
+    same_run(tmp_path / "whole", out)
+    assert yaml.safe_load((out / "config.yaml").read_text())["steps"] == 7
+    resume(out, prior)  # of a run that is over: the same once more
+    same_run(tmp_path / "whole", out)
+
+
+def test_the_same_flags_again_are_no_contradiction(tiny, prior, tmp_path, monkeypatch):
+    flags, out = flags_for("dds", "latent", tiny, tmp_path), tmp_path / "run"
+    begin(flags, tmp_path / "whole", prior)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 9, inside=True)
+        begin(flags, out, prior)
+    monkeypatch.chdir(tmp_path)
+    flags[flags.index("--source-image") + 1] = "noise.png"
+    resume("run", prior, *flags, "--out", out)
+    same_run(tmp_path / "whole", out)
+
+
+def test_before_the_first_checkpoint_a_run_begins_anew(tiny, prior, tmp_path, monkeypatch):
+    flags, out = flags_for("sds", "gaussian2d", tiny, tmp_path), tmp_path / "run"
+    begin(flags, tmp_path / "whole", prior)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 1, inside=True)
+        begin(flags, out, prior)
+    assert sorted(path.name for path in out.iterdir()) == [".schedule.part.png", "config.yaml"]
+    resume(out, prior)
+    same_run(tmp_path / "whole", out)
+
+
+def test_one_process_at_a_time(tiny, prior, tmp_path):
+    flags, out = flags_for("sds", "latent", tiny, tmp_path), tmp_path / "run"
+    begin(flags, out, prior)
+    with held(out), pytest.raises(sds2d.InputError, match="another process"):
+        resume(out, prior)
+
+
+def test_another_prior_or_another_picture_is_refused(tiny, stable_diffusion, prior, tmp_path):
+    flags, out = flags_for("dds", "latent", tiny, tmp_path), tmp_path / "run"
+    begin(flags, out, prior)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
+    with pytest.raises(sds2d.InputError, match="noise.png is not the picture of that run"):
+        resume(out, prior, "--steps", 9)
+    config = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(config.replace(prior.sha256, "0" * 64))
+    with pytest.raises(sds2d.InputError, match="the prior's files are not those of that run"):
+        resume(out, prior, "--steps", 9)
+    (out / "config.yaml").write_text(config)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_other_versions_are_told_of(tiny, prior, tmp_path, capsys):
+    flags, out = flags_for("sds", "latent", tiny, tmp_path), tmp_path / "run"
+    begin(flags, out, prior)
+    config = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(config.replace(f"torch: {torch.__version__}", "torch: 1.0"))
+    resume(out, prior)
+    assert f"warning: torch was 1.0, is {torch.__version__};" in capsys.readouterr().err
+
+
+DAMAGE = {
+    "cut off": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "empty": lambda file: file.write_bytes(b""),
+    "a pickle": lambda file: torch.save({"step": 3}, file),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "a header of 2^60 bytes": lambda file: file.write_bytes((2**60).to_bytes(8, "little") + b"{}"),
+    "of no step": lambda file: rewrite(file, lambda state, step: (state, None)),
+    "of a step that is none": lambda file: rewrite(file, lambda state, step: (state, "-1")),
+    "of a later step": lambda file: rewrite(file, lambda state, step: (state, "9")),
+    "without a generator": lambda file: rewrite(file, lambda state, step: (without(state, "generator.0"), step)),
+    "without parameters": lambda file: rewrite(file, lambda state, step: (without(state, "0.0"), step)),
+    "of another shape": lambda file: rewrite(file, lambda state, step: ({**state, "0.0": torch.zeros(3)}, step)),
+    "of another dtype": lambda file: rewrite(file, lambda state, step: ({**state, "0.0": state["0.0"].double()}, step)),
+    "of another optimizer's shape": lambda file: rewrite(file, lambda state, step: ({**state, "0.0.exp_avg": torch.zeros(3)}, step)),
+    "with more": lambda file: rewrite(file, lambda state, step: ({**state, "7.7": torch.zeros(3)}, step)),
+    "with a broken generator": lambda file: rewrite(file, lambda state, step: ({**state, "generator.1": torch.zeros(3)}, step)),
+}
+
+
+def without(state, name):
+    return {key: value for key, value in state.items() if key != name}
+
+
+def rewrite(file, change):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(file, "pt") as opened:
+        state, step = change({name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()["step"])  # noqa: SIM118
+    save_file(state, file, {"step": step} if step else None)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, prior, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    begin(flags_for("sds", "latent", tiny, folder), folder / "run", prior)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_checkpoint_is_refused(finished, prior, tmp_path, what):
+    out = shutil.copytree(finished, tmp_path / "run")
+    DAMAGE[what](out / checkpoint.NAME)
+    before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*"))
+    with pytest.raises(sds2d.InputError, match=checkpoint.NAME) as error:
+        resume(out, prior)
+    assert "\n" not in str(error.value)
+    assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before, "nothing is touched"
+
+
+def test_cutting_back(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("images/step_000003.png", "images/step_000004.png", "images/.step_000002.part.png", ".video.part.mp4",
+                 "images/notes_12.png", "final_00.png"):  # fmt: skip
+        (tmp_path / name).write_text("x")
+    lines = [json.dumps({"step": step}) + "\n" for step in range(6)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 6, "t"')
+    (tmp_path / "scores.jsonl").write_bytes(lines[0].encode() + b"\xff\xfe\n[]\n{\n" + lines[5].encode())
+    cut_back(tmp_path, 4)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["final_00.png", "images/notes_12.png", "images/step_000003.png", "metrics.jsonl", "scores.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:4])
+    assert (tmp_path / "scores.jsonl").read_text() == lines[0]
