@@ -29,7 +29,8 @@ def check(config, new=True):
     rows = len(config.prompt) * config.particles
     require(config.prompt, "--prompt needs at least one prompt; an empty one is ''")
     for name, value in {"particles": config.particles, "steps": config.steps, "log.every": config.log.every,
-                        "log.fps": config.log.fps, "log.tile": config.log.tile, "log.timesteps_every": config.log.timesteps_every}.items():  # fmt: skip
+                        "log.fps": config.log.fps, "log.tile": config.log.tile, "log.timesteps_every": config.log.timesteps_every,
+                        "log.checkpoint_every": config.log.checkpoint_every}.items():  # fmt: skip
         require(value is None or value >= 1, f"--{name.replace('_', '-')} {value}: at least 1 is needed")
     for t in config.log.timesteps:
         require(0 <= t < math.inf, f"--log.timesteps {t}: timesteps from 0, or fractions of T up to 1, are needed")

@@ -1,5 +1,6 @@
 """Settings as flags of the command line, and back."""
 
+import ast
 import contextlib
 import io
 import operator
@@ -23,11 +24,39 @@ def read(arguments, cls, description=None, default=None):
     except SystemExit as end:
         if not end.code:
             raise
-        lines = message.getvalue().splitlines()
-        # A terminal that knows UTF-8 gets a box, another a title and a rule; rules part the message from the hints.
-        inside = [line.strip("│ ") for line in lines if line.startswith("│")] or lines[2:]
-        text = re.sub(r"\s*[─-]{8,}\s*", " | ", " ".join(inside)).split(" | For full")[0].split(" | Argument")[0]
-        raise InputError(f"{' '.join(text.split())} (--help lists every flag)") from end
+        raise InputError(f"{in_a_line(message.getvalue())} (--help lists every flag)") from end
+
+
+# What tyro says of one flag, and what a user needs to know of it.
+INTEGER, NUMBER, NUMBERS = "a whole number is needed", "a number is needed", "numbers are needed"
+NEEDED = {r"invalid literal for int": INTEGER, r"\{None\}\|INT": INTEGER, r"could not convert string to float": NUMBER,
+          r"\{None\}\|FLOAT": NUMBER, r"FLOAT FLOAT FLOAT": f"three {NUMBERS}", r"Could not find valid parse": NUMBERS}  # fmt: skip
+
+
+def in_a_line(message):
+    """tyro's box as one line: the flag, what was given, what is needed."""
+    lines = message.splitlines()
+    # A terminal that knows UTF-8 gets a box, another a title and a rule; rules part the message from the hints.
+    inside = [line.strip("│ ") for line in lines if line.startswith("│")] or lines[2:]
+    text, *hints = re.split(r"\s*[─-]{8,}\s*", " ".join(" ".join(inside).split()))
+    if found := re.match(r"invalid choice (.*) for argument '(.*)'\. Expected one of (\(.*\))", text):
+        given, flag, choices = found.groups()
+        choices = sorted(choice for choice in ast.literal_eval(choices) if choice != "None")
+        return f"{flag} {ast.literal_eval(given)}: one of {', '.join(choices)} is needed"
+    if found := re.match(r"Unrecognized options: (.*)", text):
+        near = re.match(r"Perhaps you meant: (--[^\s,]+)", hints[0]) if hints else None
+        words = found[1].replace(", ", " ")
+        return f"{words}: there is no such flag{f'; there is {near[1]}' if near else ''}" if words.startswith("-") else f"{words}: after which flag?"
+    if found := re.match(r"Error parsing (--\S+): (.*)", text):
+        flag, reason = found.groups()
+        given = re.search(r"\['.*?'\]", reason) or re.search(r"'.*'$", reason)
+        given = ast.literal_eval(given[0]) if given else ""
+        for pattern, needed in NEEDED.items():
+            if re.search(pattern, reason):
+                return f"{flag} {given if isinstance(given, str) else ' '.join(given)}: {needed}"
+    if found := re.match(r"Missing value for argument '(--\S+)'. Expected (\d+)", text):
+        return f"{found[1]}: {'a value is' if found[2] == '1' else f'{found[2]} values are'} needed"
+    return text
 
 
 def flatten(config, prefix=""):

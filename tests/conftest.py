@@ -158,12 +158,15 @@ def nursery():
 
 
 @pytest.fixture
-def command():
-    """Runs `python sds2d.py …` as a user would → the finished process."""
+def command(nursery):
+    """Runs `python sds2d.py …` as a user would → the finished process; from its first import where it has an environment."""
 
-    def call(*arguments, **options):
-        return subprocess.run(
-            [sys.executable, ROOT / "sds2d.py", *map(str, arguments)], capture_output=True, text=True, **options
-        )
+    def call(*arguments, cwd=None, env=None):
+        if env is not None:
+            words = [sys.executable, ROOT / "sds2d.py", *map(str, arguments)]
+            return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=env)
+        process = nursery.start(*arguments, cwd=cwd)
+        stdout, stderr = process.communicate()
+        return SimpleNamespace(returncode=process.returncode, stdout=stdout, stderr=stderr)
 
     return call

@@ -25,7 +25,7 @@ needs_disks = pytest.mark.skipif(not own_disks(), reason="unshare -rm can not mo
 
 
 def flags(tiny):
-    return ["--prior.path", tiny, "--steps", "200", "--particles", "2", "--log.every", "2", "--eval.clip", "none"]
+    return ["--prior.path", tiny, "--steps", "60", "--particles", "2", "--log.every", "2", "--eval.clip", "none"]
 
 
 def one_line(process, error, word):
@@ -49,18 +49,18 @@ def is_whole(folder):
 
 
 @needs_disks
-def test_a_full_disk(tiny, tmp_path):
+def test_a_full_disk(tiny, tmp_path, command):
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     words = [sys.executable, ROOT / "sds2d.py", *flags(tiny), "--out", disk / "run"]
-    script = 'disk=$1; kept=$2; shift 2; mount -t tmpfs -o size=1500k tmpfs "$disk"; "$@"; code=$?; cp -r "$disk" "$kept"; exit $code'
+    script = 'disk=$1; kept=$2; shift 2; mount -t tmpfs -o size=1200k tmpfs "$disk"; "$@"; code=$?; cp -r "$disk" "$kept"; exit $code'
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", disk, kept, *words], capture_output=True, text=True)
     line = one_line(done, done.stderr, "No space left on device")
     assert f"--resume {disk}/run goes on" in line
     assert len(is_whole(kept / "run")) > 10
     (disk / "run").parent.rmdir()
     shutil.move(kept, disk)
-    again = subprocess.run([sys.executable, ROOT / "sds2d.py", "--resume", disk / "run"], capture_output=True, text=True)
+    again = command("--resume", disk / "run")
     assert again.returncode == 0, again.stderr
     assert (disk / "run" / "final.png").is_file() and not list(disk.rglob(".*part*"))
 

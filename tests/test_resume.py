@@ -87,7 +87,8 @@ def resume(out, prior, *flags):
 def test_every_method_and_representation_resumes(name, kind, tiny, prior, tmp_path, monkeypatch):
     """Killed in the middle of a file, and once more when one is written and not yet in its place."""
     flags, out = flags_for(name, kind, tiny, tmp_path), tmp_path / "run"
-    begin(flags, tmp_path / "whole", prior)
+    images = begin(flags, tmp_path / "whole", prior)
+    assert images.shape == (2, 3, 64, 64) and images.isfinite().all() and not torch.equal(images[0], images[1])
     rng = random.Random(f"{name} {kind}")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, rng.randint(1, 20), inside=True)
