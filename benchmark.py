@@ -28,7 +28,9 @@ from prior import InputError, Prior, checkpoint_file, locate
 from recording.pictures import grid
 from representations import RepresentationConfig
 from representations.start import load_image
-from settings import parse, read
+from settings import parse
+from settings.config import Config
+from settings.flags import read
 
 PROMPTS, PARTICLES, BATCH = 40, 2, 8
 UNWATCHED = ["--log.every", "1000000", "--log.timesteps", "--eval.clip", "none"]
@@ -70,7 +72,7 @@ def edits(arguments):
     name, *flags = arguments or ["dds"]
     if name not in ALGORITHMS:
         raise InputError(f"edits {name}: a method is needed, one of {', '.join(ALGORITHMS)}")
-    probe = read(flags)
+    probe = read(flags, Config)
     folder = locate(probe.prior.path)
     if not (Path(folder) / "edits").is_dir():
         raise InputError(f"--prior.path {folder}: edits needs a folder with edits/")
@@ -253,7 +255,7 @@ def fitting(arguments):
     """How well Gaussians fit pictures: 500 on the drawings of the checkpoint's edits in 300 steps, 5,000 on a photograph in 1,000."""
     from representations.gaussian2d import Gaussian2D
 
-    folder = locate(read(arguments).prior.path)
+    folder = locate(read(arguments, Config).prior.path)
     drawings = sorted((folder / "edits").glob("*_source.png"))[:20]
     with tempfile.TemporaryDirectory() as place:
         jobs = [("drawings", drawings, 64, 500, 300)]

@@ -22,6 +22,7 @@ from prior import InputError, Prior, per_row
 from recording import Recorder
 from recording.files import held, make_folder, write
 from recording.interruption import Interrupted, Interruption
+from recording.look import named_timesteps
 from recording.made_with import made_with
 from recording.plots import schedule_plot
 from recording.resume import go_on
@@ -83,12 +84,13 @@ def run(config, prior=None, watch=None, then=None):
         for line in prior.warnings(prompt):
             print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
+    timesteps = named_timesteps(config.log.timesteps, algorithm)
     if then is None:
         make_folder(folder, dump(config, made_with(prior, config)))
     with held(folder), Interruption() as interruption:
         first = 0 if then is None else go_on(folder, config, then, prior, optimizers, algorithm.particles)
         write(folder / "schedule.png", lambda beside: schedule_plot(beside, schedule))
-        recorder = Recorder(folder, config, algorithm, representation, optimizers, scores)
+        recorder = Recorder(folder, config, algorithm, representation, optimizers, timesteps, scores)
         bar, step = tqdm(initial=first, total=config.steps, desc=config.algo.name, unit="step"), first
         with contextlib.closing(recorder), bar:
             try:

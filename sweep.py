@@ -25,7 +25,8 @@ from pathlib import Path
 
 from prior import InputError
 from recording.files import write
-from settings import parse, read
+from settings import parse
+from settings.flags import read
 from sweeps.flags import combine, split
 from sweeps.runs import FAILED, FINISHED, WAITING, execute, moment_file, moments, place, report, shared_prior, status
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from recording import checkpoint
 from recording.files import write, write_text
 from recording.finite import Watch, not_finite
-from recording.look import look, named_timesteps, predictions
+from recording.look import look, predictions
 from recording.pictures import grid, heat_grid, to_pillow
 from recording.video import save_video
 
@@ -34,15 +34,16 @@ class Recorder:
     """Writes one run's folder, which is there already; README says what is in it.
 
     optimizers: those of the representation and of the method, whose parameters and memory make up a checkpoint.
+    timesteps: those of --log.timesteps, as the prior and the method can take them.
     evaluator: what scores the pictures (evaluation.Evaluator), or None.
     """
 
-    def __init__(self, folder, config, algorithm, representation, optimizers, evaluator=None):
+    def __init__(self, folder, config, algorithm, representation, optimizers, timesteps, evaluator=None):
         self.folder, self.log, self.evaluator, self.optimizers = folder, config.log, evaluator, optimizers
+        self.timesteps = timesteps
         self.algorithm, self.representation, self.prior = algorithm, representation, algorithm.prior
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
-        self.timesteps = named_timesteps(config.log.timesteps, algorithm)
         self.watch = Watch(optimizers, self.prior, len(algorithm.particles))
         self._pending, self._warned = [], False
         self._metrics, self._scores = open_lines(folder / "metrics.jsonl"), None

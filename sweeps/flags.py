@@ -6,7 +6,8 @@ from dataclasses import dataclass, is_dataclass
 from typing import get_args, get_origin, get_type_hints
 
 from prior import InputError
-from settings import Config, spell
+from settings.config import Config
+from settings.flags import spell
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,15 @@ def save_stable_diffusion(folder, version):
     return folder
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "nightly: takes an hour; `pytest -m nightly` runs it")
+
+
+def pytest_collection_modifyitems(config, items):
+    if "nightly" not in config.option.markexpr:
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+
+
 @pytest.fixture(scope="session", params=["1.5", "2.1"])
 def stable_diffusion(request, tmp_path_factory):
     return save_stable_diffusion(tmp_path_factory.mktemp(f"sd-{request.param}"), request.param)

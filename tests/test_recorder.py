@@ -9,7 +9,11 @@ from conftest import GaussianPrior
 from PIL import Image
 
 import sds2d
+from algorithms import AlgorithmConfig
+from algorithms.method import Method
+from algorithms.particles import Particles
 from evaluation import Evaluator
+from recording.look import look
 from recording.pictures import HEAT, grid, heat_grid
 from settings import command
 
@@ -67,6 +71,22 @@ def test_watching_changes_nothing(go, name):
     assert not (alone / "timesteps").exists() and len(list((watched / "images").iterdir())) > 3
     if name != "ddim":
         assert len(list((watched / "timesteps").glob("gradients_*.png"))) == 3, "before steps 1 and 2, and at the end"
+
+
+def test_a_method_does_not_remember_a_look(prior):
+    """Also one that keeps something of its own from one gradient to the next."""
+
+    class Counts(Method):
+        calls = 0
+
+        def gradient(self, z, t, progress):
+            self.calls += 1
+            return z * self.calls
+
+    particles = Particles(prior, ["cat"], "", 0)
+    method = Counts(prior, particles, AlgorithmConfig(), 10)
+    gradient, _ = look(method, torch.ones(1, 1, 2, 2), [100, 500], 0.0)
+    assert method.calls == 0 and gradient.shape == (2, 1, 2, 2)
 
 
 @pytest.mark.parametrize("name, clean", [
