@@ -5,6 +5,7 @@
     python benchmark.py speed
     python benchmark.py rasterizer
     python benchmark.py fitting
+    python benchmark.py long
 """
 
 import contextlib
@@ -280,8 +281,25 @@ def fitting(arguments):
                   f"least {psnr.min():.2f} dB, {seconds:.0f} s")  # fmt: skip
 
 
+def long(arguments):
+    """Memory and milliseconds a step along a run of 20,000 steps, looked at 200 times."""
+    with tempfile.TemporaryDirectory() as out:
+        given = ["--steps", "20000", "--particles", "1", "--log.every", "100", "--log.tile", "64", *arguments, "--out", f"{out}/run"]
+        config, last = parse(given), [0, time.perf_counter()]
+        print("| step | memory, MB | ms a step |\n| --- | --- | --- |")
+
+        def watch(step, images):
+            if step and step % (config.steps // 10) < config.log.every:
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                now = time.perf_counter()
+                print(f"| {step} | {pages * 4096 / 2**20:.1f} | {1e3 * (now - last[1]) / (step - last[0]):.2f} |", flush=True)
+                last[:] = step, now
+
+        sds2d.run(config, watch=watch)
+
+
 if __name__ == "__main__":
-    commands = {"quality": quality, "edits": edits, "speed": speed, "rasterizer": rasterizer, "fitting": fitting}
+    commands = {"quality": quality, "edits": edits, "speed": speed, "rasterizer": rasterizer, "fitting": fitting, "long": long}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(f"usage: python benchmark.py {{{'|'.join(commands)}}} [flags of sds2d.py]")
     try:

@@ -5,6 +5,7 @@ how long a prompt may be. Nothing here knows which checkpoint it is.
 """
 
 import functools
+import os
 import re
 import string
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Prior:
         self.device = torch.device(pick_device(config.device))
         dtype = {"cuda": "float16"}.get(self.device.type, "float32") if config.dtype == "auto" else config.dtype
         self.dtype = getattr(torch, dtype)
+        if self.device.type == "cuda":
+            repeat_on_cuda()
 
         disable_progress_bar()  # Bars for reading weights; a download keeps its own.
 
@@ -238,6 +241,15 @@ def to_device(tensor, device):
 def per_row(values, like):
     """Numbers (B,) on the CPU as (B, 1, 1, 1) in the dtype and on the device of `like`."""
     return to_device(values.to(like.dtype), like.device).view(-1, 1, 1, 1)
+
+
+def repeat_on_cuda():
+    """The same bytes from the same command, as far as PyTorch has deterministic kernels: it warns of an operation that has none."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def pick_device(name):

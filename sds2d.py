@@ -20,6 +20,7 @@ from algorithms.particles import Particles
 from evaluation import evaluator
 from prior import InputError, Prior, per_row
 from recording import Recorder
+from recording.checkpoint import NAME, Checkpoints
 from recording.files import held, make_folder, write
 from recording.interruption import Interrupted, Interruption
 from recording.look import named_timesteps
@@ -79,18 +80,20 @@ def run(config, prior=None, watch=None, then=None):
     prior = prior or Prior(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
     algorithm, representation, schedule, optimizer = parts = build(config, prior)
-    optimizers = [optimizer, *algorithm.optimizers()]
     for prompt in algorithm.particles.texts:
         for line in prior.warnings(prompt):
             print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
+    if schedule.note:
+        print(f"note: {schedule.note}", file=sys.stderr)
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
     timesteps = named_timesteps(config.log.timesteps, algorithm)
     if then is None:
         make_folder(folder, dump(config, made_with(prior, config)))
     with held(folder), Interruption() as interruption:
-        first = 0 if then is None else go_on(folder, config, then, prior, optimizers, algorithm.particles)
+        checkpoints = Checkpoints(folder, optimizer, algorithm)
+        first = 0 if then is None else go_on(folder, config, then, prior, checkpoints)
         write(folder / "schedule.png", lambda beside: schedule_plot(beside, schedule))
-        recorder = Recorder(folder, config, algorithm, representation, optimizers, timesteps, scores)
+        recorder = Recorder(folder, config, algorithm, representation, checkpoints, timesteps, scores)
         bar, step = tqdm(initial=first, total=config.steps, desc=config.algo.name, unit="step"), first
         with contextlib.closing(recorder), bar:
             try:
@@ -131,8 +134,6 @@ def main():
 
 def explain(error, config):
     """An error → the exit code and its one line, or None for one that should not have been."""
-    from recording.checkpoint import NAME
-
     folder = config and Path(config.out)
     there = folder and (folder / "config.yaml").is_file()
     goes_on = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} goes on" if there else ""

@@ -17,6 +17,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -237,11 +238,14 @@ def main():
     except InputError as error:
         print(f"sweep.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except OSError as error:
+        print(f"sweep.py: {error.filename or folder}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt as error:
         if folder and (folder / "sweep.json").is_file():
             again = command if options.out else [*command, "--out", str(folder)]
             print(f"\nsweep.py: stopped; {summary(folder, runs)}; python sweep.py {shlex.join(again)} goes on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + getattr(error, "signal", signal.SIGINT))
     print(f"{folder}/figure.png\n{summary(folder, runs)}")
     sys.exit(any(status(folder, run.name) != FINISHED for run in runs))
 

@@ -9,6 +9,7 @@ class Method:
     requires   settings that it can't do without, likewise
     edits      whether it starts from a source image and prompt: particles.source, particles.source_text
     any_t      whether `gradient` means something at other timesteps than the step's own, where recording asks for it
+    remembers  names of attributes, tensors or None, that a step leaves for later ones: a checkpoint keeps them
     Settings   a dataclass whose fields become the flags --algo.<name>.<field>
 
     self.s is the guidance scale, self.settings the method's own Settings.
@@ -18,6 +19,7 @@ class Method:
     requires = {}
     edits = False
     any_t = True
+    remembers = ()
     Settings = None
 
     def __init__(self, prior, particles, config, steps):

@@ -4,7 +4,6 @@ import json
 import sys
 from dataclasses import dataclass
 
-from recording import checkpoint
 from recording.files import write, write_text
 from recording.finite import Watch, not_finite
 from recording.look import look, predictions
@@ -33,18 +32,17 @@ class LogConfig:
 class Recorder:
     """Writes one run's folder, which is there already; README says what is in it.
 
-    optimizers: those of the representation and of the method, whose parameters and memory make up a checkpoint.
     timesteps: those of --log.timesteps, as the prior and the method can take them.
     evaluator: what scores the pictures (evaluation.Evaluator), or None.
     """
 
-    def __init__(self, folder, config, algorithm, representation, optimizers, timesteps, evaluator=None):
-        self.folder, self.log, self.evaluator, self.optimizers = folder, config.log, evaluator, optimizers
+    def __init__(self, folder, config, algorithm, representation, checkpoints, timesteps, evaluator=None):
+        self.folder, self.log, self.evaluator, self.checkpoints = folder, config.log, evaluator, checkpoints
         self.timesteps = timesteps
         self.algorithm, self.representation, self.prior = algorithm, representation, algorithm.prior
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
-        self.watch = Watch(optimizers, self.prior, len(algorithm.particles))
+        self.watch = Watch(checkpoints.optimizers, self.prior, len(algorithm.particles))
         self._pending, self._warned = [], False
         self._metrics, self._scores = open_lines(folder / "metrics.jsonl"), None
         if evaluator:
@@ -172,7 +170,7 @@ class Recorder:
     def checkpoint(self, step):
         """The state after `step` steps. The lines of metrics before it are on the disk first."""
         self.flush()
-        checkpoint.save(self.folder, step, self.optimizers, self.algorithm.particles)
+        self.checkpoints.save(step)
 
     def finish(self, step, repeat):
         """After `step` steps, the last or where the run was asked to stop: a checkpoint, the last pictures, the

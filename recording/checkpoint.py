@@ -3,7 +3,6 @@
 Tensors only, and read by a format that can hold nothing else: opening a checkpoint runs no code.
 """
 
-import contextlib
 import os
 
 from prior import InputError, first_line
@@ -12,64 +11,87 @@ from recording.files import write
 NAME = "checkpoint.safetensors"
 
 
-def tensors(optimizers, particles):
-    """{name: tensor} of all parameters, of what the optimizers know about each, and of every generator."""
-    found = {}
-    for i, optimizer in enumerate(optimizers):
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for j, parameter in enumerate(parameters):
-            found[f"{i}.{j}"] = parameter.detach()
-            for name, value in optimizer.state.get(parameter, {}).items():
-                if value is not None:
-                    found[f"{i}.{j}.{name}"] = value
-    for row, generator in enumerate([*particles.generators, particles.shared_generator]):
-        found[f"generator.{row}"] = generator.get_state()
-    return found
+class Checkpoints:
+    """A run's checkpoints in its folder, of the representation's optimizer and of the algorithm, as they are built."""
 
+    def __init__(self, folder, optimizer, algorithm):
+        self.folder, self.algorithm, self.particles = folder, algorithm, algorithm.particles
+        self.optimizers = [optimizer, *algorithm.optimizers()]
+        self.built = dict(vars(algorithm))
 
-def save(folder, step, optimizers, particles):
-    """The state before `step`. Raises FloatingPointError rather than keep a number that is not finite."""
-    from safetensors.torch import save as serialize
+    def generators(self):
+        return [*self.particles.generators, self.particles.shared_generator]
 
-    state = {name: value.cpu().contiguous() for name, value in tensors(optimizers, particles).items()}
-    for name, value in state.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise FloatingPointError(f"{name} of the optimizer's state is not finite after step {step - 1}; "
-                                     "a lower learning rate, guidance scale or weight is needed")  # fmt: skip
-    content = serialize(state, {"step": str(step)})
+    def state(self):
+        """{name: tensor} of all parameters, of what the optimizers know of each, of every generator, and of what the method
+        remembers."""
+        found = {}
+        for i, optimizer in enumerate(self.optimizers):
+            for j, parameter in enumerate(parameters(optimizer)):
+                found[f"{i}.{j}"] = parameter.detach()
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    if value is not None:
+                        found[f"{i}.{j}.{name}"] = value
+        for row, generator in enumerate(self.generators()):
+            found[f"generator.{row}"] = generator.get_state()
+        for name in self.algorithm.remembers:
+            if getattr(self.algorithm, name) is not None:
+                found[f"method.{name}"] = getattr(self.algorithm, name)
+        return found
 
-    def store(beside):
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # A machine that stops must not leave a new name with an old disk's bytes.
+    def save(self, step):
+        """The state before `step`. Raises FloatingPointError rather than keep a number that is not finite, and TypeError for a
+        method that has changed in a way that no checkpoint would know of."""
+        from safetensors.torch import save as serialize
 
-    write(folder / NAME, store)
+        for name, value in vars(self.algorithm).items():
+            if value is not self.built.get(name) and name not in self.algorithm.remembers:
+                raise TypeError(f"{type(self.algorithm).__name__}.{name} changes along the run: `remembers` must name it, or a "
+                                "resumed run would not know it")  # fmt: skip
+        state = {name: value.cpu().contiguous() for name, value in self.state().items()}
+        for name, value in state.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise FloatingPointError(f"{name} of the optimizer's state is not finite after step {step - 1}; "
+                                         "a lower learning rate, guidance scale or weight is needed")  # fmt: skip
+        content = serialize(state, {"step": str(step)})
 
+        def store(beside):
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # A machine that stops must not leave a new name with an old disk's bytes.
 
-def restore(folder, optimizers, particles):
-    """Puts a checkpoint's state into freshly built parts → the step to go on with; 0, and nothing is touched, if there is none.
+        write(self.folder / NAME, store)
 
-    Raises InputError for a file that is damaged or belongs to another run.
-    """
-    from safetensors import SafetensorError, safe_open
+    def restore(self):
+        """Puts the last checkpoint's state into the parts → the step to go on with; 0, and nothing is touched, if there is none.
 
-    file = folder / NAME
-    if not os.path.lexists(file):
-        return 0
-    try:
-        with safe_open(file, "pt") as opened:
-            step = (opened.metadata() or {}).get("step", "")
-            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{file} can not be read: {first_line(error)}") from error
-    if not step.isdecimal():
-        raise InputError(f"{file} does not say which step it is of")
-    with mismatch(file):
-        for i, optimizer in enumerate(optimizers):
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        Raises InputError for a file that is damaged or belongs to another run.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        file = self.folder / NAME
+        if not os.path.lexists(file):
+            return 0
+        try:
+            with safe_open(file, "pt") as opened:
+                step = (opened.metadata() or {}).get("step", "")
+                state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{file} can not be read: {first_line(error)}") from error
+        if not step.isdecimal():
+            raise InputError(f"{file} does not say which step it is of")
+        try:
+            self.put(state)
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise InputError(f"{file} is no checkpoint of this run ({first_line(error)})") from error
+        return int(step)
+
+    def put(self, state):
+        """Raises one of several errors where the state, which it uses up, is not one of this run."""
+        for i, optimizer in enumerate(self.optimizers):
             known = {}
-            for j, parameter in enumerate(parameters):
+            for j, parameter in enumerate(parameters(optimizer)):
                 value = state.pop(f"{i}.{j}")
                 if value.shape != parameter.shape or value.dtype != parameter.dtype:
                     raise ValueError(f"{i}.{j} is {list(value.shape)}, {list(parameter.shape)} is needed")
@@ -79,16 +101,14 @@ def restore(folder, optimizers, particles):
                     raise ValueError(f"what it knows of {i}.{j} has another shape")
             known = {j: values for j, values in known.items() if values}
             optimizer.load_state_dict({"state": known, "param_groups": optimizer.state_dict()["param_groups"]})
-        for row, generator in enumerate([*particles.generators, particles.shared_generator]):
+        for row, generator in enumerate(self.generators()):
             generator.set_state(state.pop(f"generator.{row}"))
+        for name in self.algorithm.remembers:
+            value = state.pop(f"method.{name}", None)
+            setattr(self.algorithm, name, None if value is None else value.to(self.particles.device))
         if state:
             raise ValueError(f"{min(state)} is not known")
-    return int(step)
 
 
-@contextlib.contextmanager
-def mismatch(file):
-    try:
-        yield
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise InputError(f"{file} is no checkpoint of this run ({first_line(error)})") from error
+def parameters(optimizer):
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -71,11 +71,14 @@ class Schedule:
 
     bounds   the least and the greatest t of each step, long (N,) each, equal where t is not random
     random   whether each particle draws its t between them
+    note     a line for the user where t_min is not what was asked for, or None
     dreamtime  W_d, W_p, W where one of the two asks for them, else None
 
     Raises InputError for settings that do not fit the prior, t outside [least_t, T), and weights that are negative (they would
     lead away from what is asked) or not finite.
     """
+
+    note = None
 
     def __init__(self, config, prior, particles, steps, least_t=0):
         import torch
@@ -97,7 +100,7 @@ class Schedule:
     def range(self):
         """t_min and t_max as timesteps; all that there are for schedules that have no such settings."""
         low, high = self.config.t_min, self.config.t_max
-        t_min = self.least_t if low is None else max(self.least_t, self.to_timestep("t-min", low))
+        t_min = self.least_t if low is None else self.at_least("t-min", low)
         t_max = self.T - 1 if high is None else self.to_timestep("t-max", high)
         if t_max < self.least_t:
             raise InputError(f"--schedule.t-max {high:g} is timestep {t_max}; the method needs {self.least_t} at least")
@@ -105,6 +108,13 @@ class Schedule:
             raise InputError(f"--schedule.t-min {low:g} --schedule.t-max {high:g}: timesteps {t_min} and {t_max}; "
                              "t_min ≤ t_max is needed")  # fmt: skip
         return t_min, t_max
+
+    def at_least(self, flag, number):
+        """The timestep of a setting, or the method's least, and then a note."""
+        t = self.to_timestep(flag, number)
+        if t < self.least_t:
+            self.note = f"timesteps begin at {self.least_t}, the least that the method can be asked for, not at --schedule.{flag} {number:g}"
+        return max(self.least_t, t)
 
     def to_timestep(self, flag, number):
         """A setting that is a fraction of T or a timestep → the timestep."""

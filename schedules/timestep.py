@@ -60,7 +60,7 @@ def random_decay(i, run):
     setting = run.config.random_decay
     low_end, high_end = run.t_min, max(run.t_min, min(run.t_max, run.to_timestep("t-max", 0.5)))
     if setting.t_min_end is not None:
-        low_end = max(run.least_t, run.to_timestep("random-decay.t-min-end", setting.t_min_end))
+        low_end = run.at_least("random-decay.t-min-end", setting.t_min_end)
     if setting.t_max_end is not None:
         high_end = run.to_timestep("random-decay.t-max-end", setting.t_max_end)
     if not (low_end <= run.t_min and low_end <= high_end <= run.t_max):

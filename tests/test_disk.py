@@ -65,6 +65,33 @@ def test_a_full_disk(tiny, tmp_path, command):
     assert (disk / "run" / "final.png").is_file() and not list(disk.rglob(".*part*"))
 
 
+@needs_disks
+def test_a_video_that_has_no_room(tmp_path):
+    """Its encoder is another process: its failure is no error of ours by itself."""
+    for index in range(30):
+        Image.effect_noise((400, 400), 100).save(tmp_path / f"{index:02d}.png")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    code = """
+import sys
+from pathlib import Path
+from recording.video import save_video
+folder = Path(sys.argv[1])
+pictures, video = sorted(folder.glob("*.png")), folder / "disk" / "video.mp4"
+save_video(video, pictures[:1], 10)
+old = video.read_bytes()
+try:
+    save_video(video, pictures, 10)
+except OSError as error:
+    assert "video.mp4 could not be written whole" in str(error) and video.read_bytes() == old and len(list(video.parent.iterdir())) == 1
+    sys.exit(7)
+"""
+    script = 'mount -t tmpfs -o size=300k tmpfs "$1"; shift; exec "$@"'
+    words = ["unshare", "-rm", "sh", "-c", script, "sh", disk, sys.executable, "-c", code, tmp_path]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 7 and done.stderr == "", done.stderr
+
+
 def test_a_file_that_may_not_grow(tiny, tmp_path):
     """A quota on files: the least that every system can enforce."""
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 import recording.files
 import sds2d
+from algorithms.sds import SDS
 from prior import Prior, PriorConfig
 from recording import checkpoint
 from recording.files import cut_back, held
@@ -190,6 +191,35 @@ def test_more_steps(tiny, prior, tmp_path):
     assert yaml.safe_load((out / "config.yaml").read_text())["steps"] == 7
     resume(out, prior)  # of a run that is over: the same once more
     same_run(tmp_path / "whole", out)
+
+
+class Fixed(SDS):
+    """As the README's: one noise, drawn at the first step."""
+
+    noise, remembers = None, ("noise",)
+
+    def gradient(self, z, t, progress):
+        if self.noise is None:
+            self.noise = self.particles.noise_like(z)
+        return self.prior.predict_noise(self.prior.add_noise(z, self.noise, t), t, self.particles.text) - self.noise
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_what_a_method_remembers(tiny, prior, tmp_path, monkeypatch, every):
+    monkeypatch.setitem(sds2d.ALGORITHMS, "sds", Fixed)
+    flags, out = [*flags_for("sds", "latent", tiny, tmp_path), "--log.checkpoint-every", str(every)], tmp_path / "run"
+    begin(flags, tmp_path / "whole", prior)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 9, inside=True)
+        begin(flags, out, prior)
+    resume(out, prior)
+    same_run(tmp_path / "whole", out)
+
+
+def test_a_method_that_does_not_say_what_it_remembers_is_told(tiny, prior, tmp_path, monkeypatch):
+    monkeypatch.setitem(sds2d.ALGORITHMS, "sds", type("Fixed", (Fixed,), {"remembers": ()}))
+    with pytest.raises(TypeError, match="Fixed.noise changes along the run: `remembers` must name it"):
+        begin(flags_for("sds", "latent", tiny, tmp_path), tmp_path / "run", prior)
 
 
 def test_the_same_flags_again_are_no_contradiction(tiny, prior, tmp_path, monkeypatch):

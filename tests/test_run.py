@@ -450,3 +450,17 @@ def test_benchmark_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
     }  # fmt: skip
     assert [cell.strip() for cell in rows[-1][:2]] == ["sds", "pixel"]
     assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows[2:])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads the process's memory from /proc")
+def test_a_long_run_needs_no_more_memory_than_a_short_one(gaussian, tiny, tmp_path):
+    """With a look, a frame and a checkpoint at every tenth step, and VSD's LoRA."""
+    seen = {}
+
+    def watch(step, images):
+        seen[step] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    flags = ["--prior.path", str(tiny), "--algo.name", "vsd", "--prompt", "cat", "--particles", "2", "--steps", "1500", "--log.every", "10",
+             "--log.tile", "8", "--eval.clip", "none", "--out", str(tmp_path / "run")]  # fmt: skip
+    sds2d.run(sds2d.parse(flags), gaussian, watch)
+    assert seen[1490] - seen[500] < 3, "MB in a thousand steps"

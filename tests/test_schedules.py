@@ -76,6 +76,8 @@ def test_fractions_and_timesteps():
     assert ends(t_min=0.0, t_max=1.4) == (0, 1)
     assert ends(t_max=999.4) == (20, 999)
     assert ends(least_t=80) == (80, 980), "the method's own least t"
+    assert build().note is None and build(least_t=80).note == (
+        "timesteps begin at 80, the least that the method can be asked for, not at --schedule.t-min 0.02")  # fmt: skip
     assert path("constant", t=0.5, steps=3) == path("constant", t=500, steps=3) == [500] * 3
     assert path("constant", t=1, steps=1) == [999] and path("constant", t=2, steps=1) == [2]
 
@@ -187,7 +189,8 @@ def test_random_decay_keeps_its_ends_in_order():
     assert decay(curve="linear", t_max=0.3).bounds[1].tolist() == [300] * 101, "no rise to the default of 0.5"
     assert decay(curve="linear", t_min=0.6).bounds[1][-1] == 600
     assert decay(curve="exponential", t_min=0).bounds[0].tolist() == [0] * 101
-    assert decay(curve="linear", t_min_end=0, least_t=15).bounds[0][-1] == 15
+    raised = decay(curve="linear", t_min_end=0, least_t=15)
+    assert raised.bounds[0][-1] == 15 and "--schedule.random-decay.t-min-end 0" in raised.note
     for wrong in ({"t_min_end": 0.1}, {"t_max_end": 0.99}, {"t_max_end": 0.01}):
         with pytest.raises(InputError, match="can not fall to"):
             decay(**wrong)
