@@ -16,7 +16,9 @@ class Nursery:
 
     def __init__(self):
         # Threads that are there already do not survive a fork: so the parent has none.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "false"}
+        # Those that the children start should not spin while they wait: other tests need the cores.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "false",
+                       "OMP_WAIT_POLICY": "passive"}  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
