@@ -24,13 +24,13 @@ from recording.checkpoint import NAME, Checkpoints
 from recording.files import held, make_folder, write
 from recording.interruption import Interrupted, Interruption
 from recording.look import named_timesteps
-from recording.made_with import made_with
+from recording.made_with import changes, made_with
 from recording.plots import schedule_plot
 from recording.resume import go_on
 from representations import REPRESENTATIONS, make_optimizer
 from representations.start import load_images
 from schedules import Schedule
-from settings import command, parse, reopen, resumes
+from settings import command, parse, reopen, repeats, resumes
 from settings.stored import dump
 
 
@@ -67,12 +67,13 @@ def distill(algorithm, representation, schedule, optimizer, step):
     return z.detach(), t, weight, gradient
 
 
-def run(config, prior=None, watch=None, then=None):
+def run(config, prior=None, watch=None, then=None, resume=False):
     """One run, from a checked and resolved Config to the folder config.out → the final images (B, 3, H, W).
 
     prior: one that is loaded already, to save loading it again; None loads config.prior.
     watch: watch(step, images) is given the images as they stand before the step, whenever a picture is taken.
-    then: what the run in config.out was made with, to go on from its last checkpoint; None makes the folder.
+    then: what an earlier run of this Config was made with: what has changed since is told.
+    resume: goes on with that run, which is in config.out, from its last checkpoint.
     """
     from tqdm import tqdm
 
@@ -87,11 +88,14 @@ def run(config, prior=None, watch=None, then=None):
         print(f"note: {schedule.note}", file=sys.stderr)
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
     timesteps = named_timesteps(config.log.timesteps, algorithm)
-    if then is None:
-        make_folder(folder, dump(config, made_with(prior, config)))
+    now = made_with(prior, config)
+    for line in changes(then, now, resume):
+        print(f"warning: {line}", file=sys.stderr)
+    if not resume:
+        make_folder(folder, dump(config, now))
     with held(folder), Interruption() as interruption:
         checkpoints = Checkpoints(folder, optimizer, algorithm)
-        first = 0 if then is None else go_on(folder, config, then, prior, checkpoints)
+        first = go_on(folder, dump(config, then), checkpoints, config.steps) if resume else 0
         write(folder / "schedule.png", lambda beside: schedule_plot(beside, schedule))
         recorder = Recorder(folder, config, algorithm, representation, checkpoints, timesteps, scores)
         bar, step = tqdm(initial=first, total=config.steps, desc=config.algo.name, unit="step"), first
@@ -109,7 +113,8 @@ def run(config, prior=None, watch=None, then=None):
                     bar.update()
                 images = recorder.finish(step, repeat)
             except FloatingPointError:
-                recorder.summarize(repeat)  # An earlier step may show where it began.
+                with contextlib.suppress(OSError):
+                    recorder.summarize(repeat)  # An earlier step may show where it began.
                 raise
         if interruption.signal:
             raise Interrupted(interruption.signal)
@@ -120,8 +125,14 @@ def main():
     arguments, config = sys.argv[1:], None
     try:
         sys.stdout.reconfigure(errors="backslashreplace")  # A terminal without UTF-8 can show any path.
-        config, then = reopen(arguments) if resumes(arguments) else (parse(arguments, __doc__), None)
-        run(config, then=then)
+        resume = resumes(arguments)
+        if resume:
+            config, then = reopen(arguments)
+        else:
+            config = parse(arguments, __doc__)
+            then = repeats(arguments)
+        run(config, then=then, resume=resume)
+        print(f"{config.out}/final.png")
     except (Exception, KeyboardInterrupt) as error:
         code, line = explain(error, config)
         if line is None or "--debug" in arguments:
@@ -129,7 +140,6 @@ def main():
         if line is not None:
             print(f"sds2d.py: {' '.join(line.split())}", file=sys.stderr)
         sys.exit(code)
-    print(f"{config.out}/final.png")
 
 
 def explain(error, config):
@@ -145,8 +155,8 @@ def explain(error, config):
         return 128 + getattr(error, "signal", signal.SIGINT), f"stopped{goes_on}"
     if isinstance(error, OSError):
         return 1, f"{error.filename or folder or ''}: {error.strerror or error}{goes_on}"
-    if type(error).__name__ == "OutOfMemoryError":
-        return 1, "the GPU has too little memory for this run; fewer --particles or prompts need less"
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "DefaultCPUAllocator" in str(error):
+        return 1, "there is too little memory for this run; fewer --particles or prompts need less"
     return 1, None
 
 

@@ -25,7 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prior import InputError
-from recording.files import write
+from priors.checkpoint import read_json
+from recording.files import held, write, write_text
 from settings import parse
 from settings.flags import read
 from sweeps.flags import combine, split
@@ -85,7 +86,7 @@ def plan(arguments):
             values = " ".join(f"{flag} {text}" for flag, text in run.values.items())
             raise InputError(f"{error} (the run with {values})") from error
     if there:
-        asked, made = contents(runs), json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        asked, made = contents(runs), read_json(folder / "sweep.json")
         if asked != made.get("runs"):
             command = shlex.join(made.get("command", []))
             raise InputError(f"--out {folder} holds another sweep ({command}); name a folder that does not exist")
@@ -149,9 +150,10 @@ def conduct(options, folder, swept, runs, command):
         try:
             (folder / "unfinished").mkdir(parents=True, exist_ok=True)
             text = json.dumps({"command": command, "runs": contents(runs)}, indent=1, ensure_ascii=False)
-            write(folder / "sweep.json", lambda beside: beside.write_text(text, encoding="utf-8"))
+            write_text(folder / "sweep.json", text)
         except OSError as error:
             raise InputError(f"--out {folder} can not be written: {error.strerror}") from error
+        stack.enter_context(held(folder))
         show(options, folder, swept, runs, command)
         for number, run in enumerate(ends, 1):
             if status(folder, run.name) == FAILED:

@@ -15,7 +15,7 @@ FILES = ["model_index.json", "tokenizer/*.json", "tokenizer/*.txt", "scheduler/s
          *(f"{part}/config.json" for part in NETWORKS),
          *(f"{part}/{name}{rest}" for part, name in NETWORKS.items()
            for rest in (".safetensors", "-*.safetensors", ".safetensors.index.json"))]  # fmt: skip
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
 
@@ -79,9 +79,25 @@ def vet(folder):
             refuse_code(folder, f"{part}: {component} in model_index.json")
         if any("auto_map" in read_json(file) for file in sorted((folder / part).glob("*config.json"))):
             refuse_code(folder, f"auto_map in {part}")
-        files = {file.name for file in (folder / part).glob("*") if file.suffix in WEIGHTS}
-        if files and not any(name.endswith(".safetensors") for name in files):
-            raise InputError(f"--prior.path {folder}: its {part} has weights only in {min(files)}, a format that can run code when "
+        if (folder / part / "adapter_config.json").exists():
+            refuse_code(folder, f"adapter_config.json in {part}")  # It can name weights that lie anywhere.
+        if part in NETWORKS:
+            vet_weights(folder, part, NETWORKS[part])
+
+
+def vet_weights(folder, part, name):
+    """Requires safetensors under the names that FILES has, in one file or in shards that an index names."""
+    index = folder / part / f"{name}.safetensors.index.json"
+    if index.exists():
+        shards = read_json(index).get("weight_map")
+        shards = set(shards.values()) if isinstance(shards, dict) and all(map(lambda v: isinstance(v, str), shards.values())) else {""}
+        strange = [shard for shard in shards if not re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", shard)]
+        if strange:
+            raise InputError(f"--prior.path {folder}: {index.name} of its {part} names {min(strange)!r}; {name}-00001-of-… is needed")
+    elif not (folder / part / f"{name}.safetensors").is_file():
+        others = [file.name for file in (folder / part).glob("*") if file.suffix in PICKLES]
+        if others:
+            raise InputError(f"--prior.path {folder}: its {part} has weights only in {min(others)}, a format that can run code when "
                              "it is opened; save it as safetensors")  # fmt: skip
 
 

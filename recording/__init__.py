@@ -43,7 +43,7 @@ class Recorder:
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
         self.watch = Watch(checkpoints.optimizers, self.prior, len(algorithm.particles))
-        self._pending, self._warned = [], False
+        self._pending, self._warned, self._t = [], False, [0] * len(algorithm.particles)
         self._metrics, self._scores = open_lines(folder / "metrics.jsonl"), None
         if evaluator:
             self._scores = open_lines(folder / "scores.jsonl")
@@ -62,12 +62,14 @@ class Recorder:
     def flush(self):
         """Writes the noted steps. Raises FloatingPointError at the first that has something that is not finite."""
         noted, self._pending = self._pending, []
-        for step, t, weight, norm, norms, seconds in noted:
-            t, weight, norm = t.tolist(), weight.tolist(), norm.tolist()
-            self.watch.check(norms, step, t)
-            line = dict(step=step, t=t, weight=weight, grad_norm=norm, seconds=round(seconds, 6))
-            self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+        try:
+            for step, t, weight, norm, norms, seconds in noted:
+                self._t, weight, norm = t.tolist(), weight.tolist(), norm.tolist()
+                self.watch.check(norms, step, self._t)
+                line = dict(step=step, t=self._t, weight=weight, grad_norm=norm, seconds=round(seconds, 6))
+                self._metrics.write(json.dumps(line) + "\n")
+        finally:
+            self._metrics.flush()
 
     # ---------------------------------------------------------------------------------------------------- its pictures
 
@@ -120,8 +122,8 @@ class Recorder:
         if self.timesteps:
             z = self.representation.latents().detach()
             gradient, seen = look(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
-            not_finite(gradient.flatten(1).norm(dim=1).unflatten(0, (-1, len(z))).sum(0), f"--log.timesteps after step {step}",
-                       "gradient", self.prior)
+            for timestep, norms in zip(self.timesteps, gradient.flatten(1).norm(dim=1).unflatten(0, (-1, len(z))), strict=True):
+                not_finite(norms, f"--log.timesteps before step {step}, timestep {timestep}", "gradient", self.prior)
             labels = [f"t = {t}" for t in self.timesteps]
             self.show(gradient, seen, labels, len(z), lambda name: f"timesteps/{name}_{step:06d}.png")
 
@@ -170,7 +172,7 @@ class Recorder:
     def checkpoint(self, step):
         """The state after `step` steps. The lines of metrics before it are on the disk first."""
         self.flush()
-        self.checkpoints.save(step)
+        self.checkpoints.save(step, self._t)
 
     def finish(self, step, repeat):
         """After `step` steps, the last or where the run was asked to stop: a checkpoint, the last pictures, the
@@ -180,20 +182,20 @@ class Recorder:
         self.checkpoint(step)
         with torch.no_grad():
             images = self.picture(step)
-        self.other_timesteps(step)
         for name, writer in self.representation.files().items():
             write(self.folder / name, writer)
         for index, image in enumerate(images):
             write(self.folder / f"final_{index:02d}.png", to_pillow(image).save)
         write(self.folder / "final.png", self.sheet(images).save)
+        self.other_timesteps(step)
         self.summarize(repeat)
         return images
 
     def summarize(self, repeat):
         """The video and the page of the pictures that are on the disk, if there are any."""
-        from recording.page import page
+        from recording.page import page, steps_in
 
-        pictures = sorted((self.folder / "images").glob("step_*.png"))
+        pictures = [self.folder / "images" / f"step_{step:06d}.png" for step in steps_in(self.folder / "images")]
         if pictures:
             save_video(self.folder / "video.mp4", pictures, self.log.fps)
             write_text(self.folder / "index.html", page(self.folder, repeat))

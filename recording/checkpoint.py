@@ -9,6 +9,8 @@ from prior import InputError, first_line
 from recording.files import write
 
 NAME = "checkpoint.safetensors"
+# What an optimizer knows of each parameter after its first step.
+MEMORY = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": set()}
 
 
 class Checkpoints:
@@ -39,8 +41,8 @@ class Checkpoints:
                 found[f"method.{name}"] = getattr(self.algorithm, name)
         return found
 
-    def save(self, step):
-        """The state before `step`. Raises FloatingPointError rather than keep a number that is not finite, and TypeError for a
+    def save(self, step, t):
+        """The state before `step`; the step before it was at timesteps t, a list. Raises FloatingPointError rather than keep a number that is not finite, and TypeError for a
         method that has changed in a way that no checkpoint would know of."""
         from safetensors.torch import save as serialize
 
@@ -51,8 +53,11 @@ class Checkpoints:
         state = {name: value.cpu().contiguous() for name, value in self.state().items()}
         for name, value in state.items():
             if value.is_floating_point() and not value.isfinite().all():
-                raise FloatingPointError(f"{name} of the optimizer's state is not finite after step {step - 1}; "
-                                         "a lower learning rate, guidance scale or weight is needed")  # fmt: skip
+                own = name.startswith("0.") and value.shape[:1] == (len(t),)
+                rows = range(len(t)) if not own else [row for row in range(len(t)) if not value[row].isfinite().all()]
+                place = f"step {step - 1}, timestep {t[rows[0]]}, particle {rows[0]}" if own else f"step {step - 1}, all particles"
+                raise FloatingPointError(f"{place}: {name.split('.')[-1]}, which the {'method' if name.startswith('method') else 'optimizer'} "
+                                         "remembers, is not finite; a lower learning rate, guidance scale or weight is needed")  # fmt: skip
         content = serialize(state, {"step": str(step)})
 
         def store(beside):
@@ -73,21 +78,23 @@ class Checkpoints:
         file = self.folder / NAME
         if not os.path.lexists(file):
             return 0
+        if not file.is_file():
+            raise InputError(f"{file} can not be read: it is no file")
         try:
             with safe_open(file, "pt") as opened:
                 step = (opened.metadata() or {}).get("step", "")
                 state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise InputError(f"{file} can not be read: {first_line(error)}") from error
-        if not step.isdecimal():
+        if not step.isdecimal() or len(step) > 12:
             raise InputError(f"{file} does not say which step it is of")
         try:
-            self.put(state)
+            self.put(state, int(step))
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise InputError(f"{file} is no checkpoint of this run ({first_line(error)})") from error
         return int(step)
 
-    def put(self, state):
+    def put(self, state, step):
         """Raises one of several errors where the state, which it uses up, is not one of this run."""
         for i, optimizer in enumerate(self.optimizers):
             known = {}
@@ -97,8 +104,10 @@ class Checkpoints:
                     raise ValueError(f"{i}.{j} is {list(value.shape)}, {list(parameter.shape)} is needed")
                 parameter.data.copy_(value)
                 known[j] = {name.split(".", 2)[2]: state.pop(name) for name in [*state] if name.startswith(f"{i}.{j}.")}
-                if any(value.dim() and value.shape != parameter.shape for value in known[j].values()):
-                    raise ValueError(f"what it knows of {i}.{j} has another shape")
+                if step and known[j].keys() != MEMORY[type(optimizer).__name__]:
+                    raise ValueError(f"what the optimizer knows of {i}.{j} is not all there")
+                if any(value.shape != (parameter.shape if name != "step" else ()) for name, value in known[j].items()):
+                    raise ValueError(f"what the optimizer knows of {i}.{j} has another shape")
             known = {j: values for j, values in known.items() if values}
             optimizer.load_state_dict({"state": known, "param_groups": optimizer.state_dict()["param_groups"]})
         for row, generator in enumerate(self.generators()):

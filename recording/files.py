@@ -1,6 +1,7 @@
 """A run's folder on the disk: made whole, held by one process, its files whole or not at all."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -47,32 +48,41 @@ def held(folder):
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder} is being written by another process; wait for it, or end it") from error
+        except OSError:
+            pass  # A disk that knows no locks.
         yield
-    except BlockingIOError as error:
-        raise InputError(f"{folder} is being written by another process; wait for it, or end it") from error
     finally:
         os.close(handle)
 
 
+# Pictures of a step, and the halves of files that a killed process has left.
+PICTURE, HALF = r"(?:step|\w+)_(\d{6,})\.png", r"\..+\.part(\.\w+)?"
+
+
 def cut_back(folder, step):
-    """Takes away what a run noted of `step` and of later steps, and the halves of files that a killed one has left."""
+    """Takes away what a run noted of `step` and of later steps, and what it had half written."""
     for name in ("metrics.jsonl", "scores.jsonl"):
         file = folder / name
         if file.is_file():
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_text(file, "".join(line for line in lines if line.endswith("\n") and 0 <= step_of(line) < step))
-    for file in folder.rglob("*"):
-        number = re.search(r"_(\d{6,})\.png$", file.name)
-        if file.name.startswith(".") and ".part" in file.name or number and int(number[1]) >= step:
+    for file in [*folder.glob("*"), *folder.glob("*/*")]:
+        ours = "timesteps" == file.parent.name or file.name.startswith("step_")
+        number = re.fullmatch(PICTURE, file.name) if ours and file.parent != folder else None
+        if re.fullmatch(HALF, file.name) and file.is_file() or number and int(number[1]) >= step:
             file.unlink()
 
 
 def step_of(line):
-    """The step of a line of metrics.jsonl or scores.jsonl, -1 where it has none."""
-    import json
-
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        step = json.loads(line)["step"]
-        return step if isinstance(step, int) else -1
-    return -1
+    """The step of a line of metrics.jsonl or scores.jsonl: whole numbers, numbers and lists of numbers; -1 for any other."""
+    try:
+        values = json.loads(line)
+        numbers = [number for value in values.values() for number in (value if isinstance(value, list) else [value])]
+        good = type(values["step"]) is int and all(type(number) in (int, float) for number in numbers)
+    except (ValueError, LookupError, AttributeError, RecursionError):
+        return -1
+    return values["step"] if good else -1

@@ -1,12 +1,15 @@
 """Nothing that is not finite passes in silence: what it is, of which step, timestep and particle, and why it may be so."""
 
+from recording.checkpoint import parameters
+
+
 def not_finite(norms, when, what, prior):
-    """Raises FloatingPointError for the first particle whose norm, of (B,), is not finite. when: "step 3", or the like, or a
+    """Raises FloatingPointError for the first particle whose norm, of (B,), is not finite. when: where that is, as text or as a
     function of the particle."""
     for particle, good in enumerate(norms.isfinite().tolist()):
         if not good:
-            place = when(particle) if callable(when) else when
-            raise FloatingPointError(f"{place}, particle {particle}: the {what} is not finite; {cause(what, prior.dtype)}")
+            place = when(particle) if callable(when) else f"{when}, particle {particle}" if len(norms) > 1 else when
+            raise FloatingPointError(f"{place}: the {what} is not finite; {cause(what, prior.dtype)}")
 
 
 def cause(what, dtype):
@@ -27,20 +30,21 @@ class Watch:
     """
 
     def __init__(self, optimizers, prior, rows):
-        first, *others = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
-        self.prior, self.rows, self.parameters, self.learned = prior, rows, first, [p for part in others for p in part]
+        self.parameters, *others = map(parameters, optimizers)
+        self.prior, self.rows, self.learned = prior, rows, [p for part in others for p in part]
 
     def norms(self, z, gradient):
         """{what: norms (B,)}, on the device."""
         found = {"latent": z.flatten(1).norm(dim=1), "gradient": gradient.flatten(1).norm(dim=1)}
-        for what, parameters in (("parameter", self.parameters), ("LoRA", self.learned)):
-            # What all particles share is counted for each.
-            each = [p.detach().reshape(self.rows if p.shape[:1] == (self.rows,) else 1, -1).norm(dim=1) for p in parameters]
-            if each:
-                found[what] = sum(norm.expand(self.rows) for norm in each)
+        # One that all particles share is counted for each.
+        each = [p.detach().reshape(self.rows if p.shape[:1] == (self.rows,) else 1, -1).norm(dim=1) for p in self.parameters]
+        found["parameter"] = sum(norm.expand(self.rows) for norm in each)
+        if self.learned:
+            found["LoRA"] = sum(p.detach().norm() for p in self.learned).expand(1)
         return found
 
     def check(self, norms, step, t):
         """Raises FloatingPointError for the norms of a step at timesteps t, a list."""
         for what, values in norms.items():
-            not_finite(values, lambda particle: f"step {step}, timestep {t[particle]}", what, self.prior)
+            place = f"step {step}, all particles" if what == "LoRA" else None
+            not_finite(values, place or (lambda particle: f"step {step}, timestep {t[particle]}, particle {particle}"), what, self.prior)

@@ -6,6 +6,8 @@ import platform
 import subprocess
 from pathlib import Path
 
+from prior import InputError
+
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "numba", "pillow")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,15 +42,19 @@ def commit():
         return None
 
 
-def differences(then, now):
-    """Lines that say what is not as it was: (those that make it another experiment, those that may change the last bits)."""
-    other = []
+def changes(then, now, resume):
+    """Lines that say what is not as it was when the run was made, if it was made before. then, now: made_with() of both.
+
+    Raises InputError for another prior or other pictures, if that run is to be resumed.
+    """
+    if then is None:
+        return []
+    images = then.get("images_sha256") if isinstance(then.get("images_sha256"), dict) else {}
+    other = [f"{path} is not the picture of that run" for path, value in now["images_sha256"].items() if images.get(path) != value]
     if then.get("prior_sha256") != now["prior_sha256"]:
         other.append("the prior's files are not those of that run")
-    before = then.get("images_sha256")
-    for path, value in now["images_sha256"].items():
-        if not isinstance(before, dict) or before.get(path) != value:
-            other.append(f"{path} is not the picture of that run")
-    small = [f"{name} was {then.get(name)}, is {value}" for name, value in now.items()
+    if other and resume:
+        raise InputError(f"{other[0]}; --config begins anew with what is there")
+    small = [f"{name} was {then.get(name)}, is {value}: the last bits may differ" for name, value in now.items()
              if name not in ("prior_sha256", "images_sha256") and then.get(name) != value]  # fmt: skip
-    return other, small
+    return other + small

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import shlex
 import string
 from pathlib import Path
@@ -60,7 +61,8 @@ def read(file):
 
 def steps_in(folder):
     """The steps of which a folder holds a picture, in order."""
-    return sorted(int(path.stem.removeprefix("step_")) for path in folder.glob("step_*.png"))
+    found = [re.fullmatch(r"step_(\d{6,})\.png", path.name) for path in folder.glob("step_*.png")]
+    return sorted(int(name[1]) for name in found if name)
 
 
 def flat(config, prefix=""):
@@ -91,9 +93,9 @@ def at_timesteps(folder):
     """The last look at the timesteps that --log.timesteps names."""
     figures = []
     for name, title in TITLES.items():
-        for path in sorted((folder / "timesteps").glob(f"{name}_*.png"))[-1:]:
-            step = int(path.stem.rsplit("_", 1)[1])
-            figures.append(f'<figure><figcaption>{title}, at step {step}</figcaption><img src="timesteps/{path.name}" '
+        found = [re.fullmatch(rf"{name}_(\d{{6,}})\.png", path.name) for path in (folder / "timesteps").glob(f"{name}_*.png")]
+        for step in sorted(int(file[1]) for file in found if file)[-1:]:
+            figures.append(f'<figure><figcaption>{title}, at step {step}</figcaption><img src="timesteps/{name}_{step:06d}.png" '
                            f'alt="{title}"></figure>')  # fmt: skip
     return f'<h2>At other timesteps</h2><div class="row">{"".join(figures)}</div>' if figures else ""
 

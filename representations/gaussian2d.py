@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from representations.representation import Representation
+from representations.representation import Representation, clamp_colors
 from representations.start import start_images
 
 
@@ -118,7 +118,7 @@ class Gaussian2D(Representation):
 
     def project(self):
         """Colours back into [0, 1] after an optimiser step."""
-        self.groups["color"].data.clamp_(0, 1)
+        clamp_colors(self.groups["color"].data)
 
     def views(self, images):
         """The ellipses over the picture, and how densely the centers lie."""

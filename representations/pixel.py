@@ -1,6 +1,6 @@
 """Pixels, seen by the prior through its autoencoder, which is part of the graph."""
 
-from representations.representation import Representation
+from representations.representation import Representation, clamp_colors
 from representations.start import start_images
 
 
@@ -38,4 +38,4 @@ class Pixel(Representation):
 
     def project(self):
         """Back into [0, 1] after an optimiser step."""
-        self.pixels.data.clamp_(0, 1)
+        clamp_colors(self.pixels.data)

@@ -27,7 +27,7 @@ class Representation:
         raise NotImplementedError
 
     def project(self):
-        """Back to what is valid, after an optimiser step."""
+        """Back to what is valid, after an optimiser step. What is not finite must stay so, and be found."""
 
     def views(self, images):
         """Further pictures of its state, taken whenever the run takes `images`: {name: (pictures (B, 3, H, W), a note)}."""
@@ -36,3 +36,8 @@ class Representation:
     def files(self):
         """What else it leaves at the end of the run: {file name: a function that writes the path it is given}."""
         return {}
+
+
+def clamp_colors(values):
+    """Back into [0, 1], in place; but what an update has thrown to infinity becomes NaN, not a colour."""
+    values.copy_(values.clamp(0, 1).where(values.isfinite(), float("nan")))

@@ -18,8 +18,9 @@ def open_image(path):
             raise InputError(f"image {path}: {'no file' if Path(path).exists() else 'no such file'}")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                picture = ImageOps.exif_transpose(file)
+            Image.init()
+            with Image.open(path, formats=[name for name in Image.OPEN if name != "EPS"]) as file:  # It would start a program.
+                picture = in_srgb(ImageOps.exif_transpose(file))
                 picture = eight_bits(picture).convert("RGBA" if picture.has_transparency_data else "RGB")
     except InputError:
         raise
@@ -31,6 +32,22 @@ def open_image(path):
         return picture
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def in_srgb(picture):
+    """A picture whose colours are those of another profile, as most photographs' are, in sRGB's."""
+    import io
+
+    from PIL import ImageCms
+
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "CMYK"):
+        return picture
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(picture, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return picture  # With a profile that can not be read it is seen as everybody sees it.
 
 
 def eight_bits(picture):

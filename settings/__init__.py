@@ -36,6 +36,12 @@ def resumes(arguments):
     return any(word.split("=")[0] == "--resume" for word in arguments)
 
 
+def repeats(arguments):
+    """What the run of --config FILE was made with, or None without one. For arguments that parse() has taken."""
+    file = read(arguments, CommandLine).config
+    return load(Path(file))[1] if file else None
+
+
 def reopen(arguments):
     """Flags with --resume DIR → (the Config of the run in DIR, what it was made with).
 
@@ -44,6 +50,8 @@ def reopen(arguments):
     asked = read(arguments, CommandLine)
     if asked.config:
         raise InputError("--resume goes on with a run, --config begins one: give one of them")
+    if not asked.resume:
+        raise InputError("--resume needs the folder of a run")
     folder = Path(asked.resume)
     config, made_with = load(folder / "config.yaml")
     check_whole(folder / "config.yaml", config)
@@ -53,6 +61,8 @@ def reopen(arguments):
     asked = resolve(asked.settings())
     for name, value in flatten(config).items():
         flag, new = f"--{name.replace('_', '-')}", flatten(asked)[name]
+        if name in ("prior.dtype", "prior.device") and new == "auto":
+            continue
         if name == "steps" and config.algo.name != "ddim":
             if new < value:
                 raise InputError(f"{flag} {new}: the run in {folder} has {value}; they may grow")

@@ -20,6 +20,9 @@ def advice(asked):
     for name in names:
         if not isinstance(file.get(name, {}), dict):
             raise InputError(f"{checkpoint}/sds2d.json: {name} should be a JSON object of settings")
+        strange = [key for key in file.get(name, {}) if not re.match(r"(algo|rep|schedule)\.|(steps|particles)$", key)]
+        if strange:
+            raise InputError(f"{checkpoint}/sds2d.json: {strange[0]} is nothing that a checkpoint can advise")
     by_kind, by_method, by_both = (file.get(name, {}) for name in names)
     values = {
         "steps": 1000,

@@ -32,6 +32,8 @@ def check(config, new=True):
                         "log.fps": config.log.fps, "log.tile": config.log.tile, "log.timesteps_every": config.log.timesteps_every,
                         "log.checkpoint_every": config.log.checkpoint_every}.items():  # fmt: skip
         require(value is None or value >= 1, f"--{name.replace('_', '-')} {value}: at least 1 is needed")
+    require(config.steps <= 10**7, f"--steps {config.steps}: at most 10,000,000 can be planned")
+    require(config.log.fps <= 240, f"--log.fps {config.log.fps}: at most 240 can be shown")
     for t in config.log.timesteps:
         require(0 <= t < math.inf, f"--log.timesteps {t}: timesteps from 0, or fractions of T up to 1, are needed")
     # The generators' own limit: larger seeds repeat.

@@ -7,7 +7,7 @@ from prior import InputError
 from settings.config import Config
 from settings.flags import as_flags, flatten, read
 
-LARGEST = 2**24  # bytes; one of ours has a few thousand, and as much as its prompts
+LARGEST = 2**22  # bytes; one of ours has a few thousand, and as much as its prompts
 
 
 def dump(config, made_with):
@@ -32,10 +32,12 @@ def load(file):
             return super().compose_node(parent, index)
 
     try:
+        if file.exists() and not file.is_file():
+            raise InputError(f"{file} is no file: the config.yaml of a run is needed")
         if file.stat().st_size > LARGEST:
             raise InputError(f"{file} is larger than {LARGEST >> 20} MiB: it is no configuration of a run")
         content = yaml.load(file.read_text(encoding="utf-8"), Plain)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
         if isinstance(error, InputError):
             raise
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
@@ -51,8 +53,11 @@ def load(file):
         for name, value in values.items():
             if not all(isinstance(part, str | int | float | None) for part in (value if isinstance(value, list) else [value])):
                 raise InputError(f"{name} should be a number, a text, or a list of such")
+            if isinstance(value, list) and any(isinstance(part, str) and part.startswith("-") for part in value[1:]):
+                raise InputError(f"{name}: of a list only the first may begin with -")
+        json.dumps(made_with)
         config = read(as_flags(values), Config)
-    except InputError as error:
+    except (InputError, TypeError) as error:
         raise InputError(f"{file}: {error}") from error
     return config, made_with if isinstance(made_with, dict) else {}
 

@@ -14,8 +14,9 @@ import traceback
 
 import sds2d
 from prior import InputError, Prior, first_line
-from recording.files import write
+from recording.files import write, write_text
 from settings import reopen
+from settings.stored import dump, load
 
 FINISHED, FAILED, WAITING = "finished", "failed", "not run"
 
@@ -65,7 +66,7 @@ def execute(folder, name, arguments):
     out, start = folder / "unfinished" / name, time.perf_counter()
     shutil.rmtree(folder / "failed" / name, ignore_errors=True)
     try:
-        config, then = begin(out, arguments)
+        config, then, resume = begin(out, arguments)
         wanted = moments(config)
 
         def watch(step, images):
@@ -74,9 +75,9 @@ def execute(folder, name, arguments):
             if step in wanted:
                 (out / "moments").mkdir(exist_ok=True)
                 for particle, image in enumerate(images):
-                    to_pillow(image).save(moment_file(out, step, particle))
+                    write(moment_file(out, step, particle), to_pillow(image).save)
 
-        sds2d.run(config, shared_prior(config.prior), watch, then)
+        sds2d.run(config, shared_prior(config.prior), watch, then, resume)
     except Exception as error:  # Whatever a run dies of, the others go on.
         reason = first_line(error)
         if not isinstance(error, (InputError, FloatingPointError)):
@@ -88,34 +89,31 @@ def execute(folder, name, arguments):
 
 
 def begin(out, arguments):
-    """(Config, what it was made with or None): of the run that was stopped there, or else of a new one."""
+    """(Config, what it was made with, whether it is there): of the run that was stopped there, or else of a new one."""
     if out.exists():
         with contextlib.suppress(InputError):
-            return reopen(["--resume", str(out)])
+            return *reopen(["--resume", str(out)]), True
         shutil.rmtree(out)
-    return sds2d.parse([*arguments, "--out", str(out)]), None
+    return sds2d.parse([*arguments, "--out", str(out)]), None, False
 
 
 def fail(folder, name, reason, seconds=None, details=""):
     """Notes that a run failed; what it had written is kept beside the reason."""
     out = folder / "unfinished" / name
     out.mkdir(parents=True, exist_ok=True)
-    write(out / "error.txt", lambda beside: beside.write_text(f"{reason}\n\n{details}", encoding="utf-8"))
+    write_text(out / "error.txt", f"{reason}\n\n{details}")
     settle(out, folder / "failed" / name, seconds, reason)
 
 
 def settle(out, target, seconds, error=None):
     text = json.dumps({"seconds": seconds and round(seconds, 3), "error": error})
-    write(out / "run.json", lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_text(out / "run.json", text)
     target.parent.mkdir(exist_ok=True)
     os.replace(out, target)
 
 
 def correct_out(file, out):
     """config.yaml says where the run lies, not where it was made."""
-    import yaml
-
-    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    settings["out"] = out
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    write(file, lambda beside: beside.write_text(text, encoding="utf-8"))
+    config, made_with = load(file)
+    config.out = out
+    write_text(file, dump(config, made_with))

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from recording import checkpoint
+from settings.stored import load
 
 
 def own_disks():
@@ -101,6 +102,8 @@ def test_a_file_that_may_not_grow(tiny, tmp_path):
     words = [sys.executable, ROOT / "sds2d.py", *flags(tiny), "--log.tile", "64", "--out", tmp_path / "run"]
     done = subprocess.run(words, capture_output=True, text=True, preexec_fn=limit)
     one_line(done, done.stderr, "File too large")
+    load(tmp_path / "run" / "config.yaml")
+    assert not list((tmp_path / "run").rglob(".*")), "no halves"
 
 
 def test_a_folder_that_vanishes(nursery, tiny, tmp_path):

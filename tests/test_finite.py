@@ -61,10 +61,11 @@ def test_a_prediction(go, gaussian, tmp_path, monkeypatch):
     stands_at(tmp_path / "run", 4)
 
 
-def test_a_parameter(go, gaussian, tmp_path):
-    """An update that float32 can not hold, at once."""
+@pytest.mark.parametrize("kind", sds2d.REPRESENTATIONS)
+def test_a_parameter(go, gaussian, tmp_path, kind):
+    """An update that float32 can not hold, at once; also where a projection follows it."""
     with pytest.raises(FloatingPointError, match=r"^step 0, timestep \d+, particle 0: the parameter is not finite; .*--rep.lr"):
-        go(gaussian, "--rep.optimizer", "sgd", "--rep.lr", "9e29", "--algo.guidance-scale", "1e10")
+        go(gaussian, "--rep.kind", kind, "--rep.optimizer", "sgd", "--rep.lr", "9e29", "--algo.guidance-scale", "1e12")
     assert not (tmp_path / "run" / checkpoint.NAME).exists()
 
 
@@ -77,13 +78,13 @@ def test_encoded_latents(go, gaussian, tmp_path, monkeypatch, kind):
 
 
 def test_a_lora(go, tiny):
-    with pytest.raises(FloatingPointError, match=r"^step 0, timestep \d+, particle 0: the LoRA is not finite; .*--algo.vsd.lora-lr"):
+    with pytest.raises(FloatingPointError, match=r"^step 0, all particles: the LoRA is not finite; .*--algo.vsd.lora-lr"):
         go(Prior(PriorConfig(path=str(tiny))), "--algo.name", "vsd", "--algo.vsd.lora-lr", "9e29")
 
 
 def test_what_the_optimizer_remembers(go, gaussian, tmp_path):
     """Gradients whose squares float32 can not hold: Adam would stand still, and nobody would know."""
-    with pytest.raises(FloatingPointError, match="exp_avg_sq of the optimizer's state is not finite after step 1"):
+    with pytest.raises(FloatingPointError, match=r"step 1, timestep \d+, particle 0: exp_avg_sq, which the optimizer remembers, is not finite"):
         go(gaussian, "--schedule.weight", "linear", "--schedule.weight-ends", "1e25", "1e25")
 
 

@@ -107,7 +107,7 @@ def one(flags, tiny, folder):
         return
     except FloatingPointError as error:
         ends["not finite"] += 1
-        assert "particle" in str(error) and "\n" not in str(error) or "optimizer's state" in str(error)
+        assert "particle" in str(error) and "\n" not in str(error)
         assert not (out / "final.png").exists()
         return
     ends["finished"] += 1
@@ -130,15 +130,17 @@ def folder(tmp_path):
 WHENEVER = dict(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 
-@settings(max_examples=30, derandomize=True, **WHENEVER)
-@given(flags=command_lines())
-def test_thirty_command_lines(flags, tiny, folder):
-    one(flags, tiny, folder)
+def many(count, tiny, folder, **options):
+    ends.clear()
+    settings(max_examples=count, **options, **WHENEVER)(given(flags=command_lines())(lambda flags: one(flags, tiny, folder)))()
+    print(dict(ends))
+    assert ends["finished"] >= count / 4
+
+
+def test_thirty_command_lines(tiny, folder):
+    many(30, tiny, folder, derandomize=True)
 
 
 @pytest.mark.nightly
 def test_three_hundred_command_lines(tiny, folder):
-    ends.clear()
-    settings(max_examples=300, database=None, **WHENEVER)(given(flags=command_lines())(lambda flags: one(flags, tiny, folder)))()
-    print(dict(ends))
-    assert ends["finished"] >= 100
+    many(300, tiny, folder, database=None)

@@ -65,8 +65,26 @@ CODE = {
     "a part by another library": lambda folder: edit(folder / "model_index.json", vae=["subprocess", "Popen"]),
     "a part that is no pair": lambda folder: edit(folder / "model_index.json", vae="AutoencoderKL"),
     "code for transformers": lambda folder: edit(folder / "text_encoder" / "config.json", auto_map={"AutoModel": "mine.Model"}),
+    "weights that lie elsewhere": lambda folder: (folder / "text_encoder" / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "owner/name", "peft_type": "LORA"}'),
     "code for the tokenizer": lambda folder: edit(folder / "tokenizer" / "tokenizer_config.json", auto_map={"AutoTokenizer": "mine.T"}),
 }
+
+
+@pytest.mark.parametrize("names", [{"a": "weights.bin"}, {"a": "../../x-1-of-2.safetensors"}, {"a": 3}, 7])
+def test_shards_under_other_names_are_refused(copy, names):
+    """Which would not be hashed, and might be pickles."""
+    (copy / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    refused(copy, "index.json of its unet names .* is needed")
+
+
+def test_shards_are_read(copy, tiny):
+    Prior(PriorConfig(path=str(copy))).unet.save_pretrained(copy / "unet", max_shard_size="100KB")
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    one, many = (Prior(PriorConfig(path=str(folder))) for folder in (tiny, copy))
+    assert len(list((copy / "unet").glob("*-of-*.safetensors"))) > 1 and one.sha256 != many.sha256
+    for name, value in one.unet.state_dict().items():
+        assert (many.unet.state_dict()[name] == value).all()
 
 
 @pytest.mark.parametrize("what", CODE)
@@ -174,6 +192,24 @@ def test_pictures_stand_as_their_exif_says(halves, tmp_path, orientation, turn):
     close(tmp_path / "x.jpg", RED, BLUE, by=5)
 
 
+def test_profiles_are_followed(tmp_path):
+    """A profile whose red and blue have changed places."""
+    from PIL import ImageCms
+
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = lab.replace(b"rXYZ", b"tmpX").replace(b"bXYZ", b"rXYZ").replace(b"tmpX", b"bXYZ")
+    Image.new("RGB", (60, 40), (255, 0, 0)).save(tmp_path / "x.png", icc_profile=swapped)
+    close(tmp_path / "x.png", (0, 0, 255), (0, 0, 255), by=3)
+    Image.new("RGB", (60, 40), (255, 0, 0)).save(tmp_path / "y.png", icc_profile=b"none")
+    close(tmp_path / "y.png", (255, 0, 0), (255, 0, 0))
+
+
+def test_no_program_is_started_for_a_picture(tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "x.eps")
+    with pytest.raises(sds2d.InputError, match="x.eps can not be read"):
+        open_image(tmp_path / "x.eps")
+
+
 def test_a_picture_too_large_for_memory(tmp_path, halves):
     """A few bytes that promise 10^10 pixels."""
     import zlib
@@ -252,7 +288,6 @@ def with_settings(good, change):
 
 HOSTILE = {
     "code": lambda good: "!!python/object/apply:os.system ['touch opened']",
-    "references": lambda good: "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]",
     "a million brackets": lambda good: "[" * 1_000_000,
     "no mapping": lambda good: "- 1",
     "nothing": lambda good: "",
@@ -273,6 +308,12 @@ HOSTILE = {
     "null where a number is needed": lambda good: with_settings(good, lambda c: c["rep"].update(lr=None)),
     "no guidance": lambda good: with_settings(good, lambda c: c["algo"].update(guidance_scale=None)),
     "a wrong number": lambda good: with_settings(good, lambda c: c["rep"].update(lr=-1.0)),
+    "a list that hides a flag": lambda good: with_settings(good, lambda c: c.update(prompt=["a", "--help"])),
+    "no bool": lambda good: good.read_text().replace("seed: 0", "seed: !!bool x"),
+    "no integer": lambda good: good.read_text().replace("seed: 0", 'seed: !!int ""'),
+    "no float": lambda good: good.read_text().replace("seed: 0", 'seed: !!float ""'),
+    "no time": lambda good: good.read_text().replace("seed: 0", "seed: !!timestamp x"),
+    "a date of its making": lambda good: with_settings(good, lambda c: c["made_with"].update(day=__import__("datetime").date(2020, 1, 1))),
     "a date": lambda good: with_settings(good, lambda c: c.update(seed=__import__("datetime").date(2020, 1, 1))),
 }
 
@@ -295,3 +336,25 @@ def test_a_configuration_is_checked_as_all_input_is(good, tiny, tmp_path, monkey
     assert all("\n" not in error and len(error) < 500 for error in errors), errors
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_references_are_not_followed(good, tmp_path):
+    """Nine lines of them could stand for a billion words."""
+    text = good.read_text().replace("seed: 0\n", "seed: &seed 0\n") + "more: *seed\n"
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(sds2d.InputError, match="references"):
+        load(tmp_path / "config.yaml")
+
+
+def test_what_is_no_file_is_no_configuration(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(sds2d.InputError, match="is no file"):
+        load(tmp_path / "config.yaml")
+
+
+def test_a_sweep_whose_notes_are_broken(tiny, tmp_path):
+    import sweep
+
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(sds2d.InputError, match="sweep.json can not be read"):
+        sweep.plan(["--prior.path", str(tiny), "--seed", "0", "1", "--out", str(tmp_path)])

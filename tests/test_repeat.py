@@ -1,6 +1,7 @@
 """What repeats a run: its command, its config.yaml, whatever the number of threads."""
 
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -33,6 +34,16 @@ def test_the_same_command_gives_the_same_bytes(tiny, tmp_path, nursery, name, ki
     for file in files:
         if file.name not in ("config.yaml", "metrics.jsonl", "index.html"):
             assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+def test_two_processes_that_share_nothing(tiny, tmp_path, command):
+    """Not even the order in which Python's sets come."""
+    for out, seed in (("one", "1"), ("two", "2")):
+        done = command("--prior.path", tiny, "--algo.name", "vsd", "--steps", 2, "--particles", 2, "--out", tmp_path / out,
+                       env={**os.environ, "PYTHONHASHSEED": seed})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    for name in ("final.png", "checkpoint.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 CONFIGURATIONS = [
@@ -98,3 +109,13 @@ def test_the_commit_is_git_s():
         return
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     assert commit() in (head, head + " and changes")
+
+
+def test_a_config_is_repeated_with_another_prior_and_that_is_told(tiny, prior, tmp_path, capsys):
+    sds2d.run(sds2d.parse(["--prior.path", str(tiny), "--steps", "1", "--particles", "1", "--out", str(tmp_path / "run")]), prior)
+    file = tmp_path / "run" / "config.yaml"
+    flags = ["--config", str(file), "--out", str(tmp_path / "again")]
+    file.write_text(file.read_text().replace(prior.sha256, "0" * 64))
+    sds2d.run(sds2d.parse(flags), prior, then=sds2d.repeats(flags))
+    assert "warning: the prior's files are not those of that run" in capsys.readouterr().err
+    assert sds2d.repeats(["--seed", "3"]) is None

@@ -80,7 +80,7 @@ def begin(flags, out, prior, *more):
 
 def resume(out, prior, *flags):
     config, then = sds2d.reopen(["--resume", str(out), *map(str, flags)])
-    return sds2d.run(config, prior, then=then)
+    return sds2d.run(config, prior, then=then, resume=True)
 
 
 @pytest.mark.parametrize("name, kind", [(name, kind) for kind in sds2d.REPRESENTATIONS for name in sds2d.ALGORITHMS
@@ -172,7 +172,7 @@ def test_a_second_ctrl_c_ends_at_once(nursery, whole, tiny, tmp_path):
     process = nursery.start("--prior.path", tiny, *LONG, "--out", out)
     wait_for(lambda: (out / "images" / "step_000008.png").is_file(), process)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.01)
+    time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 130 and not (out / "final.png").exists()
@@ -184,6 +184,7 @@ def test_a_second_ctrl_c_ends_at_once(nursery, whole, tiny, tmp_path):
 def test_more_steps(tiny, prior, tmp_path):
     """Where neither method nor schedule looks at the run's length, a run that has grown is one that was as long from the start."""
     flags, out = flags_for("vsd", "pixel", tiny, tmp_path), tmp_path / "run"
+    flags += ["--algo.vsd.lora-particles", "1", "--schedule.shared-t"]  # which draw from what the particles share
     begin(flags, tmp_path / "whole", prior, "--steps", 7)
     begin(flags, out, prior)
     resume(out, prior, "--steps", 7)
@@ -230,6 +231,7 @@ def test_the_same_flags_again_are_no_contradiction(tiny, prior, tmp_path, monkey
         begin(flags, out, prior)
     monkeypatch.chdir(tmp_path)
     flags[flags.index("--source-image") + 1] = "noise.png"
+    flags += ["--prior.device", "auto", "--prior.dtype", "auto"]
     resume("run", prior, *flags, "--out", out)
     same_run(tmp_path / "whole", out)
 
@@ -273,7 +275,7 @@ def test_other_versions_are_told_of(tiny, prior, tmp_path, capsys):
     config = (out / "config.yaml").read_text()
     (out / "config.yaml").write_text(config.replace(f"torch: {torch.__version__}", "torch: 1.0"))
     resume(out, prior)
-    assert f"warning: torch was 1.0, is {torch.__version__};" in capsys.readouterr().err
+    assert f"warning: torch was 1.0, is {torch.__version__}:" in capsys.readouterr().err
 
 
 DAMAGE = {
@@ -290,6 +292,10 @@ DAMAGE = {
     "of another shape": lambda file: rewrite(file, lambda state, step: ({**state, "0.0": torch.zeros(3)}, step)),
     "of another dtype": lambda file: rewrite(file, lambda state, step: ({**state, "0.0": state["0.0"].double()}, step)),
     "of another optimizer's shape": lambda file: rewrite(file, lambda state, step: ({**state, "0.0.exp_avg": torch.zeros(3)}, step)),
+    "without an optimizer's memory": lambda file: rewrite(file, lambda state, step: (without(state, "0.0.exp_avg"), step)),
+    "without any memory": lambda file: rewrite(file, lambda state, step: ({k: v for k, v in state.items() if not k.startswith("0.0.")}, step)),
+    "with a number for a tensor": lambda file: rewrite(file, lambda state, step: ({**state, "0.0.exp_avg": torch.tensor(0.0)}, step)),
+    "of a step of many digits": lambda file: rewrite(file, lambda state, step: (state, "1" * 5000)),
     "with more": lambda file: rewrite(file, lambda state, step: ({**state, "7.7": torch.zeros(3)}, step)),
     "with a broken generator": lambda file: rewrite(file, lambda state, step: ({**state, "generator.1": torch.zeros(3)}, step)),
 }
@@ -328,14 +334,16 @@ def test_a_damaged_checkpoint_is_refused(finished, prior, tmp_path, what):
 
 def test_cutting_back(tmp_path):
     (tmp_path / "images").mkdir()
-    for name in ("images/step_000003.png", "images/step_000004.png", "images/.step_000002.part.png", ".video.part.mp4",
-                 "images/notes_12.png", "final_00.png"):  # fmt: skip
+    (tmp_path / "timesteps").mkdir()
+    mine = ["compare_20240612.png", "images/notes_20240612.png", "images/.hidden.png", "images/step_best.png"]
+    for name in ("images/step_000003.png", "images/step_000004.png", "images/step_1000000.png", "images/.step_000002.part.png",
+                 ".video.part.mp4", "final_00.png", "timesteps/x0_000004.png", "timesteps/x0_000003.png", *mine):  # fmt: skip
         (tmp_path / name).write_text("x")
     lines = [json.dumps({"step": step}) + "\n" for step in range(6)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 6, "t"')
-    (tmp_path / "scores.jsonl").write_bytes(lines[0].encode() + b"\xff\xfe\n[]\n{\n" + lines[5].encode())
+    (tmp_path / "scores.jsonl").write_bytes(lines[0].encode() + b"\xff\xfe\n[]\n{\n" + b'{"step": 1, "seconds": "x"}\n{"step": 1, "t": [[1]]}\n' + lines[5].encode())
     cut_back(tmp_path, 4)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["final_00.png", "images/notes_12.png", "images/step_000003.png", "metrics.jsonl", "scores.jsonl"]
+    assert left == sorted(["final_00.png", "images/step_000003.png", "metrics.jsonl", "scores.jsonl", "timesteps/x0_000003.png", *mine])
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:4])
     assert (tmp_path / "scores.jsonl").read_text() == lines[0]
