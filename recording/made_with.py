@@ -50,9 +50,8 @@ def changes(then, now, resume):
     if then is None:
         return []
     images = then.get("images_sha256") if isinstance(then.get("images_sha256"), dict) else {}
-    other = [f"{path} is not the picture of that run" for path, value in now["images_sha256"].items() if images.get(path) != value]
-    if then.get("prior_sha256") != now["prior_sha256"]:
-        other.append("the prior's files are not those of that run")
+    other = ["the prior's files are not those of that run"] if then.get("prior_sha256") != now["prior_sha256"] else []
+    other += [f"{path} is not the picture of that run" for path, value in now["images_sha256"].items() if images.get(path) != value]
     if other and resume:
         raise InputError(f"{other[0]}; --config begins anew with what is there")
     small = [f"{name} was {then.get(name)}, is {value}: the last bits may differ" for name, value in now.items()

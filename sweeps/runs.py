@@ -16,7 +16,6 @@ import sds2d
 from prior import InputError, Prior, first_line
 from recording.files import write, write_text
 from settings import reopen
-from settings.stored import dump, load
 
 FINISHED, FAILED, WAITING = "finished", "failed", "not run"
 
@@ -114,6 +113,8 @@ def settle(out, target, seconds, error=None):
 
 def correct_out(file, out):
     """config.yaml says where the run lies, not where it was made."""
-    config, made_with = load(file)
-    config.out = out
-    write_text(file, dump(config, made_with))
+    import yaml
+
+    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    settings["out"] = out
+    write_text(file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
