@@ -90,15 +90,16 @@ def vet_weights(folder, part, name):
     index = folder / part / f"{name}.safetensors.index.json"
     if index.exists():
         shards = read_json(index).get("weight_map")
-        shards = set(shards.values()) if isinstance(shards, dict) and all(map(lambda v: isinstance(v, str), shards.values())) else {""}
+        shards = list(map(str, shards.values())) if isinstance(shards, dict) else [str(shards)]
         strange = [shard for shard in shards if not re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", shard)]
         if strange:
-            raise InputError(f"--prior.path {folder}: {index.name} of its {part} names {min(strange)!r}; {name}-00001-of-… is needed")
+            raise InputError(f"--prior.path {folder}: {index.name} of its {part} names {strange[0]!r}; "
+                             f"{name}-00001-of-….safetensors is needed")  # fmt: skip
     elif not (folder / part / f"{name}.safetensors").is_file():
         others = [file.name for file in (folder / part).glob("*") if file.suffix in PICKLES]
         if others:
-            raise InputError(f"--prior.path {folder}: its {part} has weights only in {min(others)}, a format that can run code when "
-                             "it is opened; save it as safetensors")  # fmt: skip
+            raise InputError(f"--prior.path {folder}: its {part} has weights only in {min(others)}, a format that can run code "
+                             "when it is opened; save it as safetensors")  # fmt: skip
 
 
 def refuse_code(folder, where):

@@ -55,7 +55,7 @@ class Recorder:
 
     def metrics(self, step, t, weight, z, gradient, seconds):
         """Notes one step; on a GPU tensors stay there until flush(), so that no step waits for it."""
-        self._pending.append((step, t, weight, gradient.flatten(1).norm(dim=1), self.watch.norms(z, gradient), seconds))
+        self._pending.append((step, t, weight, self.watch.norms(z, gradient), seconds))
         if self.prior.device.type == "cpu":
             self.flush()
 
@@ -63,10 +63,11 @@ class Recorder:
         """Writes the noted steps. Raises FloatingPointError at the first that has something that is not finite."""
         noted, self._pending = self._pending, []
         try:
-            for step, t, weight, norm, norms, seconds in noted:
-                self._t, weight, norm = t.tolist(), weight.tolist(), norm.tolist()
+            for step, t, weight, norms, seconds in noted:
+                self._t = t.tolist()
                 self.watch.check(norms, step, self._t)
-                line = dict(step=step, t=self._t, weight=weight, grad_norm=norm, seconds=round(seconds, 6))
+                norm = norms["gradient"].tolist()
+                line = dict(step=step, t=self._t, weight=weight.tolist(), grad_norm=norm, seconds=round(seconds, 6))
                 self._metrics.write(json.dumps(line) + "\n")
         finally:
             self._metrics.flush()
@@ -99,7 +100,8 @@ class Recorder:
         """The pictures as they stand before step `step`, what the representation shows of itself, their scores → the images."""
         self.flush()
         images = self.representation.images().detach().clone()
-        not_finite(images.flatten(1).norm(dim=1), f"the picture before step {step}", "decoded picture", self.prior)
+        norms = images.flatten(1).norm(dim=1)
+        not_finite(norms, lambda particle: f"before step {step}, particle {particle}", "decoded picture", self.prior)
         self.save(f"images/step_{step:06d}.png", self.sheet(images))
         for name, (pictures, note) in self.representation.views(images).items():
             labels = [f"{note} · {label}" if note else label for label in self.labels]
@@ -123,7 +125,8 @@ class Recorder:
             z = self.representation.latents().detach()
             gradient, seen = look(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
             for timestep, norms in zip(self.timesteps, gradient.flatten(1).norm(dim=1).unflatten(0, (-1, len(z))), strict=True):
-                not_finite(norms, f"--log.timesteps before step {step}, timestep {timestep}", "gradient", self.prior)
+                place = f"--log.timesteps before step {step}, timestep {timestep}"
+                not_finite(norms, lambda particle, place=place: f"{place}, particle {particle}", "gradient", self.prior)
             labels = [f"t = {t}" for t in self.timesteps]
             self.show(gradient, seen, labels, len(z), lambda name: f"timesteps/{name}_{step:06d}.png")
 

@@ -42,8 +42,11 @@ class Checkpoints:
         return found
 
     def save(self, step, t):
-        """The state before `step`; the step before it was at timesteps t, a list. Raises FloatingPointError rather than keep a number that is not finite, and TypeError for a
-        method that has changed in a way that no checkpoint would know of."""
+        """The state before `step`; t, a list: the timesteps of the step before.
+
+        Raises FloatingPointError rather than keep a number that is not finite, and TypeError for a method that has changed in a
+        way that no checkpoint would know of.
+        """
         from safetensors.torch import save as serialize
 
         for name, value in vars(self.algorithm).items():
@@ -51,13 +54,7 @@ class Checkpoints:
                 raise TypeError(f"{type(self.algorithm).__name__}.{name} changes along the run: `remembers` must name it, or a "
                                 "resumed run would not know it")  # fmt: skip
         state = {name: value.cpu().contiguous() for name, value in self.state().items()}
-        for name, value in state.items():
-            if value.is_floating_point() and not value.isfinite().all():
-                own = name.startswith("0.") and value.shape[:1] == (len(t),)
-                rows = range(len(t)) if not own else [row for row in range(len(t)) if not value[row].isfinite().all()]
-                place = f"step {step - 1}, timestep {t[rows[0]]}, particle {rows[0]}" if own else f"step {step - 1}, all particles"
-                raise FloatingPointError(f"{place}: {name.split('.')[-1]}, which the {'method' if name.startswith('method') else 'optimizer'} "
-                                         "remembers, is not finite; a lower learning rate, guidance scale or weight is needed")  # fmt: skip
+        require_finite(state, step - 1, t)
         content = serialize(state, {"step": str(step)})
 
         def store(beside):
@@ -117,6 +114,20 @@ class Checkpoints:
             setattr(self.algorithm, name, None if value is None else value.to(self.particles.device))
         if state:
             raise ValueError(f"{min(state)} is not known")
+
+
+def require_finite(state, step, t):
+    """Raises FloatingPointError for what `step`, at timesteps t, has left behind: Adam, for one, stands still once it has seen
+    a gradient whose square is infinite, and nobody would know."""
+    for name, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            place = f"step {step}, all particles"
+            if name.startswith("0.") and value.shape[:1] == (len(t),):  # of the representation, a row a particle
+                row = value.isfinite().flatten(1).all(1).tolist().index(False)
+                place = f"step {step}, timestep {t[row]}, particle {row}"
+            who = "method" if name.startswith("method.") else "optimizer"
+            raise FloatingPointError(f"{place}: {name.split('.')[-1]}, which the {who} remembers, is not finite; "
+                                     "a lower learning rate, guidance scale or weight is needed")  # fmt: skip
 
 
 def parameters(optimizer):

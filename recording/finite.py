@@ -4,12 +4,10 @@ from recording.checkpoint import parameters
 
 
 def not_finite(norms, when, what, prior):
-    """Raises FloatingPointError for the first particle whose norm, of (B,), is not finite. when: where that is, as text or as a
-    function of the particle."""
+    """Raises FloatingPointError for the first particle whose norm, of (B,), is not finite. when(particle) says where that is."""
     for particle, good in enumerate(norms.isfinite().tolist()):
         if not good:
-            place = when(particle) if callable(when) else f"{when}, particle {particle}" if len(norms) > 1 else when
-            raise FloatingPointError(f"{place}: the {what} is not finite; {cause(what, prior.dtype)}")
+            raise FloatingPointError(f"{when(particle)}: the {what} is not finite; {cause(what, prior.dtype)}")
 
 
 def cause(what, dtype):
@@ -45,6 +43,12 @@ class Watch:
 
     def check(self, norms, step, t):
         """Raises FloatingPointError for the norms of a step at timesteps t, a list."""
+
+        def of_one(particle):
+            return f"step {step}, timestep {t[particle]}, particle {particle}"
+
+        def of_all(particle):
+            return f"step {step}, all particles"
+
         for what, values in norms.items():
-            place = f"step {step}, all particles" if what == "LoRA" else None
-            not_finite(values, place or (lambda particle: f"step {step}, timestep {t[particle]}, particle {particle}"), what, self.prior)
+            not_finite(values, of_all if what == "LoRA" else of_one, what, self.prior)

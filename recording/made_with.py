@@ -51,7 +51,8 @@ def changes(then, now, resume):
         return []
     images = then.get("images_sha256") if isinstance(then.get("images_sha256"), dict) else {}
     other = ["the prior's files are not those of that run"] if then.get("prior_sha256") != now["prior_sha256"] else []
-    other += [f"{path} is not the picture of that run" for path, value in now["images_sha256"].items() if images.get(path) != value]
+    changed = [path for path, value in now["images_sha256"].items() if images.get(path) != value]
+    other += [f"{path} is not the picture of that run" for path in changed]
     if other and resume:
         raise InputError(f"{other[0]}; --config begins anew with what is there")
     small = [f"{name} was {then.get(name)}, is {value}: the last bits may differ" for name, value in now.items()

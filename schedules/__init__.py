@@ -113,7 +113,8 @@ class Schedule:
         """The timestep of a setting, or the method's least, and then a note."""
         t = self.to_timestep(flag, number)
         if t < self.least_t:
-            self.note = f"timesteps begin at {self.least_t}, the least that the method can be asked for, not at --schedule.{flag} {number:g}"
+            self.note = (f"timesteps begin at {self.least_t}, the least that the method can be asked for, "
+                         f"not at --schedule.{flag} {number:g}")  # fmt: skip
         return max(self.least_t, t)
 
     def to_timestep(self, flag, number):

@@ -57,8 +57,8 @@ def reopen(arguments):
     check_whole(folder / "config.yaml", config)
     config.out = str(folder)
     resolve(config)
-    asked = read(arguments, CommandLine, default=CommandLine(**{entry.name: getattr(config, entry.name) for entry in fields(Config)}))
-    asked = resolve(asked.settings())
+    default = CommandLine(**{entry.name: getattr(config, entry.name) for entry in fields(Config)})
+    asked = resolve(read(arguments, CommandLine, default=default).settings())
     for name, value in flatten(config).items():
         flag, new = f"--{name.replace('_', '-')}", flatten(asked)[name]
         if name in ("prior.dtype", "prior.device") and new == "auto":
@@ -76,7 +76,8 @@ def reopen(arguments):
 def check_whole(file, config):
     """Requires what no run can do without: a stored Config is resolved."""
     guided = ["algo.guidance_scale"] if "algo.guidance_scale" in ALGORITHMS[config.algo.name].defaults else []
-    for name in ("particles", "steps", "rep.init", "rep.optimizer", "rep.lr", "schedule.timestep", "schedule.weight", "log.every", *guided):
+    always = ["particles", "steps", "rep.init", "rep.optimizer", "rep.lr", "schedule.timestep", "schedule.weight", "log.every"]
+    for name in always + guided:
         if flatten(config)[name] is None:
             raise InputError(f"{file}: {name} is missing")
 
@@ -86,7 +87,7 @@ def shown(value):
 
 
 def command(config):
-    """The flags that lead to this Config again, but for its folder: what checkpoint and method bring by themselves is left out."""
+    """The flags that lead to this Config again, but for its folder: what checkpoint and method bring themselves is left out."""
     wanted, last = flatten(config), None
     names = [name for name in wanted if name != "out"]
     given = {name: wanted[name] for name in ("algo.name", "rep.kind", "prior.path") if wanted[name] != flatten(Config())[name]}

@@ -29,8 +29,14 @@ def read(arguments, cls, description=None, default=None):
 
 # What tyro says of one flag, and what a user needs to know of it.
 INTEGER, NUMBER, NUMBERS = "a whole number is needed", "a number is needed", "numbers are needed"
-NEEDED = {r"invalid literal for int": INTEGER, r"\{None\}\|INT": INTEGER, r"could not convert string to float": NUMBER,
-          r"\{None\}\|FLOAT": NUMBER, r"FLOAT FLOAT FLOAT": f"three {NUMBERS}", r"Could not find valid parse": NUMBERS}  # fmt: skip
+NEEDED = {
+    r"invalid literal for int": INTEGER,
+    r"\{None\}\|INT": INTEGER,
+    r"could not convert string to float": NUMBER,
+    r"\{None\}\|FLOAT": NUMBER,
+    r"FLOAT FLOAT FLOAT": f"three {NUMBERS}",
+    r"Could not find valid parse": NUMBERS,
+}
 
 
 def in_a_line(message):
@@ -39,6 +45,14 @@ def in_a_line(message):
     # A terminal that knows UTF-8 gets a box, another a title and a rule; rules part the message from the hints.
     inside = [line.strip("│ ") for line in lines if line.startswith("│")] or lines[2:]
     text, *hints = re.split(r"\s*[─-]{8,}\s*", " ".join(" ".join(inside).split()))
+    try:
+        return reworded(text, hints)
+    except (ValueError, SyntaxError):  # Values that a box has broken into lines may not read as values any more.
+        return text
+
+
+def reworded(text, hints):
+    """The messages that come most, as ours are; others as they are."""
     if found := re.match(r"invalid choice (.*) for argument '(.*)'\. Expected one of (\(.*\))", text):
         given, flag, choices = found.groups()
         choices = sorted(choice for choice in ast.literal_eval(choices) if choice != "None")
@@ -46,7 +60,9 @@ def in_a_line(message):
     if found := re.match(r"Unrecognized options: (.*)", text):
         near = re.match(r"Perhaps you meant: (--[^\s,]+)", hints[0]) if hints else None
         words = found[1].replace(", ", " ")
-        return f"{words}: there is no such flag{f'; there is {near[1]}' if near else ''}" if words.startswith("-") else f"{words}: after which flag?"
+        if not words.startswith("-"):
+            return f"{words}: after which flag?"
+        return f"{words}: there is no such flag{f'; there is {near[1]}' if near else ''}"
     if found := re.match(r"Error parsing (--\S+): (.*)", text):
         flag, reason = found.groups()
         given = re.search(r"\['.*?'\]", reason) or re.search(r"'.*'$", reason)

@@ -1,4 +1,4 @@
-"""config.yaml: the whole resolved configuration of a run, and what it was made with. Read as input that anybody may have written."""
+"""config.yaml: the whole resolved configuration of a run, and what it was made with. Anybody may have written what is read."""
 
 import json
 from dataclasses import asdict
