@@ -25,7 +25,8 @@ class SDI(Method):
     gradient of ½‖z - ẑ_0(z_t, ε̂^s)‖² with the prediction held fixed.
     """
 
-    defaults = {"algo.guidance_scale": 7.5, "schedule.timestep": "linear", "schedule.weight": "ism"}
+    # One timestep to look at in place of three: each costs an inversion, and few steps make a run.
+    defaults = {"algo.guidance_scale": 7.5, "schedule.timestep": "linear", "schedule.weight": "ism", "log.timesteps": [500]}
     Settings = SDISettings
 
     @classmethod

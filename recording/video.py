@@ -1,6 +1,7 @@
 """video.mp4, made of pictures that are on the disk already: one is in memory at a time, and a run that was killed lost none."""
 
 import contextlib
+import struct
 
 from recording.files import write
 
@@ -19,21 +20,27 @@ def save_video(path, pictures, fps):
             for picture in pictures:
                 with any_size(), Image.open(picture) as file:
                     video.append_data(video_frame(file.convert("RGB")))
-        # The encoder is a process of its own, which does not say how it ended. Twice, since a Ctrl-C ends the counting, too.
-        if frames(beside) != len(pictures) and frames(beside) != len(pictures):
+        # The encoder is a process of its own, which does not say how it ended.
+        if not is_whole(beside):
             raise OSError(f"{path.name} could not be written whole; the disk may be full")
 
     write(path, encode)
 
 
-def frames(video):
-    """How many can be read."""
-    from imageio_ffmpeg import count_frames_and_secs
-
-    try:
-        return count_frames_and_secs(video)[0]
-    except RuntimeError:
-        return 0
+def is_whole(file):
+    """Whether an MP4's boxes fill it to its end, and its index, which is written last, is among them. ISO/IEC 14496-12, 4.2."""
+    names, at, size = [], 0, file.stat().st_size
+    with open(file, "rb") as opened:
+        while at + 8 <= size:
+            opened.seek(at)
+            length, name = struct.unpack(">I4s", opened.read(8))
+            if length == 1:  # a 64-bit length follows
+                length = int.from_bytes(opened.read(8), "big")
+            if length < 8:
+                break
+            names.append(name)
+            at += length
+    return at == size and b"moov" in names
 
 
 @contextlib.contextmanager

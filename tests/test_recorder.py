@@ -33,7 +33,8 @@ def go(prior, tiny, tmp_path):
     Image.new("RGB", (2, 2), (51, 51, 51)).save(tmp_path / "dark.png")
 
     def call(name, *flags, out="run", steps=3):
-        base = ["--prior.path", str(tiny), "--algo.name", name, "--prompt", "cat", "--particles", "2", "--steps", str(steps)]
+        base = ["--prior.path", str(tiny), "--algo.name", name, "--prompt", "cat", "--particles", "2", "--steps", str(steps),
+                "--log.timesteps", "100", "500", "900"]  # fmt: skip
         if sds2d.ALGORITHMS[name].edits:
             base += ["--source-image", str(tmp_path / "dark.png"), "--source-prompt", "dog"]
         elif name != "ddim":
@@ -43,7 +44,7 @@ def go(prior, tiny, tmp_path):
         if name == "nfsd":
             base += ["--algo.nfsd.negative-prompt", ""]
         if name == "ddim":
-            base[-1] = "8"
+            base += ["--steps", "8"]
         sds2d.run(sds2d.parse([*base, *flags, "--out", str(tmp_path / out)]), prior)
         return tmp_path / out
 
