@@ -26,7 +26,8 @@ class ISM(Method):
     and the picture that it pulls to is the same at every step: SDS's averages over the noise, and blurs.
     """
 
-    defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "ism"}
+    # One timestep to look at in place of three: each costs an inversion.
+    defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "ism", "log.timesteps": [500]}
     Settings = ISMSettings
 
     @classmethod

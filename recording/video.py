@@ -15,7 +15,13 @@ def save_video(path, pictures, fps):
 
     def encode(beside):
         with imageio.get_writer(
-            beside, fps=fps, codec="libx264", macro_block_size=2, quality=8, ffmpeg_log_level="quiet"
+            beside,
+            fps=fps,
+            codec="libx264",
+            macro_block_size=2,
+            quality=8,
+            ffmpeg_log_level="quiet",
+            output_params=["-preset", "veryfast"],
         ) as video:
             for picture in pictures:
                 with any_size(), Image.open(picture) as file:
