@@ -51,11 +51,11 @@ def background_colours(images, captions):
     return [names[index] for index in torch.cdist(seen.cpu(), palette).argmin(1)]
 
 
-def saturation(images):
-    """Images (B, 3, H, W) → the mean over all pixels of HSV's S, (max - min) / max of red, green and blue."""
+def saturations(images):
+    """Images (B, 3, H, W) → (B,), the mean over each one's pixels of HSV's S, (max - min) / max of red, green and blue."""
     images = images.clamp(0, 1)
     high, low = images.amax(1), images.amin(1)
-    return ((high - low) / high.clamp(min=1e-6)).mean().item()
+    return ((high - low) / high.clamp(min=1e-6)).mean((1, 2))
 
 
 class Judge:

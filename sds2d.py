@@ -48,7 +48,8 @@ def build(config, prior):
     )
     algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo, config.steps)
     representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
-    schedule = Schedule(config.schedule, prior, particles, config.steps, algorithm.least_timestep())
+    least, samplers = algorithm.least_timestep(), algorithm.timesteps()
+    schedule = Schedule(config.schedule, prior, particles, config.steps, least, samplers)
     optimizer = make_optimizer(config.rep.optimizer, representation.parameters(), config.rep.lr)
     return algorithm, representation, schedule, optimizer
 

@@ -10,13 +10,14 @@ from algorithms.dds import DDS
 from algorithms.ism import ISM
 from algorithms.nfsd import NFSD
 from algorithms.pds import PDS
+from algorithms.sdedit import SDEdit
 from algorithms.sdi import SDI
 from algorithms.sds import SDS
 from algorithms.vsd import VSD
 
 ALGORITHMS = {
     "sds": SDS, "vsd": VSD, "ism": ISM, "dds": DDS, "pds": PDS,
-    "csd": CSD, "nfsd": NFSD, "sdi": SDI, "bridge": Bridge, "ddim": DDIM,
+    "csd": CSD, "nfsd": NFSD, "sdi": SDI, "bridge": Bridge, "ddim": DDIM, "sdedit": SDEdit,
 }  # fmt: skip
 
 

@@ -29,6 +29,11 @@ class Method:
         self.settings = getattr(config, config.name, None)
 
     @classmethod
+    def samples(cls):
+        """Whether its timesteps are those of a sampler."""
+        return cls.requires.get("schedule.timestep") == "ddim"
+
+    @classmethod
     def check(cls, settings, require):
         """require(good, message) for every setting that can be wrong."""
 
@@ -42,6 +47,9 @@ class Method:
     def least_timestep(self):
         """The least t that `gradient` can be asked for."""
         return 0
+
+    def timesteps(self):
+        """The timesteps of the whole run (N,) long, of a method that leaves no choice: --schedule.timestep ddim."""
 
     def gradient(self, z, t, progress):
         """g for latents z (B, C, h, w) at timesteps t (B,) long on the CPU: (B, C, h, w), before the weight w(t).

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from evaluation import Judge, background_colours, draw_prompts, report, saturation, with_background  # noqa: E402
+from evaluation import Judge, background_colours, draw_prompts, report, saturations, with_background  # noqa: E402
 from prior import checkpoint_file  # noqa: E402
 from recording.pictures import grid  # noqa: E402
 
@@ -38,7 +38,7 @@ def drawn_diversity(judge, pictures):
         by_name.setdefault(name, []).append(index)
     pairs = torch.tensor([drawings[:2] for drawings in by_name.values() if len(drawings) > 1]).flatten()
     images = pictures.compose(pairs, torch.zeros_like(pairs), torch.zeros_like(pairs)).cpu()
-    return f"{judge.diversity(images, 2):.3f}; {saturation(images):.3f}"
+    return f"{judge.diversity(images, 2):.3f}; {saturations(images).mean():.3f}"
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def model_card(config, held_out):
     sheet.save(folder / "samples.png")
     captions = checkpoint_file(folder, "captions.json")
     names = "\n".join(f"- {category}: {', '.join(phrases)}" for category, phrases in captions["names"].items())
-    weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors") if file.parent.name != "real")
     text = CARD.read_text(encoding="utf-8")
     for key, value in {**figures, "names": names, "megabytes": f"{weights / 1e6:.1f}"}.items():
         text = text.replace(f"{{{key}}}", value)

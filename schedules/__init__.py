@@ -67,7 +67,10 @@ def uses(setting, timestep, weight):
 
 
 class Schedule:
-    """t and w of one run of `steps` steps. least_t: the least timestep that the method can be asked for; t_min begins there.
+    """t and w of one run of `steps` steps.
+
+    least_t  the least timestep that the method can be asked for; t_min begins there
+    samplers  the timesteps (N,) of a method that has its own, or None
 
     bounds   the least and the greatest t of each step, long (N,) each, equal where t is not random
     random   whether each particle draws its t between them
@@ -80,11 +83,11 @@ class Schedule:
 
     note = None
 
-    def __init__(self, config, prior, particles, steps, least_t=0):
+    def __init__(self, config, prior, particles, steps, least_t=0, samplers=None):
         import torch
 
         self.config, self.prior, self.particles, self.steps, self.least_t = config, prior, particles, steps, least_t
-        self.T = len(prior.alphas_cumprod)
+        self.samplers, self.T = samplers, len(prior.alphas_cumprod)
         self.t_min, self.t_max = self.range()
         self.dreamtime = densities(self) if "dreamtime" in (config.timestep, config.weight) else None
         self.i = torch.arange(steps, dtype=torch.float64)

@@ -101,8 +101,8 @@ def stepping(i, run):
 
 
 def ddim(i, run):
-    """The timesteps of diffusers' DDIMScheduler on the checkpoint's config. For ddim alone."""
-    return run.prior.ddim_scheduler(run.steps).timesteps.double()
+    """The timesteps of diffusers' DDIMScheduler on the checkpoint's config. For ddim and sdedit alone."""
+    return run.samplers.double()
 
 
 RANGED = {"uniform": uniform, "linear": linear, "hifa": hifa, "dreamtime": dreamtime, "random_decay": random_decay}

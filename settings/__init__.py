@@ -63,7 +63,7 @@ def reopen(arguments):
         flag, new = f"--{name.replace('_', '-')}", flatten(asked)[name]
         if name in ("prior.dtype", "prior.device") and new == "auto":
             continue
-        if name == "steps" and config.algo.name != "ddim":
+        if name == "steps" and not ALGORITHMS[config.algo.name].samples():
             if new < value:
                 raise InputError(f"{flag} {new}: the run in {folder} has {value}; they may grow")
         elif (Path(new).absolute() != Path(value).absolute()) if name == "out" else new != value:

@@ -49,7 +49,9 @@ def check(config, new=True):
     for other, cls in ALGORITHMS.items():
         require(other == name or not cls.Settings or getattr(config.algo, other) == cls.Settings(),
                 f"--algo.{other}. settings are for --algo.name {other}, not {name}")  # fmt: skip
-    require(config.schedule.timestep != "ddim" or name == "ddim", f"--schedule.timestep ddim is for --algo.name ddim, not {name}")
+    samplers = [key for key, cls in ALGORITHMS.items() if cls.samples()]
+    require(config.schedule.timestep != "ddim" or name in samplers,
+            f"--schedule.timestep ddim is for --algo.name {' or '.join(samplers)}, not {name}")  # fmt: skip
     check_schedule(config.schedule, config.steps, require)
 
     def require_for_rows(flag, values):
@@ -62,7 +64,8 @@ def check(config, new=True):
         require_for_rows("--source-image", config.source_image)
         require_for_rows("--source-prompt", config.source_prompt)
     else:
-        editors = " and ".join(key for key, value in ALGORITHMS.items() if value.edits)
+        *editors, last = (key for key, value in ALGORITHMS.items() if value.edits)
+        editors = f"{', '.join(editors)} and {last}"
         require(not config.source_image, f"--source-image is for {editors}; {name} can start from --rep.init-images")
         require(not config.source_prompt, f"--source-prompt is for {editors}, not {name}")
         require(config.rep.init != "source", f"--rep.init source is for {editors}, not {name}")

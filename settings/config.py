@@ -21,7 +21,7 @@ class Config:
     particles: int | None = None
     """Pictures for each prompt. None: 4, but 1 for edits."""
     source_image: tuple[str, ...] = ()
-    """What dds and pds edit: an image file for all prompts, one a prompt, or one a particle."""
+    """What dds, pds and sdedit edit: an image file for all prompts, one a prompt, or one a particle."""
     source_prompt: tuple[str, ...] = ()
     """What is seen in it, likewise."""
     steps: int | None = None

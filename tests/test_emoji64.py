@@ -17,7 +17,7 @@ def prior():
     return Prior(PriorConfig())
 
 
-@pytest.mark.parametrize("name, kind", [*((name, "latent") for name in sds2d.ALGORITHMS if name != "ddim"), ("sds", "pixel")])
+@pytest.mark.parametrize("name, kind", [*((name, "latent") for name, cls in sds2d.ALGORITHMS.items() if not cls.samples()), ("sds", "pixel")])
 def test_its_advice_leaves_every_start_open(name, kind):
     picture = str(EMBEDDED / "edits" / "15_source.png")
     edit = ["--source-image", picture, "--source-prompt", "a red apple"] if sds2d.ALGORITHMS[name].edits else []

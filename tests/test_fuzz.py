@@ -73,8 +73,9 @@ KNOWN["--schedule.shared-t"] = st.just([])
 def command_lines(draw):
     """A method and a representation, what an edit needs, a schedule with its own flags as often as not, and a few flags more."""
     name, kind = draw(st.sampled_from(list(sds2d.ALGORITHMS))), draw(st.sampled_from(list(sds2d.REPRESENTATIONS)))
-    given = {"--algo.name": [name], "--rep.kind": ["latent" if name == "ddim" else kind]}
-    given |= {"--steps": ["5" if name == "ddim" else "2"], "--particles": ["1"]}
+    samples = sds2d.ALGORITHMS[name].samples()
+    given = {"--algo.name": [name], "--rep.kind": ["latent" if samples else kind]}
+    given |= {"--steps": ["5" if samples else "2"], "--particles": ["1"]}
     if sds2d.ALGORITHMS[name].edits and draw(st.integers(0, 9)):
         given |= {"--source-image": ["{folder}/picture.png"], "--source-prompt": ["a hat"]}
     own = [flag for flag in KNOWN if flag.startswith((f"--algo.{name}.", "--rep.", "--log.", "--schedule.t", "--schedule.w", "--seed"))]

@@ -72,10 +72,10 @@ def method(name, prior, negative="", s=None, images=None, settings=None, steps=5
     return ALGORITHMS[name](prior, particles, AlgorithmConfig(name=name, guidance_scale=s, **own), steps)
 
 
-def compare(name, by_hand, t, prediction_type, negative="", s=None, settings=None, progress=0.0):
+def compare(name, by_hand, t, prediction_type, negative="", s=None, settings=None, progress=0.0, steps=50):
     t = torch.tensor(t)
     z, images, rows = batch(t)
-    algorithm = method(name, GaussianPrior(DATA, prediction_type), negative, s, images, settings)
+    algorithm = method(name, GaussianPrior(DATA, prediction_type), negative, s, images, settings, steps)
     gradient = algorithm.gradient(z, t, progress)
     for row in range(3):
         expected = by_hand(rows[row])
@@ -250,6 +250,25 @@ def test_ddim(prediction_type, s):
 
 
 @ANY
+@SCALE
+def test_sdedit(prediction_type, s):
+    """30 steps at a strength of 0.6 are the last of 50: the source noised to t = 581, then DDIM."""
+
+    def first(r):
+        z = r.noised(r.z, r.randn(), r.t)
+        return r.z - r.ddim(z, r.guided(r.y, "bad", s, z, r.t), r.t, r.t - 20)
+
+    def later(r):
+        return r.z - r.ddim(r.z, r.guided(r.y, "bad", s, r.z, r.t), r.t, max(r.t - 20, 0))
+
+    compare("sdedit", first, [581] * 3, prediction_type, "bad", s, steps=30)
+    for t in (561, 1):
+        compare("sdedit", later, [t] * 3, prediction_type, "bad", s, progress=0.5, steps=30)
+    sdedit = method("sdedit", GaussianPrior(DATA), s=1.0, images=batch([0] * 3)[1], steps=30)
+    assert sdedit.timesteps().tolist() == list(range(581, 0, -20))
+
+
+@ANY
 def test_vsd(prediction_type):
     """The first gradient, the LoRA's first AdamW step, and the gradient after it."""
     t = torch.tensor([100, 500, 979])
@@ -306,7 +325,7 @@ def test_one_call_of_the_network_where_the_method_allows(monkeypatch):
         return list(calls)
 
     same = [500] * 3
-    assert count("sds", same) == count("csd", same) == count("bridge", same) == count("ddim", same) == [6]
+    assert count("sds", same) == count("csd", same) == count("bridge", same) == count("ddim", same) == count("sdedit", same) == [6]
     assert count("nfsd", same) == count("csd", same, "bad") == [9]
     assert count("dds", same) == count("pds", same) == [12]
     assert count("vsd", same) == [6, 3, 3] and count("vsd", same, lora_updates=3, lora_particles=2) == [6, 3, 2, 2, 2]
@@ -367,13 +386,13 @@ def test_deterministic_where_promised():
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "vsd"])
 def test_particles_do_not_depend_on_the_batch(name):
     """Row 2 of seed 11 is row 0 of seed 13, whatever the other rows' timesteps."""
-    t = torch.tensor([501] * 3 if name == "ddim" else [999, 90, 501])
+    t = torch.tensor([481] * 3 if ALGORITHMS[name].samples() else [999, 90, 501])
     z, images, _ = batch(t)
     prior = GaussianPrior(DATA)
-    many = method(name, prior, "bad", 7.5, images).gradient(z, t, 0.9)
+    many = method(name, prior, "bad", 7.5, images, steps=60).gradient(z, t, 0.9)
     edit = dict(source_prompts=SOURCES[2:], source_images=images[2:]) if ALGORITHMS[name].edits else {}
     alone = Particles(prior, PROMPTS[2:], "bad", SEED + 2, **edit)
-    one = ALGORITHMS[name](prior, alone, AlgorithmConfig(name=name, guidance_scale=7.5), 50).gradient(z[2:], t[2:], 0.9)
+    one = ALGORITHMS[name](prior, alone, AlgorithmConfig(name=name, guidance_scale=7.5), 60).gradient(z[2:], t[2:], 0.9)
     assert torch.equal(many[2], one[0])
     draws = Particles(prior, PROMPTS, "", SEED).randint(20, 980)
     assert draws[2] == Particles(prior, ["cat"], "", SEED + 2).randint(20, 980)[0] and len(set(draws.tolist())) == 3

@@ -72,7 +72,7 @@ def test_image_and_gradients(count, size, dtype, tolerance):
 
 def test_the_dense_rendering_of_the_benchmark_is_one():
     """It has no early ends; nothing here is opaque enough to bring one."""
-    from benchmark import dense_rendering
+    from benchmarks.rasterizer import dense_rendering
 
     given = [value.detach().clone() for value in scene(40, (20, 24), dtype=torch.float32)]
     given[4] *= 0.1

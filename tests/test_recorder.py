@@ -37,13 +37,13 @@ def go(prior, tiny, tmp_path):
                 "--log.timesteps", "100", "500", "900"]  # fmt: skip
         if sds2d.ALGORITHMS[name].edits:
             base += ["--source-image", str(tmp_path / "dark.png"), "--source-prompt", "dog"]
-        elif name != "ddim":
+        elif not sds2d.ALGORITHMS[name].samples():
             base += ["--rep.init", "image", "--rep.init-images", str(tmp_path / "dark.png")]
         if name == "bridge":
             base += ["--algo.bridge.target-words", "", "--algo.bridge.source-words", ""]
         if name == "nfsd":
             base += ["--algo.nfsd.negative-prompt", ""]
-        if name == "ddim":
+        if sds2d.ALGORITHMS[name].samples():
             base += ["--steps", "8"]
         sds2d.run(sds2d.parse([*base, *flags, "--out", str(tmp_path / out)]), prior)
         return tmp_path / out
@@ -70,7 +70,7 @@ def test_watching_changes_nothing(go, name):
     alone = go(name, "--log.every", "100", "--log.timesteps", "--eval.clip", "none", out="alone")
     assert (watched / "final.png").read_bytes() == (alone / "final.png").read_bytes()
     assert not (alone / "timesteps").exists() and len(list((watched / "images").iterdir())) > 3
-    if name != "ddim":
+    if not sds2d.ALGORITHMS[name].samples():
         assert len(list((watched / "timesteps").glob("gradients_*.png"))) == 3, "before steps 1 and 2, and at the end"
 
 

@@ -47,7 +47,7 @@ def prior(tiny):
 
 def flags_for(name, kind, tiny, folder):
     """Four steps, or DDIM's least, of each method and representation, with a checkpoint after each and pictures at every second."""
-    steps = 5 if name == "ddim" else 4
+    steps = 5 if sds2d.ALGORITHMS[name].samples() else 4
     flags = ["--prior.path", tiny, "--algo.name", name, "--rep.kind", kind, "--steps", steps, "--prompt", "a fox", "a fish", "--particles",
              "1", "--log.every", "2", "--log.checkpoint-every", "1", "--log.timesteps", "500", "--log.tile", "64"]  # fmt: skip
     if sds2d.ALGORITHMS[name].edits:
@@ -84,7 +84,7 @@ def resume(out, prior, *flags):
 
 
 @pytest.mark.parametrize("name, kind", [(name, kind) for kind in sds2d.REPRESENTATIONS for name in sds2d.ALGORITHMS
-                                        if (name, kind) not in (("ddim", "pixel"), ("ddim", "gaussian2d"))])  # fmt: skip
+                                        if kind == "latent" or not sds2d.ALGORITHMS[name].samples()])  # fmt: skip
 def test_every_method_and_representation_resumes(name, kind, tiny, prior, tmp_path, monkeypatch):
     """Killed in the middle of a file, and once more when one is written and not yet in its place."""
     flags, out = flags_for(name, kind, tiny, tmp_path), tmp_path / "run"

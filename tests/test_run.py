@@ -148,7 +148,7 @@ def loaded(checkpoint):
 @pytest.mark.parametrize("name", list(sds2d.ALGORITHMS))
 def test_every_method_on_stable_diffusion(stable_diffusion, tmp_path, name):
     """The parser, the loop and the folder, by each method's own defaults. test_resume.py has the other representations."""
-    steps = 5 if name == "ddim" else 3  # DDIM's least, and enough for Bridge's second half
+    steps = 5 if sds2d.ALGORITHMS[name].samples() else 3  # DDIM's least, and enough for Bridge's second half
     Image.new("RGB", (80, 70), (200, 30, 30)).save(tmp_path / "red.png")
     edits = sds2d.ALGORITHMS[name].edits
     source = ["--source-image", str(tmp_path / "red.png"), "--source-prompt", "a hat"] if edits else []
@@ -242,8 +242,8 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
     prior.dtype = torch.float64
     # The final latents themselves, as far as a picture shows them.
     monkeypatch.setattr(prior, "decode", lambda z: torch.nn.functional.interpolate(z[:, :3], prior.image_size))
-    flags = ["--prior.path", tiny, "--steps", 5 if name == "ddim" else 3, "--rep.kind", kind, "--algo.name", name]
-    if name != "ddim":
+    flags = ["--prior.path", tiny, "--steps", 5 if sds2d.ALGORITHMS[name].samples() else 3, "--rep.kind", kind, "--algo.name", name]
+    if not sds2d.ALGORITHMS[name].samples():
         # Gaussians' own rates, which this multiplies, are made for Adam's steps.
         flags += ["--rep.optimizer", "sgd", "--rep.lr", 100 if kind == "gaussian2d" else 0.02]
     if sds2d.ALGORITHMS[name].edits:
@@ -286,7 +286,7 @@ FLAGS |= {f"--algo.{flag}": (value, f"algo.{flag.replace('-', '_')}", yaml.safe_
     "ism.delta-t": "40", "ism.delta-t-start": "200", "ism.delta-s": "50", "ism.max-steps": "1",
     "pds.ladder": "100", "pds.posterior": "exact", "csd.w1": "2.0", "csd.w2": "0.9", "csd.w2-end": "0.1",
     "nfsd.negative-prompt": "ugly", "nfsd.denoised-below": "0.99", "bridge.source-words": "bad", "bridge.target-words": "good",
-    "bridge.switch": "0.9", "sdi.inversion-guidance-scale": "2.0", "sdi.inversion-steps": "5", "sdi.eta": "0.0",
+    "bridge.switch": "0.9", "sdedit.strength": "0.5", "sdi.inversion-guidance-scale": "2.0", "sdi.inversion-steps": "5", "sdi.eta": "0.0",
 }.items()}  # fmt: skip
 # So are a representation's.
 FLAGS |= {f"--rep.{flag}": (value, f"rep.{flag.replace('-', '_')}", yaml.safe_load(value)) for flag, value in {
@@ -320,6 +320,8 @@ def base_of(flag):
     key = FLAGS[flag][1]
     name = key.split(".")[1] if key.startswith("algo.") and key.count(".") == 2 else "sds"
     base = ["--algo.name", name] if name != "sds" else []
+    if sds2d.ALGORITHMS[name].samples():
+        return (*base, "--source-image", "{noise}", "--source-prompt", "a fish", "--steps", "8")
     base += [] if flag in ("--rep.lr", "--rep.optimizer") else ["--rep.lr", "5" if flag in GAUSSIAN else "0.1"]
     base += OF_SCHEDULES.get(flag.removeprefix("--schedule."), ("", ""))[1].split()
     if flag in GAUSSIAN:
@@ -437,16 +439,16 @@ def test_warnings_name_what_is_not_understood_and_the_run_goes_on(tiny, tmp_path
 
 
 def test_benchmark_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
-    import benchmark
+    from benchmarks import speed
 
-    paired = benchmark.paired
-    monkeypatch.setattr(benchmark, "paired", lambda ours, bare: paired(ours, bare, rounds=1, warmup=0))
-    benchmark.speed(["--prior.path", str(tiny), "--out", str(tmp_path / "none"), "--particles", "1"])
+    paired = speed.paired
+    monkeypatch.setattr(speed, "paired", lambda ours, bare: paired(ours, bare, rounds=1, warmup=0))
+    speed.main(["--prior.path", str(tiny), "--out", str(tmp_path / "none"), "--particles", "1"])
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
     assert [cell.strip() for cell in rows[0]] == ["method", "representation", "calls", "step, ms", "bare calls, ms", "ratio"]
     assert {row[0].strip(): row[2].strip() for row in rows[2:-1]} == {
         "sds": "2B", "vsd": "2B + 1B + 1B", "ism": "1B + 1B + 1B + 1B + 2B", "dds": "4B", "pds": "4B", "csd": "2B", "nfsd": "3B",
-        "sdi": " + ".join(["2B"] * 6), "bridge": "2B", "ddim": "2B",
+        "sdi": " + ".join(["2B"] * 6), "bridge": "2B", "ddim": "2B", "sdedit": "2B",
     }  # fmt: skip
     assert [cell.strip() for cell in rows[-1][:2]] == ["sds", "pixel"]
     assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows[2:])

@@ -9,6 +9,7 @@ import torch
 from conftest import GaussianPrior
 from PIL import Image
 
+from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
 from prior import InputError
 from recording.plots import schedule_plot
@@ -26,10 +27,10 @@ for j in range(1000):
     BARS.append(product)
 
 
-def build(timestep="uniform", weight="dreamfusion", steps=400, rows=50, least_t=0, **options):
+def build(timestep="uniform", weight="dreamfusion", steps=400, rows=50, least_t=0, samplers=None, **options):
     options = (RANGE if timestep in RANGED else {}) | options
     config = ScheduleConfig(timestep=timestep, weight=weight, **options)
-    return Schedule(config, PRIOR, Particles(PRIOR, [""] * rows, "", 0), steps, least_t)
+    return Schedule(config, PRIOR, Particles(PRIOR, [""] * rows, "", 0), steps, least_t, samplers)
 
 
 def path(*arguments, rows=2, **options):
@@ -240,7 +241,9 @@ def test_points_where_they_were_put():
 
 
 def test_ddim_takes_the_samplers():
-    assert path("ddim", steps=5) == [801, 601, 401, 201, 1]
+    particles = Particles(PRIOR, [""], "", 0)
+    ddim = ALGORITHMS["ddim"](PRIOR, particles, AlgorithmConfig(name="ddim"), 5)
+    assert path("ddim", steps=5, samplers=ddim.timesteps()) == [801, 601, 401, 201, 1]
 
 
 OUTSIDE = [

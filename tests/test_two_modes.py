@@ -19,7 +19,7 @@ def simulate(name, t_min, t_max, steps, s=1.0, lr=0.05, rows=64, timestep="unifo
     own = {name: ALGORITHMS[name].Settings(**settings)} if settings else {}
     method = ALGORITHMS[name](prior, particles, AlgorithmConfig(name=name, guidance_scale=s, **own), steps)
     config = ScheduleConfig(timestep=timestep, weight="constant", t_min=t_min, t_max=t_max)
-    schedule = Schedule(config, prior, particles, steps, method.least_timestep())
+    schedule = Schedule(config, prior, particles, steps, method.least_timestep(), method.timesteps())
     z = start + noise * particles.randn(*prior.latent_shape).double()
     for step in range(steps):
         g = method.gradient(z, schedule.timestep(step), step / steps)

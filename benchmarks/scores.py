@@ -1,0 +1,111 @@
+"""Numbers for the tables: what each picture scores, the Fréchet distance, and how sure all that is.
+
+Pictures come by prompt, (P, n, 3, H, W): n of each of P prompts. Intervals come from resampling the prompts, as the pictures of one
+prompt are more alike than those of two.
+"""
+
+import itertools
+
+import torch
+
+from evaluation import background_colours, saturations
+
+REPLICATES = 500
+
+
+def scores(images, judge, prompts, captions):
+    """{column: (P,) means over each prompt's pictures}, and the features (P, n, D) float64.
+
+    top1, top5   the wanted name is the first, or among the first five, of all names taught, for the CLIP
+    background   the rim has the wanted colour
+    diversity    mean 1 - cosine of two pictures of the prompt in the CLIP's feature space
+    saturation   mean of HSV's S
+    """
+    P, n = images.shape[:2]
+    flat, wanted = images.flatten(0, 1), [pair for pair in prompts for _ in range(n)]
+    features = judge.image_features(flat).double().unflatten(0, (P, n))
+    ranks = torch.tensor(judge.ranks(flat, wanted, captions)).view(P, n)
+    right = [colour == background for colour, (_, background) in zip(background_colours(flat, captions), wanted, strict=True)]
+    apart = 1 - features @ features.mT
+    return {
+        "top1": (ranks == 0).double().mean(1),
+        "top5": (ranks < 5).double().mean(1),
+        "background": torch.tensor(right).double().view(P, n).mean(1),
+        "diversity": apart.sum((1, 2)) / (n * (n - 1)),
+        "saturation": saturations(flat).double().view(P, n).mean(1),
+    }, features
+
+
+def moments(features):
+    """Features (…, n, D) → means (…, D) and second moments (…, D, D)."""
+    return features.mean(-2), features.mT @ features / features.shape[-2]
+
+
+def mixed(moments, weights):
+    """Moments of each prompt's pictures → mean (D,) and covariance (D, D) of all, the prompts weighted by (P,), which sums to 1."""
+    first, second = (torch.tensordot(weights, part, 1) for part in moments)
+    return first, second - first.outer(first)
+
+
+def root(covariance):
+    """The positive square root of a symmetric positive matrix."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.mT
+
+
+def frechet(ours, theirs, root_of_theirs):
+    """‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½), Dowson and Landau 1982; in an Inception's features it is FID (Heusel et al. 2017,
+    arXiv 1706.08500)."""
+    (mean, covariance), (their_mean, their_covariance) = ours, theirs
+    product = torch.linalg.eigvalsh(root_of_theirs @ covariance @ root_of_theirs).clamp(min=0)
+    return ((mean - their_mean).square().sum() + covariance.trace() + their_covariance.trace() - 2 * product.sqrt().sum()).item()
+
+
+class Frechet:
+    """The Fréchet distance of pictures (P, n, D) to the reference's (P, m, D), of the same prompts.
+
+    n pictures of a prompt make a distance that is too large, by about c/n. Half of them make it too large by 2c/n, so that twice
+    the one less the other is right to that order (Chong and Forsyth 2020, arXiv 1911.07023, fit a line to several n).
+    """
+
+    def __init__(self, features, reference):
+        self.reference, self.whole = moments(reference), moments(features)
+        halves = [half for half in itertools.combinations(range(features.shape[1]), features.shape[1] // 2)]
+        # Half of them with their complements: each picture counts as often as any other.
+        self.halves = [moments(features[:, list(half)]) for half in (*halves[:2], halves[-1], halves[-2])]
+
+    def __call__(self, weights):
+        """weights (P,) of the prompts → (the distance, the distance as it is at n)."""
+        theirs = mixed(self.reference, weights)
+        root_of_theirs = root(theirs[1])
+        raw = frechet(mixed(self.whole, weights), theirs, root_of_theirs)
+        halved = [frechet(mixed(half, weights), theirs, root_of_theirs) for half in self.halves]
+        return 2 * raw - sum(halved) / len(halved), raw
+
+
+def resampled(count, replicates=REPLICATES):
+    """Weights (replicates, count) of `count` prompts drawn with replacement; the same for every row, which are thus compared on
+    the same prompts."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(count, (replicates, count), generator=generator)
+    return torch.nn.functional.one_hot(drawn, count).double().mean(1)
+
+
+def interval(values, around=None):
+    """The middle 95 % of the values (R,); or as wide an interval around a number whose replicates lie to one side of it: those of a
+    distance do, as prompts that are drawn twice leave fewer different ones."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if around is not None:
+        return around - 1.96 * values.std().item(), around + 1.96 * values.std().item()
+    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def rank_correlation(first, second):
+    """Spearman's ρ of two lists of numbers; equal numbers share the mean of their ranks."""
+
+    def ranks(values):
+        values = torch.tensor(values, dtype=torch.float64)
+        return ((values[:, None] > values).double() + 0.5 * (values[:, None] == values)).sum(1)
+
+    return torch.corrcoef(torch.stack([ranks(first), ranks(second)]))[0, 1].item()

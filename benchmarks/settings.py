@@ -1,0 +1,37 @@
+"""The flags that the tables have beside those of sds2d.py."""
+
+import os
+from dataclasses import dataclass
+
+from prior import InputError
+from settings.config import Config
+from settings.flags import read
+from sweeps.flags import names
+
+
+@dataclass
+class Settings:
+    out: str = "outputs/benchmark"
+    """Folder of the pictures, which are made once and kept, and of the table."""
+    workers: int = os.cpu_count() or 1
+    """Processes, each on one core with a prior of its own."""
+    write_readme: bool = False
+    """Put the table into the README, between its marks."""
+
+
+def split(arguments, own):
+    """Command line → (an `own`, the flags that are sds2d.py's and hold for every row)."""
+    flags = dict(names(own))
+    mine, theirs, target = [], [], None
+    for word in arguments:
+        if word.startswith("--"):
+            flag = word.split("=")[0].replace("_", "-")
+            target = mine if flag in flags or flag.replace("--no-", "--") in flags or flag == "--help" else theirs
+        if target is None:
+            raise InputError(f"{word!r} stands before any flag (--help lists them)")
+        target.append(word)
+    options = read(mine, own)
+    if options.workers < 1:
+        raise InputError(f"--workers {options.workers}: at least 1 is needed")
+    read(theirs, Config)
+    return options, theirs

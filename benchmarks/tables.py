@@ -1,0 +1,97 @@
+"""A table as Markdown, as a CSV, as a picture, and in the README."""
+
+import csv
+import re
+from pathlib import Path
+
+from prior import InputError
+from recording.files import write, write_text
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+PERCENT = ("top1", "top5", "background", "target")
+COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b"}
+
+
+def cell(key, found, real):
+    """A number with its interval, "74 % (68–80)", as the column has it; what is held against the real one as a part of it."""
+    if key not in found:
+        return "-"
+    value, low, high = found[key]
+    if key in PERCENT:
+        return f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
+    if key in ("diversity", "saturation"):
+        return f"{value / real[key][0]:.2f} ({low / real[key][0]:.2f}–{high / real[key][0]:.2f})"
+    digits = {"frechet": 3}.get(key, 1)
+    return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def say(found, columns, real=None):
+    """{row: {column: (number, low, high)}} as Markdown."""
+    lines = [f"| {' | '.join(['', *columns.values()])} |", f"| {' | '.join(['---'] * (1 + len(columns)))} |"]
+    lines += [f"| {row} | {' | '.join(cell(key, values, real) for key in columns)} |" for row, values in found.items()]
+    return "\n".join(lines)
+
+
+def write_csv(path, found):
+    keys = list(dict.fromkeys(key for values in found.values() for key in values))
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def writer(beside):
+        with open(beside, "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["row", *(f"{key}{end}" for key in keys for end in ("", "_low", "_high"))])
+            for row, values in found.items():
+                numbers = (values[key] if key in values else [None] * 3 for key in keys)
+                table.writerow([row, *("" if number is None else f"{number:.6g}" for three in numbers for number in three)])
+
+    write(path, writer)
+
+
+def write_markdown(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text + "\n")
+
+
+def write_readme(name, text):
+    """Puts the text between <!-- NAME --> and <!-- /NAME --> in the README. Raises InputError where these are missing."""
+    old = README.read_text(encoding="utf-8")
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    if len(marks.findall(old)) != 1:
+        raise InputError(f"{README.name} needs one place marked <!-- {name} --> … <!-- /{name} -->")
+    write_text(README, marks.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", old))
+
+
+def chart(path, found, real):
+    """Methods as points: how often the wanted name is the first, against diversity, both with their intervals."""
+    import logging
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    whole = found[real]["diversity"][0]
+    for row, values in found.items():
+        name, _, kind = row.partition(" ")
+        (y, *y_ends), (x, *x_ends) = values["top1"], values["diversity"]
+        color = "#7a3e9d" if row == real else COLORS[kind]
+        bars = {axis: [[at - ends[0]], [ends[1] - at]] for axis, at, ends in (("x", x, x_ends), ("y", y, y_ends))}
+        axes.errorbar(x / whole, 100 * y, xerr=[[part[0] / whole] for part in bars["x"]], yerr=[[100 * part[0]] for part in bars["y"]],
+                      fmt="*" if row == real else "o", markersize=13 if row == real else 7, color=color, elinewidth=0.8, alpha=0.9,
+                      capsize=0)  # fmt: skip
+        axes.annotate(row if row == real else name, (x / whole, 100 * y), (7, 6), textcoords="offset points", color=color)
+    for kind, color in COLORS.items():
+        if any(row.endswith(f" {kind}") for row in found):
+            axes.plot([], [], "o", color=color, label=kind)
+    axes.legend(frameon=False, loc="lower right")
+    axes.set(xlabel="diversity within a prompt, the real drawings' being 1", ylabel="the wanted name is the first of all, %")
+    axes.set_xlim(left=0)
+
+    def writer(beside):
+        figure.savefig(beside)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, writer)
