@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from algorithms import ALGORITHMS
 from benchmarks.making import Cell, load, make, row_folder, side_by_side
-from benchmarks.scores import Frechet, interval, rank_correlation, resampled, scores
+from benchmarks.scores import Frechet, Reference, interval, rank_correlation, resampled, scores
 from benchmarks.settings import Settings, split
-from benchmarks.tables import chart, say, write_csv, write_markdown, write_readme
+from benchmarks.tables import asset, chart, say, write_csv, write_markdown, write_readme
 from evaluation import Judge, with_background
 from prior import InputError, checkpoint_file, locate
 from priors.checkpoint import digest
@@ -71,33 +72,32 @@ def cells_of(row, world, options, given):
 class Row:
     """A row's scores by prompt; summary() is the table's, of some of the prompts."""
 
-    def __init__(self, name, images, seconds, world):
+    def __init__(self, images, seconds, world):
         count = len(images)
-        self.name, self.count = name, count
         self.by_prompt, features = scores(images, world.judge, world.prompts[:count], world.captions)
         if seconds is not None:
             self.by_prompt["seconds"] = seconds.double() / images.shape[1]
-        self.distance = Frechet(features, world.reference[:count])
+        self.distance = Frechet(features)
 
-    def values(self, weights):
-        """{column: number}, the prompts weighted by (P,)."""
-        distance, raw = self.distance(weights)
+    def values(self, weights, at):
+        """{column: number}, the prompts weighted by (P,); at: the reference, likewise."""
+        distance, raw = self.distance(weights, at)
         return {**{key: (weights @ value).item() for key, value in self.by_prompt.items()}, "frechet": distance, "raw": raw}
 
-    def summary(self, replicates):
-        """{column: (number, low, high)}."""
-        found = self.values(torch.full((self.count,), 1 / self.count, dtype=torch.float64))
-        again = [self.values(weights) for weights in replicates]
+    def summary(self, even, replicates):
+        """{column: (number, low, high)}; even and replicates: all prompts alike, and resampled, with the reference at each."""
+        found, again = self.values(*even), [self.values(*replicate) for replicate in replicates]
         return {key: (value, *interval([values[key] for values in again], value if key in ("frechet", "raw") else None))
                 for key, value in found.items()}  # fmt: skip
 
 
 def measure(rows, cells, world, count):
     """{row: its summary} over the first `count` prompts, the real drawings first."""
-    replicates = resampled(count)
-    found = {REAL: Row(REAL, world.pictures[:count], None, world).summary(replicates)}
-    for row in rows:
-        found[row] = Row(row, *load(cells[row][:count]), world).summary(replicates)
+    reference = Reference(world.reference[:count])
+    even, *replicates = [(weights, reference.at(weights)) for weights in (torch.full((count,), 1 / count).double(), *resampled(count))]
+    found = {REAL: Row(world.pictures[:count], None, world).summary(even, replicates)}
+    for row in tqdm(rows, desc="intervals", leave=False):
+        found[row] = Row(*load(cells[row][:count]), world).summary(even, replicates)
     return found
 
 
@@ -146,9 +146,11 @@ def report(found, rows, cells, world, options, count):
              f"{found[REAL]['diversity'][0]:.3f} and {found[REAL]['saturation'][0]:.3f}. Seconds are those of one core."]  # fmt: skip
     if count > QUICK and len(rows) > 2:
         quick = measure(rows, cells, world, QUICK)
-        agree = ", ".join(f"{COLUMNS[key]} {rank_correlation([quick[row][key][0] for row in rows], [found[row][key][0] for row in rows]):.2f}"
-                          for key in ("frechet", "top1", "diversity", "saturation"))  # fmt: skip
-        text += ["", f"Rank correlation of the latents' rows with those of --quick: {agree}."]
+        agree = []
+        for key in ("frechet", "top1", "diversity", "saturation"):
+            ours, theirs = ([table[row][key][0] for row in rows] for table in (found, quick))
+            agree.append(f"{COLUMNS[key]} {rank_correlation(ours, theirs):.2f}")
+        text += ["", f"Rank correlation of these rows with those of --quick, on latents: {', '.join(agree)}."]
     text = "\n".join(text)
     out = Path(options.out)
     stem = "quick" if options.quick else "quality"
@@ -157,7 +159,8 @@ def report(found, rows, cells, world, options, count):
     chart(out / f"{stem}.png", found, REAL)
     print(text)
     if options.write_readme:
-        write_readme(stem, text)
+        write_readme("quality", text)
+        chart(asset("quality.png"), found, REAL)
 
 
 def mean_bias(found, rows):

@@ -4,8 +4,6 @@ Pictures come by prompt, (P, n, 3, H, W): n of each of P prompts. Intervals come
 prompt are more alike than those of two.
 """
 
-import itertools
-
 import torch
 
 from evaluation import background_colours, saturations
@@ -61,33 +59,40 @@ def frechet(ours, theirs, root_of_theirs):
     return ((mean - their_mean).square().sum() + covariance.trace() + their_covariance.trace() - 2 * product.sqrt().sum()).item()
 
 
+class Reference:
+    """The real pictures' features (P, m, D), and the mean, the covariance and its root of them all."""
+
+    def __init__(self, features):
+        self.moments = moments(features)
+
+    def at(self, weights):
+        """With the prompts weighted by (P,)."""
+        mean, covariance = mixed(self.moments, weights)
+        return (mean, covariance), root(covariance)
+
+
 class Frechet:
-    """The Fréchet distance of pictures (P, n, D) to the reference's (P, m, D), of the same prompts.
+    """The Fréchet distance of pictures (P, n, D) to a reference of the same prompts.
 
     n pictures of a prompt make a distance that is too large, by about c/n. Half of them make it too large by 2c/n, so that twice
     the one less the other is right to that order (Chong and Forsyth 2020, arXiv 1911.07023, fit a line to several n).
     """
 
-    def __init__(self, features, reference):
-        self.reference, self.whole = moments(reference), moments(features)
-        halves = [half for half in itertools.combinations(range(features.shape[1]), features.shape[1] // 2)]
-        # Half of them with their complements: each picture counts as often as any other.
-        self.halves = [moments(features[:, list(half)]) for half in (*halves[:2], halves[-1], halves[-2])]
+    def __init__(self, features):
+        n = features.shape[1]
+        self.whole, self.halves = moments(features), [moments(features[:, : n // 2]), moments(features[:, n - n // 2 :])]
 
-    def __call__(self, weights):
-        """weights (P,) of the prompts → (the distance, the distance as it is at n)."""
-        theirs = mixed(self.reference, weights)
-        root_of_theirs = root(theirs[1])
-        raw = frechet(mixed(self.whole, weights), theirs, root_of_theirs)
-        halved = [frechet(mixed(half, weights), theirs, root_of_theirs) for half in self.halves]
+    def __call__(self, weights, at):
+        """weights (P,) of the prompts, and the reference at them → (the distance, the distance as it is at n)."""
+        raw, *halved = (frechet(mixed(part, weights), *at) for part in (self.whole, *self.halves))
         return 2 * raw - sum(halved) / len(halved), raw
 
 
-def resampled(count, replicates=REPLICATES):
-    """Weights (replicates, count) of `count` prompts drawn with replacement; the same for every row, which are thus compared on
+def resampled(count):
+    """Weights (REPLICATES, count) of `count` prompts drawn with replacement; the same for every row, which are thus compared on
     the same prompts."""
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(count, (replicates, count), generator=generator)
+    drawn = torch.randint(count, (REPLICATES, count), generator=generator)
     return torch.nn.functional.one_hot(drawn, count).double().mean(1)
 
 

@@ -31,7 +31,8 @@ def split(arguments, own):
             raise InputError(f"{word!r} stands before any flag (--help lists them)")
         target.append(word)
     options = read(mine, own)
-    if options.workers < 1:
-        raise InputError(f"--workers {options.workers}: at least 1 is needed")
+    for name in ("workers", "rounds"):
+        if getattr(options, name, 1) < 1:
+            raise InputError(f"--{name} {getattr(options, name)}: at least 1 is needed")
     read(theirs, Config)
     return options, theirs

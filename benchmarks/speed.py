@@ -1,17 +1,42 @@
-"""`python benchmark.py speed`: what a step costs beyond the networks that it must call."""
+"""`python benchmark.py speed`: what a step costs beyond the networks that it must call, and what the networks themselves cost.
 
+Each row is measured in a process of its own, which does nothing else. Where there is CUDA the prior is one of Stable Diffusion 1.5's
+architecture with random weights, as time does not depend on their values; elsewhere it is --prior.path.
+"""
+
+import concurrent.futures
 import contextlib
+import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
 
 import sds2d
 from algorithms import ALGORITHMS
+from benchmarks.settings import split
+from benchmarks.stable_diffusion import save_random
+from benchmarks.tables import write_markdown, write_readme
 from prior import Prior
+from representations import REPRESENTATIONS
 from settings import parse
+
+
+@dataclass
+class SpeedSettings:
+    rounds: int = 30
+    """Steps that are timed; the median counts."""
+    variants: bool = True
+    """Also what precision, memory format and compilation do to a step of SDS."""
+    out: str = "outputs/benchmark"
+    """Folder of speed.md."""
+    write_readme: bool = False
+    """Put the tables into the README, between their marks."""
 
 
 def paired(ours, bare, rounds=30, warmup=3):
@@ -43,47 +68,117 @@ def network_calls(prior, algorithm, step):
     return calls
 
 
+def bare_calls(prior, algorithm, kind, calls):
+    """→ a function that makes the same calls of the networks, and nothing else."""
+    inputs = []
+    for count, *_ in calls:
+        z_t = torch.randn(count, *prior.latent_shape, device=prior.device).to(prior.dtype)
+        inputs.append((z_t, torch.full((count,), 500, device=prior.device), prior.embed(["a"] * count)))
+    rows = len(algorithm.particles)
+    pixels = torch.rand(rows, 3, prior.image_size, prior.image_size, device=prior.device, requires_grad=True)
+    gradient = torch.ones(rows, *prior.latent_shape, device=prior.device, dtype=prior.dtype)
+
+    def bare():
+        for (_, phi, learns), given in zip(calls, inputs, strict=True):
+            with algorithm.phi() if phi else contextlib.nullcontext(), torch.set_grad_enabled(learns):
+                output = prior.unet(*given).sample
+                if learns:
+                    output.backward(output.detach())
+                    algorithm.optimizer.zero_grad(set_to_none=True)
+        if kind != "latent":
+            prior.vae.encode(pixels.to(prior.dtype)).latent_dist.mean.backward(gradient)
+            pixels.grad = None
+
+    return bare
+
+
+def measure(arguments, rounds=30, channels_last=False):
+    """One method and representation, four particles → {calls, ours, bare: seconds, first: seconds, memory: MB}."""
+    config = parse(["--particles", "4", *arguments])
+    prior = Prior(config.prior)
+    if channels_last:
+        prior.unet.to(memory_format=torch.channels_last)
+    algorithm, *rest = sds2d.build(config, prior)
+
+    def step():
+        *_, gradient = sds2d.distill(algorithm, *rest, step=config.steps // 2)
+        gradient.flatten(1).norm(dim=1)  # what recording asks of every step
+
+    start = time.perf_counter()
+    step()
+    first = time.perf_counter() - start
+    calls = network_calls(prior, algorithm, step)
+    ours, bare = paired(step, bare_calls(prior, algorithm, config.rep.kind, calls), rounds)
+    cuda = prior.device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated() / 2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows = len(algorithm.particles)
+    shown = " + ".join(f"{count // rows}B" if count % rows == 0 else str(count) for count, *_ in calls)
+    return {"calls": shown, "ours": ours, "bare": bare, "first": first, "memory": memory}
+
+
+def alone(*arguments):
+    """measure() in a process of its own."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def steps_table(given, source, rounds):
+    """A line a method on latents, then SDS on the other representations."""
+    yield "| method | representation | calls | step, ms | bare calls, ms | ratio | peak memory, MB |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    others = [("sds", kind) for kind in REPRESENTATIONS if kind != "latent"]
+    for name, kind in [*((name, "latent") for name in ALGORITHMS), *others]:
+        flags = ["--algo.name", name, "--rep.kind", kind]
+        if ALGORITHMS[name].edits:
+            flags += ["--source-image", source, "--source-prompt", "a"]
+        if not ALGORITHMS[name].samples():
+            flags += ["--steps", "50", "--schedule.timestep", "linear"]  # t = T/2 in the middle: as many calls each time
+        found = alone([*flags, *given], rounds)
+        yield (f"| {name} | {kind} | {found['calls']} | {1e3 * found['ours']:.1f} | {1e3 * found['bare']:.1f} | "
+               f"{found['ours'] / found['bare']:.3f} | {found['memory']:.0f} |")  # fmt: skip
+
+
+def variants_table(given, rounds):
+    """A line for each precision, memory format and with or without compilation: a step of SDS on latents."""
+    yield "| precision | channels last | compiled | step, ms | first step, s | pays after |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    config = parse(given)
+    for dtype in ("float16", "bfloat16") if torch.cuda.is_available() else ("float32",):
+        plain = None
+        for channels_last in (False, True):
+            for compiled in (False, True):
+                flags = ["--prior.dtype", dtype, *(["--prior.compile"] if compiled else [])]
+                found = alone([*given, *flags], rounds, channels_last)
+                plain = plain or found
+                saved = plain["ours"] - found["ours"]
+                steps = f"{(found['first'] - plain['first']) / saved:,.0f} steps" if saved > 0 else "never"
+                yield (f"| {dtype} | {'yes' if channels_last else 'no'} | {'yes' if compiled else 'no'} | {1e3 * found['ours']:.1f} | "
+                       f"{found['first']:.1f} | {'-' if found is plain else steps} |")  # fmt: skip
+    yield f"\nA run of SDS has {config.steps} steps here."
+
+
 def main(arguments):
-    """A step of every method, and of every representation, beside the bare calls of the networks that it can't do without."""
-    print("| method | representation | calls | step, ms | bare calls, ms | ratio |\n| --- | --- | --- | --- | --- | --- |")
-    prior = Prior(parse(arguments).prior)
-    size = prior.image_size
+    options, given = split(arguments, SpeedSettings)
+    lines = []
+
+    def note(line):
+        print(line, flush=True)
+        lines.append(line)
+
     with tempfile.TemporaryDirectory() as folder:
+        if torch.cuda.is_available() and not any(word.startswith("--prior.path") for word in given):
+            given = [*given, "--prior.path", str(save_random(Path(folder) / "stable-diffusion"))]
         source = f"{folder}/source.png"
+        size = Prior(parse(given).prior).image_size
         Image.effect_noise((size, size), 50).save(source)
-        for name, kind in [*((name, "latent") for name in ALGORITHMS), ("sds", "pixel")]:
-            flags = ["--algo.name", name, "--rep.kind", kind, "--particles", "4"]
-            if ALGORITHMS[name].edits:
-                flags += ["--source-image", source, "--source-prompt", "a"]
-            if not ALGORITHMS[name].samples():
-                flags += ["--steps", "50", "--schedule.timestep", "linear"]  # the middle of the run is t = T/2, and takes as many calls each time
-            config = parse([*flags, *arguments])
-            parts = sds2d.build(config, prior)
-            rows = len(config.prompt) * config.particles
-            pixels = torch.rand(rows, 3, size, size, device=prior.device, requires_grad=True)
-            gradient = torch.ones(rows, *prior.latent_shape, device=prior.device, dtype=prior.dtype)
-
-            def step(parts=parts):
-                *_, gradient = sds2d.distill(*parts, step=25)
-                gradient.flatten(1).norm(dim=1)  # what recording asks of every step
-
-            def inputs(rows):
-                z_t = torch.randn(rows, *prior.latent_shape, device=prior.device).to(prior.dtype)
-                return z_t, torch.full((rows,), 500, device=prior.device), prior.embed(["a"] * rows)
-
-            calls = [(*call, inputs(call[0])) for call in network_calls(prior, parts[0], step)]
-
-            def bare(algorithm=parts[0], kind=kind, calls=calls, pixels=pixels, gradient=gradient):
-                for _, phi, learns, given in calls:
-                    with algorithm.phi() if phi else contextlib.nullcontext(), torch.set_grad_enabled(learns):
-                        output = prior.unet(*given).sample
-                        if learns:
-                            output.backward(output.detach())
-                            algorithm.optimizer.zero_grad(set_to_none=True)
-                if kind == "pixel":
-                    prior.vae.encode(pixels.to(prior.dtype)).latent_dist.mean.backward(gradient)
-                    pixels.grad = None
-
-            ours, floor = paired(step, bare)
-            shown = " + ".join(f"{n // rows}B" if n % rows == 0 else str(n) for n, *_ in calls)
-            print(f"| {name} | {kind} | {shown} | {1e3 * ours:.1f} | {1e3 * floor:.1f} | {ours / floor:.3f} |", flush=True)
+        for line in steps_table(given, source, options.rounds):
+            note(line)
+        if options.variants:
+            note("")
+            for line in variants_table(given, options.rounds):
+                note(line)
+        where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads of a CPU"
+        note(f"\n{where}, four particles, medians of {options.rounds} steps, each beside its bare calls; a process a row.")
+    write_markdown(Path(options.out) / "speed.md", "\n".join(lines))
+    if options.write_readme:
+        write_readme("speed", "\n".join(lines))

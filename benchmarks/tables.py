@@ -55,10 +55,20 @@ def write_markdown(path, text):
 def write_readme(name, text):
     """Puts the text between <!-- NAME --> and <!-- /NAME --> in the README. Raises InputError where these are missing."""
     old = README.read_text(encoding="utf-8")
-    marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if len(marks.findall(old)) != 1:
         raise InputError(f"{README.name} needs one place marked <!-- {name} --> … <!-- /{name} -->")
-    write_text(README, marks.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", old))
+    write_text(README, marks.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", old))
+
+
+def asset(name):
+    """Where a picture of the README lies."""
+    return README.parent / "assets" / name
+
+
+def spread(value, ends, unit):
+    """An interval as matplotlib wants it: how far it reaches to both sides."""
+    return [[max(0, value - ends[0]) * unit], [max(0, ends[1] - value) * unit]]
 
 
 def chart(path, found, real):
@@ -78,10 +88,9 @@ def chart(path, found, real):
         name, _, kind = row.partition(" ")
         (y, *y_ends), (x, *x_ends) = values["top1"], values["diversity"]
         color = "#7a3e9d" if row == real else COLORS[kind]
-        bars = {axis: [[at - ends[0]], [ends[1] - at]] for axis, at, ends in (("x", x, x_ends), ("y", y, y_ends))}
-        axes.errorbar(x / whole, 100 * y, xerr=[[part[0] / whole] for part in bars["x"]], yerr=[[100 * part[0]] for part in bars["y"]],
-                      fmt="*" if row == real else "o", markersize=13 if row == real else 7, color=color, elinewidth=0.8, alpha=0.9,
-                      capsize=0)  # fmt: skip
+        style = dict(fmt="*", markersize=13) if row == real else dict(fmt="o", markersize=7)
+        axes.errorbar(x / whole, 100 * y, xerr=spread(x, x_ends, 1 / whole), yerr=spread(y, y_ends, 100), color=color, elinewidth=0.8,
+                      alpha=0.9, **style)  # fmt: skip
         axes.annotate(row if row == real else name, (x / whole, 100 * y), (7, 6), textcoords="offset points", color=color)
     for kind, color in COLORS.items():
         if any(row.endswith(f" {kind}") for row in found):

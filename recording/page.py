@@ -7,6 +7,8 @@ import shlex
 import string
 from pathlib import Path
 
+from settings.stored import named
+
 TITLES = {
     "images": "The picture",
     "gradients": "|g|, the gradient's magnitude over the latents",
@@ -49,7 +51,7 @@ def page(folder, flags):
         command=html.escape(command),
         settings="".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
-            for name, value in flat(config) if name != "out"
+            for name, value in named(config) if name != "out" and value is not None
         ),
         data=json.dumps(data).replace("<", "\\u003c"),
     )
@@ -63,15 +65,6 @@ def steps_in(folder):
     """The steps of which a folder holds a picture, in order."""
     found = [re.fullmatch(r"step_(\d{6,})\.png", path.name) for path in folder.glob("step_*.png")]
     return sorted(int(name[1]) for name in found if name)
-
-
-def flat(config, prefix=""):
-    """Nested settings as (name, value) pairs, those that are None left out."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            yield prefix + name, value
 
 
 def summary(config, lines):

@@ -59,8 +59,9 @@ def reopen(arguments):
     resolve(config)
     default = CommandLine(**{entry.name: getattr(config, entry.name) for entry in fields(Config)})
     asked = resolve(read(arguments, CommandLine, default=default).settings())
+    wanted = flatten(asked)
     for name, value in flatten(config).items():
-        flag, new = f"--{name.replace('_', '-')}", flatten(asked)[name]
+        flag, new = f"--{name.replace('_', '-')}", wanted[name]
         if name in ("prior.dtype", "prior.device") and new == "auto":
             continue
         if name == "steps" and not ALGORITHMS[config.algo.name].samples():

@@ -33,13 +33,11 @@ def load(file):
 
     try:
         if file.exists() and not file.is_file():
-            raise InputError(f"{file} is no file: the config.yaml of a run is needed")
+            raise ValueError("it is no file")
         if file.stat().st_size > LARGEST:
-            raise InputError(f"{file} is larger than {LARGEST >> 20} MiB: it is no configuration of a run")
+            raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
         content = yaml.load(file.read_text(encoding="utf-8"), Plain)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise InputError(f"{file} can not be read as the configuration of a run ({reason})") from error
     if not isinstance(content, dict):

@@ -6,7 +6,7 @@ import json
 import shlex
 from urllib.parse import quote
 
-from recording.files import write
+from recording.files import write, write_text
 from sweeps.runs import FAILED, FINISHED, place, report, status
 
 
@@ -99,7 +99,7 @@ def save_page(path, runs, rows, command, summary):
 <details><summary>the command of the sweep</summary><pre>{escape(shlex.join(["python", "sweep.py", *command]))}</pre></details>
 </html>
 """
-    write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def thumbnail(folder, row):

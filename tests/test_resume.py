@@ -78,6 +78,14 @@ def begin(flags, out, prior, *more):
     return sds2d.run(sds2d.parse([*flags, *map(str, more), "--out", str(out)]), prior)
 
 
+def killed(flags, out, prior, monkeypatch, count):
+    """A run that dies inside its file number `count`; beside it, in whole/, the same one that does not."""
+    begin(flags, out.with_name("whole"), prior)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, count, inside=True)
+        begin(flags, out, prior)
+
+
 def resume(out, prior, *flags):
     config, then = sds2d.reopen(["--resume", str(out), *map(str, flags)])
     return sds2d.run(config, prior, then=then, resume=True)
@@ -209,10 +217,7 @@ class Fixed(SDS):
 def test_what_a_method_remembers(tiny, prior, tmp_path, monkeypatch, every):
     monkeypatch.setitem(sds2d.ALGORITHMS, "sds", Fixed)
     flags, out = [*flags_for("sds", "latent", tiny, tmp_path), "--log.checkpoint-every", str(every)], tmp_path / "run"
-    begin(flags, tmp_path / "whole", prior)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 9, inside=True)
-        begin(flags, out, prior)
+    killed(flags, out, prior, monkeypatch, 9)
     resume(out, prior)
     same_run(tmp_path / "whole", out)
 
@@ -225,10 +230,7 @@ def test_a_method_that_does_not_say_what_it_remembers_is_told(tiny, prior, tmp_p
 
 def test_the_same_flags_again_are_no_contradiction(tiny, prior, tmp_path, monkeypatch):
     flags, out = flags_for("dds", "latent", tiny, tmp_path), tmp_path / "run"
-    begin(flags, tmp_path / "whole", prior)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 9, inside=True)
-        begin(flags, out, prior)
+    killed(flags, out, prior, monkeypatch, 9)
     monkeypatch.chdir(tmp_path)
     flags[flags.index("--source-image") + 1] = "noise.png"
     flags += ["--prior.device", "auto", "--prior.dtype", "auto"]
@@ -238,10 +240,7 @@ def test_the_same_flags_again_are_no_contradiction(tiny, prior, tmp_path, monkey
 
 def test_before_the_first_checkpoint_a_run_begins_anew(tiny, prior, tmp_path, monkeypatch):
     flags, out = flags_for("sds", "gaussian2d", tiny, tmp_path), tmp_path / "run"
-    begin(flags, tmp_path / "whole", prior)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 1, inside=True)
-        begin(flags, out, prior)
+    killed(flags, out, prior, monkeypatch, 1)
     assert sorted(path.name for path in out.iterdir()) == [".schedule.part.png", "config.yaml"]
     resume(out, prior)
     same_run(tmp_path / "whole", out)

@@ -438,22 +438,6 @@ def test_warnings_name_what_is_not_understood_and_the_run_goes_on(tiny, tmp_path
     assert warnings[1].endswith("never taught: zebra, 🍎, quagga")
 
 
-def test_benchmark_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
-    from benchmarks import speed
-
-    paired = speed.paired
-    monkeypatch.setattr(speed, "paired", lambda ours, bare: paired(ours, bare, rounds=1, warmup=0))
-    speed.main(["--prior.path", str(tiny), "--out", str(tmp_path / "none"), "--particles", "1"])
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
-    assert [cell.strip() for cell in rows[0]] == ["method", "representation", "calls", "step, ms", "bare calls, ms", "ratio"]
-    assert {row[0].strip(): row[2].strip() for row in rows[2:-1]} == {
-        "sds": "2B", "vsd": "2B + 1B + 1B", "ism": "1B + 1B + 1B + 1B + 2B", "dds": "4B", "pds": "4B", "csd": "2B", "nfsd": "3B",
-        "sdi": " + ".join(["2B"] * 6), "bridge": "2B", "ddim": "2B", "sdedit": "2B",
-    }  # fmt: skip
-    assert [cell.strip() for cell in rows[-1][:2]] == ["sds", "pixel"]
-    assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows[2:])
-
-
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads the process's memory from /proc")
 def test_a_long_run_needs_no_more_memory_than_a_short_one(gaussian, tiny, tmp_path):
     """With a look, a frame and a checkpoint at every tenth step, and VSD's LoRA."""

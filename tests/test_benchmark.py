@@ -1,0 +1,240 @@
+"""The tables: their numbers against formulas, and the commands from end to end on a few pictures."""
+
+import csv
+import json
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import benchmark
+import benchmarks.scores
+import sds2d
+from algorithms.sds import SDS
+from benchmarks import making, speed, tables
+from benchmarks.scores import Frechet, Reference, frechet, interval, mixed, moments, rank_correlation, resampled, root, scores
+from benchmarks.stable_diffusion import save_random
+from prior import EMBEDDED, InputError, Prior, PriorConfig
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def test_frechet_distance_is_the_formula():
+    """Against numpy's eigenvalues of Σ Σ', whose root has the trace of (Σ Σ')^½; and where the covariances commute, by hand."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.standard_normal((40, 6)) @ rng.standard_normal((6, 6)) for _ in range(2))
+    one, other = ((torch.tensor(x.mean(0)), torch.tensor(np.cov(x.T, bias=True))) for x in (first, second))
+    values = np.linalg.eigvals(np.cov(first.T, bias=True) @ np.cov(second.T, bias=True))
+    apart = ((first.mean(0) - second.mean(0)) ** 2).sum()
+    expected = apart + np.trace(np.cov(first.T, bias=True)) + np.trace(np.cov(second.T, bias=True)) - 2 * np.sqrt(values.real).sum()
+    assert frechet(one, other, root(other[1])) == pytest.approx(expected, rel=1e-9)
+    a, b = torch.tensor([4.0, 1.0, 0.0]).double(), torch.tensor([1.0, 9.0, 0.25]).double()
+    ends = (torch.tensor([1.0, 2, 0]).double(), a.diag()), (torch.zeros(3).double(), b.diag())
+    assert frechet(*ends, root(b.diag())) == pytest.approx(1 + 4 + (2 - 1) ** 2 + (1 - 3) ** 2 + 0.5**2)
+
+
+def test_moments_of_all_are_those_of_each_prompt_mixed():
+    features = torch.randn(5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weights = torch.tensor([0.4, 0, 0.2, 0.2, 0.2], dtype=torch.float64)
+    mean, covariance = mixed(moments(features), weights)
+    every = torch.cat([features[[0, 0, 2, 3, 4]]]).flatten(0, 1)
+    torch.testing.assert_close(mean, every.mean(0))
+    torch.testing.assert_close(covariance, torch.cov(every.T, correction=0))
+
+
+def test_the_extrapolated_distance_is_that_of_many_pictures():
+    """Four pictures of each prompt from the reference's own distribution are at a distance of 0, not at that of four; shifted ones
+    at the shift's square."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(60, 1, 24, dtype=torch.float64, generator=generator)
+
+    def pictures(count):
+        return means + 0.7 * torch.randn(60, count, 24, dtype=torch.float64, generator=generator)
+
+    uniform, reference, shift = torch.full((60,), 1 / 60, dtype=torch.float64), Reference(pictures(400)), torch.full((24,), 0.2).double()
+    for moved, expected in ((0, 0), (shift, 24 * 0.2**2)):
+        found = torch.tensor([Frechet(pictures(4) + moved)(uniform, reference.at(uniform)) for _ in range(8)]).double()
+        distance, raw = found.mean(0) - expected
+        assert raw > 0.05 and abs(distance) < raw / 4
+
+
+def test_intervals_cover_the_truth():
+    generator = torch.Generator().manual_seed(0)
+    replicates, covered = resampled(60), 0
+    assert replicates.shape == (500, 60) and torch.allclose(replicates.sum(1), torch.ones(500).double())
+    for _ in range(300):
+        low, high = interval(replicates @ torch.randn(60, dtype=torch.float64, generator=generator))
+        covered += low < 0 < high
+    assert 270 <= covered <= 296, "95 % of 300 are 285, give or take 4"
+    low, high = interval(torch.randn(4000, generator=generator) + 9, around=2.0)
+    assert low == pytest.approx(2 - 1.96, abs=0.1) and high == pytest.approx(2 + 1.96, abs=0.1)
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 31]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
+    assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+
+
+def test_scores_of_pictures():
+    """Pictures of one colour, and a judge whose features are written by hand."""
+    captions = {"names": {"all": ["a", "b"]}, "backgrounds": {"white": [255, 255, 255], "red": [255, 0, 0]}}
+    images = torch.ones(2, 2, 3, 8, 8)
+    images[1, :, 1:] = 0
+    images[1, 1, 0] = 0.5
+    features = torch.tensor([[1.0, 0], [0.6, 0.8], [1, 0], [1, 0]])
+    judge = SimpleNamespace(image_features=lambda flat: features, ranks=lambda flat, wanted, captions: [0, 3, 7, 0])
+    found, kept = scores(images, judge, [("a", "white"), ("b", "red")], captions)
+    assert kept.shape == (2, 2, 2)
+    assert found["top1"].tolist() == [0.5, 0.5] and found["top5"].tolist() == [1, 0.5]
+    assert found["background"].tolist() == [1, 1] and found["saturation"].tolist() == pytest.approx([0, 1])
+    assert found["diversity"].tolist() == pytest.approx([0.4, 0])
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_row_is_made_anew_when_it_would_be_another(monkeypatch, tmp_path):
+    def folder(*flags, prior="abc"):
+        return making.row_folder(tmp_path, "sds latent", flags, prior)
+
+    plain = folder()
+    assert plain == folder("--prompt", "a fox") == folder("--seed", "3") == folder("--log.every", "7") and plain.parent == tmp_path
+    assert len({plain, folder("--steps", "7"), folder("--rep.lr", "0.1"), folder("--rep.kind", "pixel"), folder(prior="abd")}) == 5
+    source = (tmp_path.parent / "sds.py", SDS)
+    text = open(sys.modules[SDS.__module__].__file__, encoding="utf-8").read()
+    monkeypatch.setattr(making.inspect, "getfile", lambda cls: str(source[0]) if cls is SDS else sys.modules[cls.__module__].__file__)
+    source[0].write_text(text.replace("Jacobian", "derivative") + "\n# a remark\n")
+    assert folder() == plain, "words are no other method"
+    source[0].write_text(text.replace("- noise", "+ noise"))
+    assert folder() != plain
+
+
+@pytest.fixture
+def readme(monkeypatch, tmp_path):
+    file = tmp_path / "README.md"
+    file.write_text("before\n<!-- quality -->\nold\n<!-- /quality -->\n<!-- edits -->\n\n<!-- /edits -->\nafter\n")
+    monkeypatch.setattr(tables, "README", file)
+    monkeypatch.setattr(benchmarks.scores, "REPLICATES", 10)
+    return file
+
+
+def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
+    """Two rows, two prompts, a few steps: what each cell shows is what sds2d.py makes; what is there is not made again."""
+    out = tmp_path / "out"
+    command = ["quality", "--rows", "ddim", "sds", "--prompts", "2", "--workers", "1", "--out", str(out), "--write-readme", "--steps", "5"]
+    benchmark.main(command)
+    text = (out / "quality.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    assert readme.read_text().startswith(f"before\n<!-- quality -->\n\n{text.strip()}\n\n<!-- /quality -->\n<!-- edits -->\n\n<")
+    assert (tmp_path / "assets" / "quality.png").read_bytes() == (out / "quality.png").read_bytes()
+    rows = list(csv.DictReader((out / "quality.csv").open()))
+    assert [row["row"] for row in rows] == ["real drawings", "ddim latent", "sds latent"] and rows[0]["seconds"] == ""
+    assert float(rows[0]["top1"]) == 1 and all(float(row["top1_low"]) <= float(row["top1"]) <= float(row["top1_high"]) for row in rows)
+    assert text.count("| ddim latent |") == 1 and "100 %" in text and "2 prompts × 4 particles" in text
+    with Image.open(out / "quality.png") as chart:
+        assert min(chart.size) > 500 and len(chart.convert("RGB").getcolors(10**6)) > 20
+
+    (folder,) = out.glob("sds-latent-*")
+    assert sorted(file.name for file in folder.iterdir()) == ["00.png", "01.png"]
+    prompts = json.loads((EMBEDDED / "real" / "prompts.json").read_text())
+    flags = ["--prompt", f"{prompts[1][0]} on a {prompts[1][1]} background", "--seed", "4", "--steps", "5", "--out", str(tmp_path / "run")]
+    sds2d.run(sds2d.parse([*flags, "--log.timesteps", "--eval.clip", "none"]))
+    with Image.open(folder / "01.png") as cell, Image.open(tmp_path / "run" / "final_02.png") as picture:
+        assert np.array_equal(np.asarray(cell)[:, 128:192], np.asarray(picture.convert("RGB")))
+
+    (folder / "01.png").unlink()
+    made = []
+    run = making.run
+    monkeypatch.setattr(making, "run", lambda cell: (made.append(cell.file.name), run(cell)))
+    benchmark.main(command[:-2] + ["--steps", "5"])
+    assert made == ["01.png"]
+
+
+def test_edits_from_end_to_end(tmp_path, readme, capsys):
+    """Without a step's difference the source is what it was; the drawn target is what the edits ask for."""
+    benchmark.main(["edits", "--rows", "sds", "--workers", "1", "--out", str(tmp_path / "out"), "--steps", "1", "--rep.optimizer", "sgd",
+                    "--rep.lr", "1e-9", "--write-readme"])  # fmt: skip
+    assert "| sds latent |" in capsys.readouterr().out and "| sds latent |" in readme.read_text()
+    rows = {row["row"]: row for row in csv.DictReader((tmp_path / "out" / "edits.csv").open())}
+    untouched, drawn, sds = (rows[name] for name in ("the source as it is", "the drawn target", "sds latent"))
+    assert float(untouched["outside"]) == float(untouched["directional"]) == 0 and float(untouched["target"]) < 0.3
+    assert float(drawn["target"]) > 0.9 and float(drawn["background"]) == 1 and float(drawn["directional"]) > 50
+    assert float(drawn["outside"]) < 1
+    assert 0 < float(sds["outside"]) < 5 and float(sds["seconds"]) > 0, "what the autoencoder loses"
+
+
+WRONG = [
+    ("quality --rows sds dds", "--rows dds latent: one of sds, vsd, ism, csd, nfsd, sdi, bridge, ddim is needed"),
+    ("quality --prompts 1", "--prompts 1: from 2 to 60 are needed"),
+    ("quality --workers 0", "--workers 0: at least 1 is needed"),
+    ("quality sds", "'sds' stands before any flag (--help lists them)"),
+    ("quality --prior.path {tiny}", "--prior.path {tiny}: quality needs a folder with captions.json, clip/ and real/"),
+    ("edits --rows cat", "--rows cat: one of sds, vsd, ism, dds, pds, csd, nfsd, sdi, bridge, ddim, sdedit is needed"),
+    ("edits --prior.path {tiny}", "--prior.path {tiny}: edits needs a folder with edits/, captions.json and clip/"),
+    ("edits --rep.lr x", "--rep.lr x: a number is needed (--help lists every flag)"),
+    ("rasterizer --steps 3", "rasterizer takes no flags: --steps 3"),
+]
+
+
+@pytest.mark.parametrize("words, line", WRONG)
+def test_wrong_input(words, line, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py"])
+    words = [word.format(tiny=tiny) for word in words.split()]
+    if "--prior.path" not in words and words[0] != "rasterizer":
+        words += ["--prior.path", str(EMBEDDED)]
+    with pytest.raises(SystemExit) as end:
+        benchmark.main(words)
+    assert end.value.code == 2 and capsys.readouterr().err == f"benchmark.py: {line.format(tiny=tiny)}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_readme_without_its_marks(readme):
+    with pytest.raises(InputError, match="<!-- speed -->"):
+        tables.write_readme("speed", "text")
+    assert "old" in readme.read_text()
+
+
+# -------------------------------------------------------------------------------------------------------------- speed
+
+
+def test_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "alone", lambda flags, rounds, *rest: speed.measure(flags, 1, *rest))
+    prior = Prior(PriorConfig(path=str(tiny)))
+    monkeypatch.setattr(speed, "Prior", lambda config: prior)
+    paired = speed.paired
+    monkeypatch.setattr(speed, "paired", lambda ours, bare, rounds: paired(ours, bare, rounds, warmup=0))
+    benchmark.main(["speed", "--prior.path", str(tiny), "--particles", "1", "--no-variants", "--out", str(tmp_path / "out")])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in rows[0][:3]] == ["method", "representation", "calls"]
+    assert {row[0].strip(): row[2].strip() for row in rows[2:-2]} == {
+        "sds": "2B", "vsd": "2B + 1B + 1B", "ism": "1B + 1B + 1B + 1B + 2B", "dds": "4B", "pds": "4B", "csd": "2B", "nfsd": "3B",
+        "sdi": " + ".join(["2B"] * 6), "bridge": "2B", "ddim": "2B", "sdedit": "2B",
+    }  # fmt: skip
+    assert [[cell.strip() for cell in row[:2]] for row in rows[-2:]] == [["sds", "pixel"], ["sds", "gaussian2d"]]
+    assert all(float(cell) > 0 for row in rows[2:] for cell in row[3:])
+
+
+def test_when_compilation_pays(tiny, monkeypatch):
+    """10 ms a step saved, 20 s spent: 2,000 steps."""
+    answers = iter([(0.05, 1.0), (0.04, 21.0), (0.05, 1.0), (0.06, 31.0)])
+    monkeypatch.setattr(speed, "alone", lambda *given: dict(zip(("ours", "first"), next(answers), strict=True)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    lines = list(speed.variants_table(["--prior.path", str(tiny)], 1))
+    ends = [line.split("|")[-2].strip() for line in lines[2:-1]]
+    assert ends == ["-", "2,000 steps", "never", "never"]
+
+
+def test_random_stable_diffusion_has_its_layout(tmp_path):
+    small = dict(block_out_channels=(8, 16, 16, 16), norm_num_groups=8)
+    text = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=32)
+    folder = save_random(tmp_path / "sd", dict(**small, sample_size=8, cross_attention_dim=32), dict(**small, sample_size=64), text)
+    images = sds2d.run(sds2d.parse(["--prior.path", str(folder), "--steps", "1", "--particles", "1", "--out", str(tmp_path / "run"),
+                                    "--log.timesteps"]))  # fmt: skip
+    assert images.shape == (1, 3, 64, 64) and images.isfinite().all()
