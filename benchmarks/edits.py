@@ -21,7 +21,6 @@ from priors.checkpoint import digest
 from recording.files import write
 from recording.pictures import grid
 from representations.start import load_image
-from settings import parse
 
 BATCH = 5
 COLUMNS = {"target": "target reached", "background": "background", "outside": "change outside the edit",
@@ -96,12 +95,11 @@ def cells_of(row, world, options, given):
 
 
 def main(arguments):
-    options, given = split(arguments, EditSettings)
-    config = parse([*given, "--log.timesteps"])
-    world = World(config.prior.path)
+    options, prior, given = split(arguments, EditSettings)
+    world = World(prior.path)
     rows = [row if " " in row else f"{row} latent" for row in options.rows]
     cells = {row: cells_of(row, world, options, given) for row in rows}
-    make([cell for together in zip(*cells.values(), strict=True) for cell in together], options.workers, config.prior)
+    make([cell for together in zip(*cells.values(), strict=True) for cell in together], options.workers, prior)
     made = {"the source as it is": world.source, "the drawn target": world.target}
     found = {name: world.scores(images) for name, images in made.items()}
     for row in rows:

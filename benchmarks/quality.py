@@ -20,7 +20,6 @@ from benchmarks.tables import asset, chart, say, write_csv, write_markdown, writ
 from evaluation import Judge, with_background
 from prior import InputError, checkpoint_file, locate
 from priors.checkpoint import digest
-from settings import parse
 
 PARTICLES = 4
 QUICK = 7  # prompts, the first of each category
@@ -108,9 +107,8 @@ def best(found, count=BEST):
 
 
 def main(arguments):
-    options, given = split(arguments, QualitySettings)
-    config = parse([*given, "--log.timesteps"])
-    world = World(config.prior.path)
+    options, prior, given = split(arguments, QualitySettings)
+    world = World(prior.path)
     if options.prompts is not None and not 2 <= options.prompts <= len(world.prompts):
         raise InputError(f"--prompts {options.prompts}: from 2 to {len(world.prompts)} are needed")
     count = QUICK if options.quick else options.prompts or len(world.prompts)
@@ -124,7 +122,7 @@ def main(arguments):
 
     def made(some):
         """Prompt by prompt, so that a stopped table is as far in every row, and all rows see the machine at the same times."""
-        make([cells[row][index] for index in range(count) for row in some], options.workers, config.prior)
+        make([cells[row][index] for index in range(count) for row in some], options.workers, prior)
 
     made(rows)
     found = measure(rows, cells, world, count)

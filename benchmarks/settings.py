@@ -20,7 +20,7 @@ class Settings:
 
 
 def split(arguments, own):
-    """Command line → (an `own`, the flags that are sds2d.py's and hold for every row)."""
+    """Command line → (an `own`, the PriorConfig, the flags that are sds2d.py's and hold for every row)."""
     flags = dict(names(own))
     mine, theirs, target = [], [], None
     for word in arguments:
@@ -34,5 +34,4 @@ def split(arguments, own):
     for name in ("workers", "rounds"):
         if getattr(options, name, 1) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: at least 1 is needed")
-    read(theirs, Config)
-    return options, theirs
+    return options, read(theirs, Config).prior, theirs

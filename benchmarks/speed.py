@@ -158,7 +158,7 @@ def variants_table(given, rounds):
 
 
 def main(arguments):
-    options, given = split(arguments, SpeedSettings)
+    options, _, given = split(arguments, SpeedSettings)
     lines = []
 
     def note(line):
