@@ -16,14 +16,10 @@ class DDIM(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.steps, self.scheduler = steps, prior.ddim_scheduler(self.sampler_steps(steps))
-
-    def sampler_steps(self, steps):
-        """Of how many steps of the sampler, from pure noise, the run is the end."""
-        return steps
+        self.scheduler = prior.ddim_scheduler(steps)
 
     def timesteps(self):
-        return self.scheduler.timesteps[-self.steps :]
+        return self.scheduler.timesteps
 
     def gradient(self, z, t, progress):
         noise = self.prior.guided_noise(z, t, self.particles.text, self.particles.negative, self.s)

@@ -6,7 +6,9 @@ import hashlib
 import inspect
 import json
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,7 @@ def make(cells, workers, prior_config):
     waiting = [cell for cell in cells if not cell.file.is_file()]
     bar = tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="run", smoothing=0.05, dynamic_ncols=True)
     with bar:
-        if workers == 1:
+        if waiting and workers == 1:
             begin(prior_config, None)
             for cell in waiting:
                 run(cell)
@@ -93,9 +95,16 @@ def begin(prior_config, threads):
     """Loads what all cells of this process share."""
     global _prior
     if threads:
+        threading.Thread(target=follow, daemon=True).start()
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches them all; the first process says what happened.
         torch.set_num_threads(threads)
     _prior = Prior(prior_config)
+
+
+def follow():
+    """A worker whose parent was killed would wait for its next cell for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def run(cell):

@@ -150,8 +150,8 @@ def variants_table(given, rounds):
                 flags = ["--prior.dtype", dtype, *(["--prior.compile"] if compiled else [])]
                 found = alone([*given, *flags], rounds, channels_last)
                 plain = plain or found
-                saved = plain["ours"] - found["ours"]
-                steps = f"{(found['first'] - plain['first']) / saved:,.0f} steps" if saved > 0 else "never"
+                saved, spent = plain["ours"] - found["ours"], found["first"] - plain["first"]
+                steps = "never" if saved <= 0 else f"{spent / saved:,.0f} steps" if spent > saved else "at once"
                 yield (f"| {dtype} | {'yes' if channels_last else 'no'} | {'yes' if compiled else 'no'} | {1e3 * found['ours']:.1f} | "
                        f"{found['first']:.1f} | {'-' if found is plain else steps} |")  # fmt: skip
     yield f"\nA run of SDS has {config.steps} steps here."

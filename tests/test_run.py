@@ -279,6 +279,7 @@ FLAGS = {
     "--eval.clip": ("none", "eval.clip", "none"),
     "--prior.dtype": ("bfloat16", "prior.dtype", "bfloat16"),
     "--prior.device": ("cpu", "prior.device", "cpu"),
+    "--prior.compile": (None, "prior.compile", True),
 }
 # A method's settings are tried with that method.
 FLAGS |= {f"--algo.{flag}": (value, f"algo.{flag.replace('-', '_')}", yaml.safe_load(value)) for flag, value in {
@@ -312,7 +313,8 @@ FLAGS |= {f"--schedule.{flag}": (value, f"schedule.{flag.replace('-', '_')}",
           for flag, (value, _) in OF_SCHEDULES.items()}  # fmt: skip
 GAUSSIAN = {f"--rep.{field.name.replace('_', '-')}" for field in fields(sds2d.REPRESENTATIONS["gaussian2d"].Settings)}
 # These leave the pictures' pixels alone: sizes and speeds of what is shown, and what the default is anyway.
-UNSEEN = {"--algo.name", "--log.fps", "--log.tile", "--log.timesteps", "--log.timesteps-every", "--eval.clip", "--prior.device"}
+UNSEEN = {"--algo.name", "--log.fps", "--log.tile", "--log.timesteps", "--log.timesteps-every", "--eval.clip", "--prior.device",
+          "--prior.compile"}  # fmt: skip
 
 
 def base_of(flag):
@@ -337,7 +339,9 @@ def base_of(flag):
 
 @pytest.mark.parametrize("base", sorted({base_of(flag) for flag in FLAGS}), ids=" ".join)
 def test_every_flag_works(tiny, tmp_path, base):
-    """Each flag through the command line's parser and one run; each that should change the pixels does."""
+    """Each flag through the command line's parser and one run; each that should change the pixels does. Compiling takes a minute,
+    and has a test of its own."""
+    torch.compiler.set_stance("force_eager")
     noise = str(tmp_path / "noise.png")
     Image.effect_noise((64, 64), 80).save(noise)
 
@@ -358,6 +362,17 @@ def test_every_flag_works(tiny, tmp_path, base):
         assert settings == expected, flag
         if flag not in UNSEEN:
             assert not np.array_equal(pixels, plain), f"{flag} changes nothing"
+
+
+@pytest.mark.nightly
+def test_a_compiled_network_is_the_same(tiny, tmp_path):
+    torch.compiler.set_stance("default")
+    flags = ["--prior.path", str(tiny), "--prompt", "a fox", "--particles", "2", "--steps", "3", "--eval.clip", "none", "--log.timesteps"]
+    plain = sds2d.run(sds2d.parse([*flags, "--out", str(tmp_path / "plain")]))
+    config = sds2d.parse([*flags, "--prior.compile", "--out", str(tmp_path / "compiled")])
+    prior = Prior(config.prior)
+    assert prior.unet._compiled_call_impl is not None
+    torch.testing.assert_close(sds2d.run(config, prior), plain, rtol=0, atol=1e-4)
 
 
 def test_flags_of_the_start(tiny, tmp_path):
