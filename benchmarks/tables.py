@@ -97,7 +97,10 @@ def chart(path, found, real):
             axes.plot([], [], "o", color=color, label=kind)
     axes.legend(frameon=False, loc="lower right")
     axes.set(xlabel="diversity within a prompt, the real drawings' being 1", ylabel="the wanted name is the first of all, %")
-    axes.set_xlim(left=0)
+    # Most methods make nearly the same picture four times: a logarithm tells them apart.
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
 
     def writer(beside):
         figure.savefig(beside)
