@@ -65,7 +65,9 @@ class Judge:
         import torch
         from transformers import CLIPModel, CLIPTokenizer
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # needs no torchvision
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         self.clip = CLIPModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(path)
         self.image_processor = CLIPImageProcessorPil.from_pretrained(path)
