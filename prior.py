@@ -76,6 +76,8 @@ class Prior:
         self.vae = load(AutoencoderKL, "vae", **weights)
         for network in (self.text_encoder, self.unet, self.vae):
             network.to(self.device).eval().requires_grad_(False)
+        if self.device.type == "cpu":
+            self.unet.to(memory_format=torch.channels_last)  # its convolutions are 7 to 15 % quicker; on CUDA not measured yet
         if config.compile:
             if self.device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
                 raise InputError("--prior.compile needs a C++ compiler, g++ or clang++, on the PATH")

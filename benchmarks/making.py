@@ -75,6 +75,8 @@ def make(cells, workers, prior_config):
                 run(cell)
                 bar.update()
         elif waiting:
+            # Said before a worker loads them: OpenMP's and numba's threads of several processes wait for each other by spinning.
+            os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
             pool = concurrent.futures.ProcessPoolExecutor(
                 min(workers, len(waiting)), multiprocessing.get_context("spawn"), begin, (prior_config, 1)
             )

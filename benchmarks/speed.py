@@ -92,12 +92,15 @@ def bare_calls(prior, algorithm, kind, calls):
     return bare
 
 
-def measure(arguments, rounds=30, channels_last=False):
-    """One method and representation, four particles → {calls, ours, bare: seconds, first: seconds, memory: MB}."""
+def measure(arguments, rounds=30, memory_format=None):
+    """One method and representation, four particles → {calls, ours, bare: seconds, first: seconds, memory: MB}.
+
+    memory_format: of the UNet; None leaves it as the prior has it.
+    """
     config = parse(["--particles", "4", *arguments])
     prior = Prior(config.prior)
-    if channels_last:
-        prior.unet.to(memory_format=torch.channels_last)
+    if memory_format:
+        prior.unet.to(memory_format=memory_format)
     algorithm, *rest = sds2d.build(config, prior)
 
     def step():
@@ -145,14 +148,14 @@ def variants_table(given, rounds):
     config = parse(given)
     for dtype in ("float16", "bfloat16") if torch.cuda.is_available() else ("float32",):
         plain = None
-        for channels_last in (False, True):
+        for memory_format in (torch.contiguous_format, torch.channels_last):
             for compiled in (False, True):
                 flags = ["--prior.dtype", dtype, *(["--prior.compile"] if compiled else [])]
-                found = alone([*given, *flags], rounds, channels_last)
+                found = alone([*given, *flags], rounds, memory_format)
                 plain = plain or found
                 saved, spent = plain["ours"] - found["ours"], found["first"] - plain["first"]
                 steps = "never" if saved <= 0 else f"{spent / saved:,.0f} steps" if spent > saved else "at once"
-                yield (f"| {dtype} | {'yes' if channels_last else 'no'} | {'yes' if compiled else 'no'} | {1e3 * found['ours']:.1f} | "
+                yield (f"| {dtype} | {'no' if memory_format is torch.contiguous_format else 'yes'} | {'yes' if compiled else 'no'} | {1e3 * found['ours']:.1f} | "
                        f"{found['first']:.1f} | {'-' if found is plain else steps} |")  # fmt: skip
     yield f"\nA run of SDS has {config.steps} steps here."
 
