@@ -219,17 +219,25 @@ class Prior:
         return alpha * output + sigma * z_t
 
     def predict_noises(self, z_t, t, *texts):
-        """ε̂(z_t; y, t) for several embeddings y of the same latents, in one call of the network."""
+        """ε̂(z_t; y, t) for several embeddings y of the same latents, in one call of the network, which is asked once for an
+        embedding that comes twice."""
         import torch
 
-        n = len(texts)
-        return self.predict_noise(torch.cat([z_t] * n), torch.cat([t] * n), torch.cat(texts)).chunk(n)
+        different = list({id(text): text for text in texts}.values())
+        n = len(different)
+        noises = self.predict_noise(torch.cat([z_t] * n), torch.cat([t] * n), torch.cat(different)).chunk(n)
+        found = dict(zip(map(id, different), noises, strict=True))
+        return [found[id(text)] for text in texts]
 
     def guided_noise(self, z_t, t, text, negative, scale):
         """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)), classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), in one call
-        of 2B."""
-        without, with_text = self.predict_noises(z_t, t, negative, text)
-        return self.note("x0", z_t, without + scale * (with_text - without), t)
+        of 2B; of B where s is 0 or 1 and one of the two is all there is to it."""
+        if scale in (0, 1):
+            noise = self.predict_noise(z_t, t, text if scale else negative)
+        else:
+            without, with_text = self.predict_noises(z_t, t, negative, text)
+            noise = without + scale * (with_text - without)
+        return self.note("x0", z_t, noise, t)
 
     def note(self, name, z_t, noise, t):
         """Leaves a noise prediction where recording finds it, if anybody records → the prediction.

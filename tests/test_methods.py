@@ -327,6 +327,8 @@ def test_one_call_of_the_network_where_the_method_allows(monkeypatch):
     same = [500] * 3
     assert count("sds", same) == count("csd", same) == count("bridge", same) == count("ddim", same) == count("sdedit", same) == [6]
     assert count("nfsd", same) == count("csd", same, "bad") == [9]
+    assert count("nfsd", same, negative_prompt="") == [6], "p_neg is ∅: the same question twice"
+    assert count("sdi", same, inversion_guidance_scale=0) == [3] * 5 + [6], "guidance 0 asks for the negative prompt alone"
     assert count("dds", same) == count("pds", same) == [12]
     assert count("vsd", same) == [6, 3, 3] and count("vsd", same, lora_updates=3, lora_particles=2) == [6, 3, 2, 2, 2]
     assert count("ism", same) == [3, 3, 3, 3, 6], "0 → 200 → 400 → 420 → 500, and the guided one"
