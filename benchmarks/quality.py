@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from algorithms import ALGORITHMS
 from benchmarks.making import Cell, load, make, row_folder, side_by_side
-from benchmarks.scores import Frechet, Reference, interval, rank_correlation, resampled, scores
+from benchmarks.scores import Frechet, Reference, interval, median, rank_correlation, resampled, scores
 from benchmarks.settings import Settings, split
 from benchmarks.tables import asset, chart, say, write_csv, write_markdown, write_readme
 from evaluation import Judge, with_background
@@ -81,7 +81,9 @@ class Row:
     def values(self, weights, at):
         """{column: number}, the prompts weighted by (P,); at: the reference, likewise."""
         distance, raw = self.distance(weights, at)
-        return {**{key: (weights @ value).item() for key, value in self.by_prompt.items()}, "frechet": distance, "raw": raw}
+        means = {key: (weights @ value).item() for key, value in self.by_prompt.items() if key != "seconds"}
+        seconds = {"seconds": median(self.by_prompt["seconds"], weights)} if "seconds" in self.by_prompt else {}
+        return {**means, **seconds, "frechet": distance, "raw": raw}
 
     def summary(self, even, replicates):
         """{column: (number, low, high)}; even and replicates: all prompts alike, and resampled, with the reference at each."""
@@ -141,7 +143,7 @@ def report(found, rows, cells, world, options, count):
     text += [f"{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many "
              f"pictures; at these {pictures} it is {found[REAL]['raw'][0] - found[REAL]['frechet'][0]:.4f} larger for the real "
              f"drawings and {mean_bias(found, rows):.4f} for the methods. Diversity and saturation are parts of the real ones, "
-             f"{found[REAL]['diversity'][0]:.3f} and {found[REAL]['saturation'][0]:.3f}. Seconds are those of one core."]  # fmt: skip
+             f"{found[REAL]['diversity'][0]:.3f} and {found[REAL]['saturation'][0]:.3f}. Seconds are medians, on one core."]  # fmt: skip
     if count > QUICK and len(rows) > 2:
         quick = measure(rows, cells, world, QUICK)
         agree = []
@@ -159,6 +161,7 @@ def report(found, rows, cells, world, options, count):
     if options.write_readme:
         write_readme("quality", text)
         chart(asset("quality.png"), found, REAL)
+        write_csv(asset("quality.csv"), found)
 
 
 def mean_bias(found, rows):

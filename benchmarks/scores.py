@@ -106,6 +106,13 @@ def interval(values, around=None):
     return low, high
 
 
+def median(values, weights):
+    """The least of the values (P,) that half of the weights (P,), which sum to 1, do not exceed; of times, as one that shared its
+    core with something else says nothing of the others."""
+    values, order = values.sort()
+    return values[torch.searchsorted(weights[order].cumsum(0), 0.5 - 1e-9)].item()
+
+
 def rank_correlation(first, second):
     """Spearman's ρ of two lists of numbers; equal numbers share the mean of their ranks."""
 

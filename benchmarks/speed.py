@@ -155,8 +155,9 @@ def variants_table(given, rounds):
                 plain = plain or found
                 saved, spent = plain["ours"] - found["ours"], found["first"] - plain["first"]
                 steps = "never" if saved <= 0 else f"{spent / saved:,.0f} steps" if spent > saved else "at once"
-                yield (f"| {dtype} | {'no' if memory_format is torch.contiguous_format else 'yes'} | {'yes' if compiled else 'no'} | {1e3 * found['ours']:.1f} | "
-                       f"{found['first']:.1f} | {'-' if found is plain else steps} |")  # fmt: skip
+                last = "yes" if memory_format is torch.channels_last else "no"
+                yield (f"| {dtype} | {last} | {'yes' if compiled else 'no'} | {1e3 * found['ours']:.1f} | {found['first']:.1f} | "
+                       f"{'-' if found is plain else steps} |")  # fmt: skip
     yield f"\nA run of SDS has {config.steps} steps here."
 
 

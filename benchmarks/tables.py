@@ -62,7 +62,7 @@ def write_readme(name, text):
 
 
 def asset(name):
-    """Where a picture of the README lies."""
+    """Where a file of the README lies."""
     return README.parent / "assets" / name
 
 

@@ -16,7 +16,7 @@ import benchmarks.scores
 import sds2d
 from algorithms.sds import SDS
 from benchmarks import making, speed, tables
-from benchmarks.scores import Frechet, Reference, frechet, interval, mixed, moments, rank_correlation, resampled, root, scores
+from benchmarks.scores import Frechet, Reference, frechet, interval, median, mixed, moments, rank_correlation, resampled, root, scores
 from benchmarks.stable_diffusion import save_random
 from prior import EMBEDDED, InputError, Prior, PriorConfig
 
@@ -72,6 +72,13 @@ def test_intervals_cover_the_truth():
     assert 270 <= covered <= 296, "95 % of 300 are 285, give or take 4"
     low, high = interval(torch.randn(4000, generator=generator) + 9, around=2.0)
     assert low == pytest.approx(2 - 1.96, abs=0.1) and high == pytest.approx(2 + 1.96, abs=0.1)
+
+
+def test_a_median_with_weights_is_that_of_the_values_so_often():
+    values, often = torch.tensor([3.0, 100.0, 1.0, 2.0]), torch.tensor([3, 1, 0, 5])
+    assert median(values, often / 9) == values.repeat_interleave(often).median() == 2
+    assert median(values, torch.tensor([0.2, 0.8, 0, 0])) == 100
+    assert median(values.double(), torch.full((4,), 0.25).double()) == values.median() == 2
 
 
 def test_rank_correlation():
@@ -132,7 +139,8 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     text = (out / "quality.md").read_text()
     assert text.strip() in capsys.readouterr().out
     assert readme.read_text().startswith(f"before\n<!-- quality -->\n\n{text.strip()}\n\n<!-- /quality -->\n<!-- edits -->\n\n<")
-    assert (tmp_path / "assets" / "quality.png").read_bytes() == (out / "quality.png").read_bytes()
+    for kind in ("png", "csv"):
+        assert (tmp_path / "assets" / f"quality.{kind}").read_bytes() == (out / f"quality.{kind}").read_bytes()
     rows = list(csv.DictReader((out / "quality.csv").open()))
     assert [row["row"] for row in rows] == ["real drawings", "ddim latent", "sds latent"] and rows[0]["seconds"] == ""
     assert float(rows[0]["top1"]) == 1 and all(float(row["top1_low"]) <= float(row["top1"]) <= float(row["top1_high"]) for row in rows)
