@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from algorithms import ALGORITHMS
+from benchmarks import shipped
 from benchmarks.making import Cell, load, make, row_folder, side_by_side
 from benchmarks.scores import Frechet, Reference, interval, median, rank_correlation, resampled, scores
 from benchmarks.settings import Settings, split
@@ -37,6 +38,8 @@ class QualitySettings(Settings):
     """Seven prompts, one of each category, and latents alone; what it makes is part of the whole table."""
     prompts: int | None = None
     """Only the first so many prompts. None: all."""
+    shipped: bool = True
+    """Take the scores that come with sds2d for rows that would come out the same; --no-shipped makes their pictures, too."""
 
 
 class World:
@@ -69,14 +72,11 @@ def cells_of(row, world, options, given):
 
 
 class Row:
-    """A row's scores by prompt; summary() is the table's, of some of the prompts."""
+    """A row's scores by prompt, as scores() has them; summary() is the table's."""
 
-    def __init__(self, images, seconds, world):
-        count = len(images)
-        self.by_prompt, features = scores(images, world.judge, world.prompts[:count], world.captions)
-        if seconds is not None:
-            self.by_prompt["seconds"] = seconds.double() / images.shape[1]
-        self.distance = Frechet(features)
+    def __init__(self, by_prompt):
+        self.by_prompt = {key: values for key, values in by_prompt.items() if key != "features"}
+        self.distance = Frechet(by_prompt["features"])
 
     def values(self, weights, at):
         """{column: number}, the prompts weighted by (P,); at: the reference, likewise."""
@@ -92,14 +92,51 @@ class Row:
                 for key, value in found.items()}  # fmt: skip
 
 
-def measure(rows, cells, world, count):
-    """{row: its summary} over the first `count` prompts, the real drawings first."""
-    reference = Reference(world.reference[:count])
-    even, *replicates = [(weights, reference.at(weights)) for weights in (torch.full((count,), 1 / count).double(), *resampled(count))]
-    found = {REAL: Row(world.pictures[:count], None, world).summary(even, replicates)}
-    for row in tqdm(rows, desc="intervals", leave=False):
-        found[row] = Row(*load(cells[row][:count]), world).summary(even, replicates)
-    return found
+class Table:
+    """The rows' cells, their scores where they are known already, and how both are come by."""
+
+    def __init__(self, world, options, prior, given):
+        self.world, self.options, self.prior, self.given = world, options, prior, given
+        self.cells, self.known, self.shipped = {}, {}, shipped.read(world.prompts) if options.shipped else {}
+
+    def make(self, rows, count):
+        """The first `count` prompts of these rows, one by one, so that a stopped table is as far in every row, and all rows see the
+        machine at the same times."""
+        for row in rows:
+            self.cells[row] = cells_of(row, self.world, self.options, self.given)
+            self.known[row] = self.shipped.get(self.name(row))
+        missing = [self.cells[row][index] for index in range(count) for row in rows if index >= self.length(row)]
+        if missing:
+            make(missing, self.options.workers, self.prior)
+
+    def name(self, row):
+        return self.cells[row][0].file.parent.name
+
+    def length(self, row):
+        """How many prompts the known scores are of."""
+        return len(self.known[row]["features"]) if self.known[row] else 0
+
+    def scores(self, row, count):
+        """Of the first `count` prompts."""
+        known = self.length(row)
+        if known < count:
+            images, seconds = load(self.cells[row][known:count])
+            found = scores(images, self.world.judge, self.world.prompts[known:count], self.world.captions)
+            found["seconds"] = seconds.double() / images.shape[1]
+            self.known[row] = {key: torch.cat([self.known[row][key], found[key]]) for key in found} if known else found
+        return {key: values[:count] for key, values in self.known[row].items()}
+
+    def measure(self, rows, count):
+        """{row: its summary} over the first `count` prompts, the real drawings first."""
+        world = self.world
+        reference = Reference(world.reference[:count])
+        weights = [torch.full((count,), 1 / count).double(), *resampled(count)]
+        even, *replicates = [(each, reference.at(each)) for each in weights]
+        real = scores(world.pictures[:count], world.judge, world.prompts[:count], world.captions)
+        found = {REAL: Row(real).summary(even, replicates)}
+        for row in tqdm(rows, desc="intervals", leave=False):
+            found[row] = Row(self.scores(row, count)).summary(even, replicates)
+        return found
 
 
 def best(found, count=BEST):
@@ -120,23 +157,17 @@ def main(arguments):
             raise InputError(f"--rows {row}: one of {', '.join(name for name, cls in ALGORITHMS.items() if not cls.edits)} is needed")
     if not rows:
         rows = ["ddim latent", *(f"{name} latent" for name, cls in ALGORITHMS.items() if not cls.edits and name != "ddim")]
-    cells = {row: cells_of(row, world, options, given) for row in rows}
-
-    def made(some):
-        """Prompt by prompt, so that a stopped table is as far in every row, and all rows see the machine at the same times."""
-        make([cells[row][index] for index in range(count) for row in some], options.workers, prior)
-
-    made(rows)
-    found = measure(rows, cells, world, count)
+    table = Table(world, options, prior, given)
+    table.make(rows, count)
+    found = table.measure(rows, count)
     if not options.rows and not options.quick:
         further = [f"{name} {kind}" for kind in ("pixel", "gaussian2d") for name in best(found)]
-        cells |= {row: cells_of(row, world, options, given) for row in further}
-        made(further)
-        found |= {row: summary for row, summary in measure(further, cells, world, count).items() if row != REAL}
-    report(found, rows, cells, world, options, count)
+        table.make(further, count)
+        found |= {row: summary for row, summary in table.measure(further, count).items() if row != REAL}
+    report(found, rows, table, options, count)
 
 
-def report(found, rows, cells, world, options, count):
+def report(found, rows, table, options, count):
     """results.csv, results.md and results.png in --out, the table on the screen and, where it is asked for, in the README."""
     text = [say(found, COLUMNS, found[REAL]), ""]
     pictures = count * PARTICLES
@@ -145,10 +176,10 @@ def report(found, rows, cells, world, options, count):
              f"drawings and {mean_bias(found, rows):.4f} for the methods. Diversity and saturation are parts of the real ones, "
              f"{found[REAL]['diversity'][0]:.3f} and {found[REAL]['saturation'][0]:.3f}. Seconds are medians, on one core."]  # fmt: skip
     if count > QUICK and len(rows) > 2:
-        quick = measure(rows, cells, world, QUICK)
+        quick = table.measure(rows, QUICK)
         agree = []
         for key in ("frechet", "top1", "diversity", "saturation"):
-            ours, theirs = ([table[row][key][0] for row in rows] for table in (found, quick))
+            ours, theirs = ([summaries[row][key][0] for row in rows] for summaries in (found, quick))
             agree.append(f"{COLUMNS[key]} {rank_correlation(ours, theirs):.2f}")
         text += ["", f"Rank correlation of these rows with those of --quick, on latents: {', '.join(agree)}."]
     text = "\n".join(text)
@@ -162,6 +193,7 @@ def report(found, rows, cells, world, options, count):
         write_readme("quality", text)
         chart(asset("quality.png"), found, REAL)
         write_csv(asset("quality.csv"), found)
+        shipped.keep({table.name(row): table.scores(row, count) for row in table.cells}, table.world.prompts)
 
 
 def mean_bias(found, rows):

@@ -12,7 +12,7 @@ REPLICATES = 500
 
 
 def scores(images, judge, prompts, captions):
-    """{column: (P,) means over each prompt's pictures}, and the features (P, n, D) float64.
+    """{column: (P,) means over each prompt's pictures, "features": (P, n, D)}, float64.
 
     top1, top5   the wanted name is the first, or among the first five, of all names taught, for the CLIP
     background   the rim has the wanted colour
@@ -31,7 +31,8 @@ def scores(images, judge, prompts, captions):
         "background": torch.tensor(right).double().view(P, n).mean(1),
         "diversity": apart.sum((1, 2)) / (n * (n - 1)),
         "saturation": saturations(flat).double().view(P, n).mean(1),
-    }, features
+        "features": features,
+    }
 
 
 def moments(features):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import sys
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import benchmark
 import benchmarks.scores
 import sds2d
 from algorithms.sds import SDS
-from benchmarks import making, speed, tables
+from benchmarks import making, shipped, speed, tables
 from benchmarks.scores import Frechet, Reference, frechet, interval, median, mixed, moments, rank_correlation, resampled, root, scores
 from benchmarks.stable_diffusion import save_random
 from prior import EMBEDDED, InputError, Prior, PriorConfig
@@ -96,8 +97,8 @@ def test_scores_of_pictures():
     images[1, 1, 0] = 0.5
     features = torch.tensor([[1.0, 0], [0.6, 0.8], [1, 0], [1, 0]])
     judge = SimpleNamespace(image_features=lambda flat: features, ranks=lambda flat, wanted, captions: [0, 3, 7, 0])
-    found, kept = scores(images, judge, [("a", "white"), ("b", "red")], captions)
-    assert kept.shape == (2, 2, 2)
+    found = scores(images, judge, [("a", "white"), ("b", "red")], captions)
+    assert found["features"].shape == (2, 2, 2)
     assert found["top1"].tolist() == [0.5, 0.5] and found["top5"].tolist() == [1, 0.5]
     assert found["background"].tolist() == [1, 1] and found["saturation"].tolist() == pytest.approx([0, 1])
     assert found["diversity"].tolist() == pytest.approx([0.4, 0])
@@ -128,6 +129,7 @@ def readme(monkeypatch, tmp_path):
     file.write_text("before\n<!-- quality -->\nold\n<!-- /quality -->\n<!-- edits -->\n\n<!-- /edits -->\nafter\n")
     monkeypatch.setattr(tables, "README", file)
     monkeypatch.setattr(benchmarks.scores, "REPLICATES", 10)
+    monkeypatch.setattr(shipped, "FILE", tmp_path / "quality.safetensors")
     return file
 
 
@@ -156,12 +158,30 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     with Image.open(folder / "01.png") as cell, Image.open(tmp_path / "run" / "final_02.png") as picture:
         assert np.array_equal(np.asarray(cell)[:, 128:192], np.asarray(picture.convert("RGB")))
 
-    (folder / "01.png").unlink()
     made = []
     run = making.run
     monkeypatch.setattr(making, "run", lambda cell: (made.append(cell.file.name), run(cell)))
-    benchmark.main(command[:-2] + ["--steps", "5"])
-    assert made == ["01.png"]
+    (folder / "01.png").unlink()
+    benchmark.main([*command, "--no-shipped"])
+    assert made.pop() == "01.png" and not made
+
+    # What ships stands in for pictures: of another folder, for more prompts than it is of, and not for other ones.
+    (out := tmp_path / "other").mkdir()
+    command[command.index("--out") + 1] = str(out)
+    benchmark.main(command)
+    assert not made and [file.name for file in out.iterdir()] != [] and not list(out.glob("*/*.png"))
+    assert numbers(out / "quality.md") == pytest.approx(numbers(tmp_path / "out" / "quality.md"), abs=2e-3), "features of 16 bits"
+    command[command.index("--prompts") + 1] = "3"
+    benchmark.main([word for word in command if word != "--write-readme"])
+    assert made == ["02.png"] * 2
+    monkeypatch.setattr(shipped, "read", lambda prompts, read=shipped.read: read(prompts[::-1]))
+    benchmark.main(command)
+    assert sorted(made) == ["00.png"] * 2 + ["01.png"] * 2 + ["02.png"] * 2
+
+
+def numbers(file):
+    """All that a table says in numbers."""
+    return [float(number) for number in re.findall(r"-?\d+\.\d+|\d+", file.read_text())]
 
 
 def test_edits_from_end_to_end(tmp_path, readme, capsys):

@@ -1,0 +1,34 @@
+"""Scores that come with sds2d, of the pictures behind the README's table: a new method is held against them without making them again.
+
+quality.safetensors has, for each row by the name of its folder, NAME/column (P,) and NAME/features (P, n, D) of its first P prompts.
+The folder's name stands for the settings, the code and the prior; the prompts stand in the file's metadata.
+"""
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from recording.files import write
+
+FILE = Path(__file__).parent / "quality.safetensors"
+
+
+def read(prompts):
+    """{folder name: {column: (P,), "features": (P, n, D)}}, float64; nothing where they were made of other prompts."""
+    found = {}
+    if FILE.is_file():
+        with safe_open(FILE, "pt") as file:
+            if json.loads(file.metadata()["prompts"]) == [list(pair) for pair in prompts]:
+                for key in file.keys():  # noqa: SIM118, it is no dictionary
+                    name, column = key.split("/")
+                    found.setdefault(name, {})[column] = file.get_tensor(key).double()
+    return found
+
+
+def keep(rows, prompts):
+    """Writes {folder name: scores} in place of what was there. Features are as precise as the real pictures', float16."""
+    tensors = {f"{name}/{column}": (values.half() if column == "features" else values.float()).contiguous()
+               for name, scores in rows.items() for column, values in scores.items()}  # fmt: skip
+    write(FILE, lambda beside: save_file(tensors, beside, {"prompts": json.dumps(prompts)}))
