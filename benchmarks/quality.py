@@ -23,7 +23,7 @@ from prior import InputError, checkpoint_file, locate
 from priors.checkpoint import digest
 
 PARTICLES = 4
-QUICK = 7  # prompts, the first of each category
+QUICK = 14  # prompts, the first two of each category
 BEST = 3
 REAL = "real drawings"
 COLUMNS = {"top1": "first of all names", "top5": "among 5", "background": "background", "frechet": "Fréchet distance",
@@ -35,7 +35,7 @@ class QualitySettings(Settings):
     rows: tuple[str, ...] = ()
     """Only these, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all, and the best three on pixels and Gaussians."""
     quick: bool = False
-    """Seven prompts, one of each category, and latents alone; what it makes is part of the whole table."""
+    """Fourteen prompts, two of each category, and latents alone; what it makes is part of the whole table."""
     prompts: int | None = None
     """Only the first so many prompts. None: all."""
     shipped: bool = True

@@ -71,6 +71,22 @@ def spread(value, ends, unit):
     return [[max(0, value - ends[0]) * unit], [max(0, ends[1] - value) * unit]]
 
 
+def place(axes, labels):
+    """Writes each (text, point, color) at the first place beside its point where no other text is; the lines may run through it."""
+    figure, taken = axes.figure, []
+    figure.draw_without_rendering()
+    for text, point, color in labels:
+        for x, y, align in ((7, 6, "left"), (-7, 6, "right"), (7, -14, "left"), (-7, -14, "right"), (7, 18, "left"), (-7, -26, "right")):
+            note = axes.annotate(text, point, (x, y), textcoords="offset points", color=color, horizontalalignment=align)
+            box = note.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            note.remove()
+        else:
+            note = axes.annotate(text, point, (7, 6), textcoords="offset points", color=color)
+        taken.append(box)
+
+
 def chart(path, found, real):
     """Methods as points: how often the wanted name is the first, against diversity, both with their intervals."""
     import logging
@@ -83,7 +99,7 @@ def chart(path, found, real):
     axes.grid(color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    whole = found[real]["diversity"][0]
+    whole, labels = found[real]["diversity"][0], []
     for row, values in found.items():
         name, _, kind = row.partition(" ")
         (y, *y_ends), (x, *x_ends) = values["top1"], values["diversity"]
@@ -91,16 +107,17 @@ def chart(path, found, real):
         style = dict(fmt="*", markersize=13) if row == real else dict(fmt="o", markersize=7)
         axes.errorbar(x / whole, 100 * y, xerr=spread(x, x_ends, 1 / whole), yerr=spread(y, y_ends, 100), color=color, elinewidth=0.8,
                       alpha=0.9, **style)  # fmt: skip
-        axes.annotate(row if row == real else name, (x / whole, 100 * y), (7, 6), textcoords="offset points", color=color)
+        labels.append((row if row == real else name, (x / whole, 100 * y), color))
     for kind, color in COLORS.items():
         if any(row.endswith(f" {kind}") for row in found):
             axes.plot([], [], "o", color=color, label=kind)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper right", ncols=len(COLORS))
     axes.set(xlabel="diversity within a prompt, the real drawings' being 1", ylabel="the wanted name is the first of all, %")
     # Most methods make nearly the same picture four times: a logarithm tells them apart.
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
+    place(axes, labels)
 
     def writer(beside):
         figure.savefig(beside)
