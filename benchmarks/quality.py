@@ -175,11 +175,12 @@ def report(found, rows, table, options, count):
              f"pictures; at these {pictures} it is {found[REAL]['raw'][0] - found[REAL]['frechet'][0]:.4f} larger for the real "
              f"drawings and {mean_bias(found, rows):.4f} for the methods. Diversity and saturation are parts of the real ones, "
              f"{found[REAL]['diversity'][0]:.3f} and {found[REAL]['saturation'][0]:.3f}. Seconds are medians, on one core."]  # fmt: skip
-    if count > QUICK and len(rows) > 2:
-        quick = table.measure(rows, QUICK)
+    latents = [row for row in rows if row.endswith(" latent")]
+    if count > QUICK and len(latents) > 2:
+        quick = table.measure(latents, QUICK)
         agree = []
         for key in ("frechet", "top1", "diversity", "saturation"):
-            ours, theirs = ([summaries[row][key][0] for row in rows] for summaries in (found, quick))
+            ours, theirs = ([summaries[row][key][0] for row in latents] for summaries in (found, quick))
             agree.append(f"{COLUMNS[key]} {rank_correlation(ours, theirs):.2f}")
         text += ["", f"Rank correlation of these rows with those of --quick, on latents: {', '.join(agree)}."]
     text = "\n".join(text)
