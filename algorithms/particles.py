@@ -22,7 +22,7 @@ class Particles:
         import torch
 
         self.prior, self.device = prior, prior.device
-        self.texts, self.embeddings = {}, {}
+        self.embeddings = {}
         self.prompts, self.negative_prompt = prompts, negative_prompt
         self.text = self.embed(prompts)
         self.negative = self.embed([negative_prompt] * len(prompts))
@@ -41,14 +41,15 @@ class Particles:
         return len(self.prompts)
 
     def embed(self, prompts):
-        """Embeddings of one prompt a row, (B, L, D); the same tensor for the same prompts, so that the network is asked once.
-
-        self.texts keeps the prompts, whatever method asked for them.
-        """
-        self.texts.update(dict.fromkeys(prompts))
+        """Embeddings of one prompt a row, (B, L, D); the same tensor for the same prompts, so that the network is asked once."""
         if tuple(prompts) not in self.embeddings:
             self.embeddings[tuple(prompts)] = self.prior.embed(prompts)
         return self.embeddings[tuple(prompts)]
+
+    @property
+    def texts(self):
+        """Every prompt that has been embedded, whatever method asked for it."""
+        return dict.fromkeys(prompt for prompts in self.embeddings for prompt in prompts)
 
     @contextlib.contextmanager
     def rehearsal(self):

@@ -168,7 +168,7 @@ def main(arguments):
 
 
 def report(found, rows, table, options, count):
-    """results.csv, results.md and results.png in --out, the table on the screen and, where it is asked for, in the README."""
+    """quality.csv, quality.md and quality.png (quick.… of --quick) in --out, the table on the screen and, where it is asked for, in the README."""
     text = [say(found, COLUMNS, found[REAL]), ""]
     pictures = count * PARTICLES
     text += [f"{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many "
@@ -194,7 +194,7 @@ def report(found, rows, table, options, count):
         write_readme("quality", text)
         chart(asset("quality.png"), found, REAL)
         write_csv(asset("quality.csv"), found)
-        shipped.keep({table.name(row): table.scores(row, count) for row in table.cells}, table.world.prompts)
+        shipped.keep({table.name(row): table.known[row] for row in table.cells}, table.world.prompts)
 
 
 def mean_bias(found, rows):

@@ -28,7 +28,12 @@ def read(prompts):
 
 
 def keep(rows, prompts):
-    """Writes {folder name: scores} in place of what was there. Features are as precise as the real pictures', float16."""
+    """Writes {folder name: scores} beside those of other rows, and in place of the same row's with other settings, or of fewer
+    prompts. Features are as precise as the real pictures', float16."""
+    labels = {name.rpartition("-")[0] for name in rows}
+    for name, scores in read(prompts).items():
+        if name.rpartition("-")[0] not in labels or name in rows and len(scores["features"]) > len(rows[name]["features"]):
+            rows = {**rows, name: scores}
     tensors = {f"{name}/{column}": (values.half() if column == "features" else values.float()).contiguous()
                for name, scores in rows.items() for column, values in scores.items()}  # fmt: skip
     write(FILE, lambda beside: save_file(tensors, beside, {"prompts": json.dumps(prompts)}))

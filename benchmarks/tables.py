@@ -76,14 +76,14 @@ def place(axes, labels):
     figure, taken = axes.figure, []
     figure.draw_without_rendering()
     for text, point, color in labels:
+        note = None
         for x, y, align in ((7, 6, "left"), (-7, 6, "right"), (7, -14, "left"), (-7, -14, "right"), (7, 18, "left"), (-7, -26, "right")):
+            if note:
+                note.remove()
             note = axes.annotate(text, point, (x, y), textcoords="offset points", color=color, horizontalalignment=align)
             box = note.get_window_extent()
             if not any(box.overlaps(other) for other in taken):
                 break
-            note.remove()
-        else:
-            note = axes.annotate(text, point, (7, 6), textcoords="offset points", color=color)
         taken.append(box)
 
 

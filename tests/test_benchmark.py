@@ -169,14 +169,32 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     (out := tmp_path / "other").mkdir()
     command[command.index("--out") + 1] = str(out)
     benchmark.main(command)
-    assert not made and [file.name for file in out.iterdir()] != [] and not list(out.glob("*/*.png"))
+    assert not made and (out / "quality.csv").is_file() and not list(out.glob("*/*.png"))
     assert numbers(out / "quality.md") == pytest.approx(numbers(tmp_path / "out" / "quality.md"), abs=2e-3), "features of 16 bits"
     command[command.index("--prompts") + 1] = "3"
     benchmark.main([word for word in command if word != "--write-readme"])
     assert made == ["02.png"] * 2
+    assert [len(scores["features"]) for scores in shipped.read(prompts).values()] == [2, 2]
     monkeypatch.setattr(shipped, "read", lambda prompts, read=shipped.read: read(prompts[::-1]))
     benchmark.main(command)
     assert sorted(made) == ["00.png"] * 2 + ["01.png"] * 2 + ["02.png"] * 2
+
+
+def test_scores_that_ship_are_not_lost_to_a_smaller_table(readme):
+    def of(count, value=0.5):
+        return {"top1": torch.full((count,), value).double(), "features": torch.ones(count, 2, 3).double()}
+
+    def kept():
+        return {name: (len(scores["features"]), scores["top1"][0].item()) for name, scores in shipped.read(prompts).items()}
+
+    prompts = [("a cat", "white"), ("a dog", "red")]
+    shipped.keep({"sds-latent-1": of(2), "vsd-latent-1": of(2)}, prompts)
+    shipped.keep({"sds-latent-1": of(1, 0.25)}, prompts)
+    assert kept() == {"sds-latent-1": (2, 0.5), "vsd-latent-1": (2, 0.5)}
+    shipped.keep({"sds-latent-2": of(1), "sds-pixel-1": of(1), "vsd-latent-1": of(2, 0.75)}, prompts)
+    assert kept() == {"sds-latent-2": (1, 0.5), "sds-pixel-1": (1, 0.5), "vsd-latent-1": (2, 0.75)}
+    shipped.keep({"sds-latent-2": of(1)}, prompts[::-1])
+    assert kept() == {}, "of other prompts"
 
 
 def numbers(file):
