@@ -42,6 +42,7 @@ class Prior:
 
     notes = None
     folder = None
+    compiled = False
 
     def __init__(self, config: PriorConfig):
         import torch
