@@ -4,7 +4,6 @@ Everything is read from the checkpoint: the noise schedule, what the network pre
 how long a prompt may be. Nothing here knows which checkpoint it is.
 """
 
-import contextlib
 import functools
 import os
 import re
@@ -42,7 +41,6 @@ class Prior:
 
     notes = None
     folder = None
-    compiled = False
 
     def __init__(self, config: PriorConfig):
         import torch
@@ -80,8 +78,7 @@ class Prior:
             network.to(self.device).eval().requires_grad_(False)
         if self.device.type == "cpu":
             self.unet.to(memory_format=torch.channels_last)  # its convolutions are 7 to 15 % quicker; on CUDA not measured yet
-        self.compiled = config.compile
-        if self.compiled:
+        if config.compile:
             if self.device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
                 raise InputError("--prior.compile needs a C++ compiler, g++ or clang++, on the PATH")
             self.unet.compile()
@@ -200,10 +197,9 @@ class Prior:
         """The UNet as it is, ε̂ or v, in the dtype of z_t: one call, for z_t (N, C, h, w), t (N,), text (N, L, D)."""
         import torch
 
-        # One that is learned from, VSD's, stays as it is: to compile its backward pass takes minutes, and hardly pays.
-        eager = self.compiled and torch.is_grad_enabled()
-        with torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext():
-            return self.unet(z_t.to(self.dtype), to_device(t, z_t.device), text).sample.to(z_t.dtype)
+        # forward is the UNet that --prior.compile leaves alone: compiling the backward pass of one that learns takes minutes.
+        unet = self.unet.forward if torch.is_grad_enabled() else self.unet
+        return unet(z_t.to(self.dtype), to_device(t, z_t.device), text).sample.to(z_t.dtype)
 
     def target(self, z, noise, t):
         """What the network was trained to say of add_noise(z, noise, t): ε, or v = √ᾱ_t ε - √(1-ᾱ_t) z."""

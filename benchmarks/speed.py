@@ -81,7 +81,8 @@ def bare_calls(prior, algorithm, kind, calls):
     def bare():
         for (_, phi, learns), given in zip(calls, inputs, strict=True):
             with algorithm.phi() if phi else contextlib.nullcontext(), torch.set_grad_enabled(learns):
-                output = prior.unet(*given).sample
+                unet = prior.unet.forward if learns else prior.unet  # as Prior.network has it
+                output = unet(*given).sample
                 if learns:
                     output.backward(output.detach())
                     algorithm.optimizer.zero_grad(set_to_none=True)

@@ -105,6 +105,16 @@ def test_half_precision_networks_leave_float32_outside(tiny, dtype):
     assert (noise - reference).abs().max() < 0.05 * reference.abs().max()
 
 
+def test_what_is_learned_from_is_not_compiled(tiny, monkeypatch):
+    """Compiled, a backward pass takes minutes. The compiled network, here one that only says that it was called, has the rest."""
+    prior = Prior(PriorConfig(path=str(tiny)))
+    z, t, text = torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.embed(["a"])
+    plain, called = prior.predict_noise(z, t, text), []
+    monkeypatch.setattr(prior.unet, "_compiled_call_impl", lambda *given: called.append(given) or prior.unet.forward(*given))
+    assert torch.equal(prior.predict_noise(z, t, text), plain) and len(called) == 1
+    assert torch.equal(prior.network(z, t, text), plain) and len(called) == 1
+
+
 def test_warnings_name_what_is_unread(prior):
     words = [f"{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(50)]  # two tokens a word in this vocabulary
     assert prior.warnings("a short one") == [] and prior.warnings(" ".join(words[:37])) == []

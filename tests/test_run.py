@@ -368,7 +368,8 @@ def test_every_flag_works(tiny, tmp_path, base):
 @pytest.mark.parametrize("name", ["sds", "vsd"])
 def test_a_compiled_network_is_the_same(tiny, tmp_path, name):
     torch.compiler.set_stance("default")
-    flags = ["--algo.name", name, "--prior.path", str(tiny), "--prompt", "a fox", "--particles", "2", "--steps", "3", "--eval.clip", "none", "--log.timesteps"]
+    flags = ["--algo.name", name, "--prior.path", str(tiny), "--prompt", "a fox", "--particles", "2", "--steps", "3",
+             "--eval.clip", "none", "--log.timesteps"]  # fmt: skip
     plain = sds2d.run(sds2d.parse([*flags, "--out", str(tmp_path / "plain")]))
     config = sds2d.parse([*flags, "--prior.compile", "--out", str(tmp_path / "compiled")])
     prior = Prior(config.prior)
