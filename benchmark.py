@@ -13,14 +13,18 @@ Flags of sds2d.py hold for every row; quality and edits have more, which --help 
 import importlib
 import sys
 
-from prior import InputError
+from errors import InputError
 
 COMMANDS = ("quality", "edits", "speed", "rasterizer", "fitting", "long")
 
 
 def main(arguments):
     if not arguments or arguments[0] not in COMMANDS:
-        sys.exit(__doc__ if arguments[:1] in (["--help"], ["-h"]) else f"usage: python benchmark.py {{{'|'.join(COMMANDS)}}} [flags]")
+        sys.exit(
+            __doc__
+            if arguments[:1] in (["--help"], ["-h"])
+            else f"usage: python benchmark.py {{{'|'.join(COMMANDS)}}} [flags]"
+        )
     try:
         importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
     except (InputError, FloatingPointError) as error:

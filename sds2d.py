@@ -17,8 +17,9 @@ from pathlib import Path
 
 from algorithms import ALGORITHMS
 from algorithms.particles import Particles
-from evaluation import evaluator
-from prior import InputError, Prior, per_row
+from errors import InputError
+from priors.evaluation import evaluator
+from priors.prior import Prior, per_row
 from recording import Recorder
 from recording.checkpoint import NAME, Checkpoints
 from recording.files import held, make_folder, write

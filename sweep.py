@@ -24,7 +24,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prior import InputError
+from errors import InputError
 from priors.checkpoint import read_json
 from recording.files import held, write, write_text
 from settings import parse
@@ -180,7 +180,9 @@ def show(options, folder, swept, runs, command):
 
 def summary(folder, runs):
     counts = Counter(status(folder, run.name) for run in runs)
-    return f"{len(runs)} runs: " + ", ".join(f"{counts[word]} {word}" for word in (FINISHED, FAILED, WAITING) if counts[word])
+    return f"{len(runs)} runs: " + ", ".join(
+        f"{counts[word]} {word}" for word in (FINISHED, FAILED, WAITING) if counts[word]
+    )
 
 
 def figure(options, folder, swept, runs):
@@ -196,7 +198,9 @@ def figure(options, folder, swept, runs):
     def cell(table, row, column):
         label, moment = list(shown.items())[column]
         values = [*tables[table], (rows, swept[rows][row])]
-        return pictures(folder, found[frozenset(values if along else [*values, (columns, label)])], options.show, moment)
+        return pictures(
+            folder, found[frozenset(values if along else [*values, (columns, label)])], options.show, moment
+        )
 
     name = "steps" if along else columns.removeprefix("--")
     titles = [titled(table) for table in tables]
@@ -246,7 +250,10 @@ def main():
     except KeyboardInterrupt as error:
         if folder and (folder / "sweep.json").is_file():
             again = command if options.out else [*command, "--out", str(folder)]
-            print(f"\nsweep.py: stopped; {summary(folder, runs)}; python sweep.py {shlex.join(again)} goes on", file=sys.stderr)
+            print(
+                f"\nsweep.py: stopped; {summary(folder, runs)}; python sweep.py {shlex.join(again)} goes on",
+                file=sys.stderr,
+            )
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))
     print(f"{folder}/figure.png\n{summary(folder, runs)}")
     sys.exit(any(status(folder, run.name) != FINISHED for run in runs))

@@ -16,9 +16,18 @@ from algorithms.sds import SDS
 from algorithms.vsd import VSD
 
 ALGORITHMS = {
-    "sds": SDS, "vsd": VSD, "ism": ISM, "dds": DDS, "pds": PDS,
-    "csd": CSD, "nfsd": NFSD, "sdi": SDI, "bridge": Bridge, "ddim": DDIM, "sdedit": SDEdit,
-}  # fmt: skip
+    "sds": SDS,
+    "vsd": VSD,
+    "ism": ISM,
+    "dds": DDS,
+    "pds": PDS,
+    "csd": CSD,
+    "nfsd": NFSD,
+    "sdi": SDI,
+    "bridge": Bridge,
+    "ddim": DDIM,
+    "sdedit": SDEdit,
+}
 
 
 @dataclass

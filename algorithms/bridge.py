@@ -8,7 +8,9 @@ from algorithms.sds import SDS
 
 @dataclass
 class BridgeSettings:
-    source_words: str = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
+    source_words: str = (
+        ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
+    )
     """What the second half adds to the prompt to describe the pictures that SDS makes."""
     target_words: str = ", detailed high resolution, high quality, sharp"
     """What it adds to describe the pictures that are wanted."""

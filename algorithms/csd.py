@@ -39,6 +39,8 @@ class CSD(Method):
             with_text, empty = self.prior.predict_noises(z_t, t, particles.text, particles.empty)
             self.prior.note("x0", z_t, with_text, t)
             return w1 * (with_text - empty)
-        with_text, empty, negative = self.prior.predict_noises(z_t, t, particles.text, particles.empty, particles.negative)
+        with_text, empty, negative = self.prior.predict_noises(
+            z_t, t, particles.text, particles.empty, particles.negative
+        )
         self.prior.note("x0", z_t, with_text, t)
         return w1 * with_text + (w2 - w1) * empty - w2 * negative

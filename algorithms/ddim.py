@@ -10,8 +10,15 @@ class DDIM(Method):
     """
 
     defaults = {"algo.guidance_scale": 7.5, "steps": 50}
-    requires = {"rep.kind": "latent", "rep.init": "noise", "rep.init_std": 1.0, "rep.optimizer": "sgd", "rep.lr": 1.0,
-                "schedule.timestep": "ddim", "schedule.weight": "constant"}  # fmt: skip
+    requires = {
+        "rep.kind": "latent",
+        "rep.init": "noise",
+        "rep.init_std": 1.0,
+        "rep.optimizer": "sgd",
+        "rep.lr": 1.0,
+        "schedule.timestep": "ddim",
+        "schedule.weight": "constant",
+    }
     any_t = False  # Its latents are as noisy as the step's own t says.
 
     def __init__(self, prior, particles, config, steps):

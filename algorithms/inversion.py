@@ -1,6 +1,8 @@
 """Climbing from clean latents to noisy ones by DDIM inversion, as ISM and SDI do."""
 
-from prior import per_row
+import torch
+
+from priors.prior import per_row
 
 
 def climb(prior, z, start, end, stop, predict, added=None):
@@ -12,8 +14,6 @@ def climb(prior, z, start, end, stop, predict, added=None):
 
     Rows climb side by side, and one that has arrived stays. Both ends live on the CPU, so no GPU is waited for.
     """
-    import torch
-
     a, k = start, 0
     while (a < end).any():
         b = torch.minimum(stop(k + 1), end)

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from algorithms.inversion import climb
 from algorithms.method import Method
-from prior import per_row
+from priors.prior import per_row
 
 
 @dataclass
@@ -38,8 +40,6 @@ class ISM(Method):
         return max(self.settings.delta_t, self.settings.delta_t_start or 0)
 
     def gradient(self, z, t, progress):
-        import torch
-
         prior, empty, setting = self.prior, self.particles.empty, self.settings
         delta_T = setting.delta_t
         if setting.delta_t_start is not None:
@@ -50,10 +50,13 @@ class ISM(Method):
         noise = self.particles.noise_like(z)
         z_0 = torch.where(per_row(t_0, z) > 0, prior.add_noise(z, noise, t_0), z)
         z_s = climb(
-            prior, z_0, t_0, s,
+            prior,
+            z_0,
+            t_0,
+            s,
             stop=lambda k: t_0 + k * setting.delta_s,
             predict=lambda z_a, a: prior.predict_noise(z_a, a, empty),
-        )  # fmt: skip
+        )
         noise_s = prior.predict_noise(z_s, s, empty)
         z_t = prior.ddim_step(z_s, noise_s, s, t)
         return prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s) - noise_s

@@ -42,7 +42,9 @@ class Method:
         """Requires each of these settings of method `name` to be None or at least 1."""
         for field in fields:
             value = getattr(settings, field)
-            require(value is None or value >= 1, f"--algo.{name}.{field.replace('_', '-')} {value}: at least 1 is needed")
+            require(
+                value is None or value >= 1, f"--algo.{name}.{field.replace('_', '-')} {value}: at least 1 is needed"
+            )
 
     def least_timestep(self):
         """The least t that `gradient` can be asked for."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from algorithms.method import Method
-from prior import per_row
+from priors.prior import per_row
 
 P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
@@ -40,7 +40,9 @@ class NFSD(Method):
 
     def gradient(self, z, t, progress):
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
-        with_text, empty, negative = self.prior.predict_noises(z_t, t, self.particles.text, self.particles.empty, self.p_neg)
+        with_text, empty, negative = self.prior.predict_noises(
+            z_t, t, self.particles.text, self.particles.empty, self.p_neg
+        )
         self.prior.note("x0", z_t, with_text, t)
         noisy = per_row(t >= self.settings.denoised_below * len(self.prior.alphas_cumprod), z)
         delta_C = with_text - empty

@@ -2,7 +2,9 @@
 
 import contextlib
 
-from prior import to_device
+import torch
+
+from priors.prior import to_device
 
 
 class Particles:
@@ -19,8 +21,6 @@ class Particles:
     """
 
     def __init__(self, prior, prompts, negative_prompt, seed, source_prompts=None, source_images=None):
-        import torch
-
         self.prior, self.device = prior, prior.device
         self.embeddings = {}
         self.prompts, self.negative_prompt = prompts, negative_prompt
@@ -54,10 +54,11 @@ class Particles:
     @contextlib.contextmanager
     def rehearsal(self):
         """Inside, every row draws its numbers from the first again; outside, they go on as if nothing had been drawn."""
-        import torch
-
         kept = self.generators, self.shared_generator
-        fresh = [torch.Generator().manual_seed(generator.initial_seed()) for generator in (*self.generators, self.shared_generator)]
+        fresh = [
+            torch.Generator().manual_seed(generator.initial_seed())
+            for generator in (*self.generators, self.shared_generator)
+        ]
         *self.generators, self.shared_generator = fresh
         try:
             yield
@@ -66,21 +67,15 @@ class Particles:
 
     def draw(self, sampler, *shape):
         """sampler, torch.randn or torch.rand, for every row from its own generator: (B, *shape) on the device."""
-        import torch
-
         numbers = torch.stack([sampler(shape, generator=generator) for generator in self.generators])
         return to_device(numbers, self.device)
 
     def randn(self, *shape):
         """Standard normal noise (B, *shape)."""
-        import torch
-
         return self.draw(torch.randn, *shape)
 
     def rand(self, *shape):
         """Uniform numbers in [0, 1), (B, *shape)."""
-        import torch
-
         return self.draw(torch.rand, *shape)
 
     def noise_like(self, z, *count):
@@ -89,16 +84,12 @@ class Particles:
 
     def randint(self, low, high, shared=False):
         """Integers of U{low … high}, both included: (B,) long on the CPU; one for all rows if shared."""
-        import torch
-
         if shared:
             return torch.randint(low, high + 1, (1,), generator=self.shared_generator).expand(len(self)).clone()
         return torch.cat([torch.randint(low, high + 1, (1,), generator=generator) for generator in self.generators])
 
     def choose(self, count):
         """`count` rows at random, none twice: (count,) long on the CPU; None where that is all of them."""
-        import torch
-
         if count is None or count >= len(self):
             return None
         return torch.randperm(len(self), generator=self.shared_generator)[:count]

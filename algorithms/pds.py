@@ -5,7 +5,8 @@ from typing import Literal
 
 from algorithms.dds import delta_noise
 from algorithms.method import Method
-from prior import InputError, per_row
+from errors import InputError
+from priors.prior import per_row
 
 
 @dataclass

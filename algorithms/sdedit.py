@@ -26,7 +26,10 @@ class SDEdit(Method):
 
     @classmethod
     def check(cls, settings, require):
-        require(0 < settings.strength <= 1, f"--algo.sdedit.strength {settings.strength}: a fraction above 0, up to 1, is needed")
+        require(
+            0 < settings.strength <= 1,
+            f"--algo.sdedit.strength {settings.strength}: a fraction above 0, up to 1, is needed",
+        )
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)

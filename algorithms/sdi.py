@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from algorithms.inversion import climb
 from algorithms.method import Method
-from prior import per_row
+from priors.prior import per_row
 
 
 @dataclass
@@ -26,7 +28,12 @@ class SDI(Method):
     """
 
     # One timestep to look at in place of three: each costs an inversion, and few steps make a run.
-    defaults = {"algo.guidance_scale": 7.5, "schedule.timestep": "linear", "schedule.weight": "ism", "log.timesteps": [500]}
+    defaults = {
+        "algo.guidance_scale": 7.5,
+        "schedule.timestep": "linear",
+        "schedule.weight": "ism",
+        "log.timesteps": [500],
+    }
     Settings = SDISettings
 
     @classmethod
@@ -37,8 +44,6 @@ class SDI(Method):
         require(0 <= eta < float("inf"), f"--algo.sdi.eta {eta}: 0 or more is needed")
 
     def gradient(self, z, t, progress):
-        import torch
-
         prior, particles, setting = self.prior, self.particles, self.settings
         T, n = len(prior.alphas_cumprod), setting.inversion_steps
         # ξ, drawn for all n steps: how many a row needs must not depend on the others.
@@ -51,11 +56,14 @@ class SDI(Method):
 
         s_inv = setting.inversion_guidance_scale
         z_t = climb(
-            prior, z, torch.zeros_like(t), t,
+            prior,
+            z,
+            torch.zeros_like(t),
+            t,
             stop=lambda k: torch.full_like(t, round(k * T / n)),
             predict=lambda z_a, a: prior.guided_noise(z_a, a, particles.text, particles.negative, s_inv),
             added=fresh_noise,
-        )  # fmt: skip
+        )
         alpha, sigma = prior.coefficients(t, z)
         noise_inv = (z_t - alpha * z) / sigma
         return prior.guided_noise(z_t, t, particles.text, particles.negative, self.s) - noise_inv

@@ -3,8 +3,10 @@
 import contextlib
 from dataclasses import dataclass
 
+import torch
+
 from algorithms.method import Method
-from prior import to_device
+from priors.prior import to_device
 
 
 @dataclass
@@ -33,13 +35,15 @@ class VSD(Method):
     @classmethod
     def check(cls, settings, require):
         cls.check_counts(require, "vsd", settings, "lora_rank", "lora_updates", "lora_particles")
-        require(0 < settings.lora_lr < 1e30, f"--algo.vsd.lora-lr {settings.lora_lr}: a rate above 0 is needed, below 1e30")
+        require(
+            0 < settings.lora_lr < 1e30, f"--algo.vsd.lora-lr {settings.lora_lr}: a rate above 0 is needed, below 1e30"
+        )
 
     def __init__(self, prior, particles, config, steps):
-        import torch
-
         super().__init__(prior, particles, config, steps)
-        self.layers, parameters = add_lora(prior.unet, self.settings.lora_rank, particles.shared_generator.initial_seed())
+        self.layers, parameters = add_lora(
+            prior.unet, self.settings.lora_rank, particles.shared_generator.initial_seed()
+        )
         self.optimizer = torch.optim.AdamW(parameters, lr=self.settings.lora_lr, weight_decay=0)
 
     def optimizers(self):
@@ -87,7 +91,6 @@ def add_lora(unet, rank, seed):
 
     It starts as the identity: one of its two factors is random, the other 0. One that an earlier run left is dropped.
     """
-    import torch
     from peft import LoraConfig, inject_adapter_in_model
     from peft.functional import cast_adapter_dtype
     from peft.tuners.lora import LoraLayer

@@ -15,16 +15,21 @@ from benchmarks.making import Cell, load, make, row_folder
 from benchmarks.scores import interval, resampled
 from benchmarks.settings import Settings, split
 from benchmarks.tables import say, write_csv, write_markdown, write_readme
-from evaluation import Judge, background_colours
-from prior import InputError, checkpoint_file, locate
-from priors.checkpoint import digest
+from errors import InputError
+from priors.checkpoint import checkpoint_file, digest, locate
+from priors.evaluation import Judge, background_colours
 from recording.files import write
 from recording.pictures import grid
 from representations.start import load_image
 
 BATCH = 5
-COLUMNS = {"target": "target reached", "background": "background", "outside": "change outside the edit",
-           "directional": "directional similarity", "seconds": "seconds an edit"}  # fmt: skip
+COLUMNS = {
+    "target": "target reached",
+    "background": "background",
+    "outside": "change outside the edit",
+    "directional": "directional similarity",
+    "seconds": "seconds an edit",
+}
 
 
 @dataclass
@@ -41,13 +46,23 @@ class World:
         if not (Path(folder) / "edits" / "edits.json").is_file() or not (Path(folder) / "clip").is_dir():
             raise InputError(f"--prior.path {path}: edits needs a folder with edits/, captions.json and clip/")
         self.folder = folder / "edits"
-        self.pairs = [SimpleNamespace(**pair) for pair in json.loads((self.folder / "edits.json").read_text(encoding="utf-8"))]
-        self.judge, self.captions, self.sha256 = Judge(folder / "clip"), checkpoint_file(folder, "captions.json"), digest(folder)
+        self.pairs = [
+            SimpleNamespace(**pair) for pair in json.loads((self.folder / "edits.json").read_text(encoding="utf-8"))
+        ]
+        self.judge, self.captions, self.sha256 = (
+            Judge(folder / "clip"),
+            checkpoint_file(folder, "captions.json"),
+            digest(folder),
+        )
         size = self.judge.clip.config.vision_config.image_size
         self.source, self.target = (
-            torch.stack([load_image(self.folder / getattr(pair, kind), size) for pair in self.pairs]) for kind in ("source", "target")
+            torch.stack([load_image(self.folder / getattr(pair, kind), size) for pair in self.pairs])
+            for kind in ("source", "target")
         )
-        texts = [self.judge.text_features([getattr(pair, name) for pair in self.pairs]) for name in ("prompt", "source_prompt")]
+        texts = [
+            self.judge.text_features([getattr(pair, name) for pair in self.pairs])
+            for name in ("prompt", "source_prompt")
+        ]
         self.direction, self.source_features = texts[0] - texts[1], self.judge.image_features(self.source)
 
     def scores(self, images):
@@ -59,8 +74,10 @@ class World:
         """
         wanted = [(pair.phrase, pair.background) for pair in self.pairs]
         ranks = torch.tensor(self.judge.ranks(images, wanted, self.captions))
-        right = [colour == pair.background
-                 for colour, pair in zip(background_colours(images, self.captions), self.pairs, strict=True)]  # fmt: skip
+        right = [
+            colour == pair.background
+            for colour, pair in zip(background_colours(images, self.captions), self.pairs, strict=True)
+        ]
         same = ((self.source - self.target).abs().amax(1, keepdim=True) < 0.02).float()
         changed = ((images - self.source).square() * same).sum((1, 2, 3)) / (3 * same.sum((1, 2, 3)))
         moved = self.judge.image_features(images) - self.source_features
@@ -107,16 +124,20 @@ def main(arguments):
         made[row] = images.flatten(0, 1)
         found[row] = {**world.scores(made[row]), "seconds": seconds.double().repeat_interleave(BATCH) / BATCH}
     replicates = resampled(len(world.pairs))
-    found = {row: {key: (values.mean().item(), *interval(replicates @ values)) for key, values in columns.items()}
-             for row, columns in found.items()}  # fmt: skip
+    found = {
+        row: {key: (values.mean().item(), *interval(replicates @ values)) for key, values in columns.items()}
+        for row, columns in found.items()
+    }
     report(found, made, world, options)
 
 
 def report(found, made, world, options):
     """edits.csv, edits.md and edits.png in --out, the table on the screen and, where it is asked for, in the README."""
     text = say(found, COLUMNS)
-    text += (f"\n\n{len(world.pairs)} edits with a known answer; 95 % intervals over them. The change is the root mean square, in % of "
-             "the range, in the pixels that are the same in the drawn source and the drawn target.")  # fmt: skip
+    text += (
+        f"\n\n{len(world.pairs)} edits with a known answer; 95 % intervals over them. The change is the root mean square, in % of "
+        "the range, in the pixels that are the same in the drawn source and the drawn target."
+    )
     out = Path(options.out)
     write_csv(out / "edits.csv", found)
     write_markdown(out / "edits.md", text)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from algorithms.particles import Particles
-from prior import locate
+from priors.checkpoint import locate
 from representations import RepresentationConfig
 from representations.gaussian2d import Gaussian2D
 from representations.start import load_image
@@ -32,12 +32,15 @@ def main(arguments):
         for name, files, size, count, steps in jobs:
             # Fitting asks nothing of a checkpoint but a size.
             canvas = SimpleNamespace(image_size=size, device=torch.device("cpu"), embed=lambda prompts: None)
-            config = RepresentationConfig(init="image", init_images=tuple(map(str, files)), lr=1.0, num_points=count,
-                                                fit_steps=steps)  # fmt: skip
+            config = RepresentationConfig(
+                init="image", init_images=tuple(map(str, files)), lr=1.0, num_points=count, fit_steps=steps
+            )
             start = time.perf_counter()
             images = Gaussian2D(config, canvas, Particles(canvas, [""] * len(files), "", 0)).images().detach()
             seconds = time.perf_counter() - start
             pictures = torch.stack([load_image(file, size) for file in files])
             psnr = -10 * (images.clamp(0, 1) - pictures).square().mean((1, 2, 3)).log10()
-            print(f"{name}: {len(files)} at {size}×{size}, {count} Gaussians, {steps} steps: mean {psnr.mean():.2f} dB, "
-                  f"least {psnr.min():.2f} dB, {seconds:.0f} s")  # fmt: skip
+            print(
+                f"{name}: {len(files)} at {size}×{size}, {count} Gaussians, {steps} steps: mean {psnr.mean():.2f} dB, "
+                f"least {psnr.min():.2f} dB, {seconds:.0f} s"
+            )

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 import sds2d
 from algorithms import ALGORITHMS
-from prior import InputError, Prior
+from errors import InputError
+from priors.prior import Prior
 from recording.files import write
 from recording.pictures import to_pillow
 from representations import REPRESENTATIONS
@@ -45,8 +46,11 @@ def row_folder(out, name, arguments, prior_sha256):
     another folder: nothing is taken for what it is not."""
     config = parse([*arguments, *NOWHERE])
     default = flatten(Config())
-    settings = {key: value for key, value in flatten(config).items()
-                if key not in ASIDE and not key.startswith(("log.", "eval.")) and value != default[key]}  # fmt: skip
+    settings = {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in ASIDE and not key.startswith(("log.", "eval.")) and value != default[key]
+    }
     code = [essence(cls) for cls in (ALGORITHMS[config.algo.name], REPRESENTATIONS[config.rep.kind])]
     text = json.dumps([settings, code, prior_sha256], default=str, sort_keys=True)
     return Path(out) / f"{name.replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -57,7 +61,9 @@ def essence(cls):
     tree = ast.parse(Path(inspect.getfile(cls)).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(getattr(node, "body", None), list):
-            node.body = [line for line in node.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
+            node.body = [
+                line for line in node.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            ]
     return ast.unparse(tree)
 
 
@@ -85,7 +91,9 @@ def make(cells, workers, prior_config):
                     done.result()
                     bar.update()
             except concurrent.futures.process.BrokenProcessPool as error:
-                raise InputError("a worker ended before its run did; with too little memory take fewer --workers") from error
+                raise InputError(
+                    "a worker ended before its run did; with too little memory take fewer --workers"
+                ) from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 

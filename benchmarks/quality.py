@@ -18,16 +18,23 @@ from benchmarks.making import Cell, load, make, row_folder, side_by_side
 from benchmarks.scores import Frechet, Reference, interval, median, rank_correlation, resampled, scores
 from benchmarks.settings import Settings, split
 from benchmarks.tables import asset, chart, say, write_csv, write_markdown, write_readme
-from evaluation import Judge, with_background
-from prior import InputError, checkpoint_file, locate
-from priors.checkpoint import digest
+from errors import InputError
+from priors.checkpoint import checkpoint_file, digest, locate
+from priors.evaluation import Judge, with_background
 
 PARTICLES = 4
 QUICK = 14  # prompts, the first two of each category
 BEST = 3
 REAL = "real drawings"
-COLUMNS = {"top1": "first of all names", "top5": "among 5", "background": "background", "frechet": "Fréchet distance",
-           "diversity": "diversity", "saturation": "saturation", "seconds": "seconds a particle"}  # fmt: skip
+COLUMNS = {
+    "top1": "first of all names",
+    "top5": "among 5",
+    "background": "background",
+    "frechet": "Fréchet distance",
+    "diversity": "diversity",
+    "saturation": "saturation",
+    "seconds": "seconds a particle",
+}
 
 
 @dataclass
@@ -49,7 +56,11 @@ class World:
         folder = locate(path)
         real = Path(folder) / "real"
         self.captions = checkpoint_file(folder, "captions.json")
-        if "names" not in self.captions or not (Path(folder) / "clip").is_dir() or not (real / "prompts.json").is_file():
+        if (
+            "names" not in self.captions
+            or not (Path(folder) / "clip").is_dir()
+            or not (real / "prompts.json").is_file()
+        ):
             raise InputError(f"--prior.path {path}: quality needs a folder with captions.json, clip/ and real/")
         from safetensors.torch import load_file
 
@@ -67,8 +78,12 @@ def cells_of(row, world, options, given):
     name, kind = row.split()
     flags = [*given, "--algo.name", name, "--rep.kind", kind, "--particles", str(PARTICLES)]
     folder = row_folder(options.out, row, flags, world.sha256)
-    return [Cell(folder / f"{index:02d}.png", (*flags, "--prompt", with_background(*pair), "--seed", str(PARTICLES * index)))
-            for index, pair in enumerate(world.prompts)]  # fmt: skip
+    return [
+        Cell(
+            folder / f"{index:02d}.png", (*flags, "--prompt", with_background(*pair), "--seed", str(PARTICLES * index))
+        )
+        for index, pair in enumerate(world.prompts)
+    ]
 
 
 class Row:
@@ -88,8 +103,10 @@ class Row:
     def summary(self, even, replicates):
         """{column: (number, low, high)}; even and replicates: all prompts alike, and resampled, with the reference at each."""
         found, again = self.values(*even), [self.values(*replicate) for replicate in replicates]
-        return {key: (value, *interval([values[key] for values in again], value if key in ("frechet", "raw") else None))
-                for key, value in found.items()}  # fmt: skip
+        return {
+            key: (value, *interval([values[key] for values in again], value if key in ("frechet", "raw") else None))
+            for key, value in found.items()
+        }
 
 
 class Table:
@@ -154,9 +171,14 @@ def main(arguments):
     rows = [row if " " in row else f"{row} latent" for row in options.rows]
     for row in rows:
         if row.split()[0] not in ALGORITHMS or ALGORITHMS[row.split()[0]].edits:
-            raise InputError(f"--rows {row}: one of {', '.join(name for name, cls in ALGORITHMS.items() if not cls.edits)} is needed")
+            raise InputError(
+                f"--rows {row}: one of {', '.join(name for name, cls in ALGORITHMS.items() if not cls.edits)} is needed"
+            )
     if not rows:
-        rows = ["ddim latent", *(f"{name} latent" for name, cls in ALGORITHMS.items() if not cls.edits and name != "ddim")]
+        rows = [
+            "ddim latent",
+            *(f"{name} latent" for name, cls in ALGORITHMS.items() if not cls.edits and name != "ddim"),
+        ]
     table = Table(world, options, prior, given)
     table.make(rows, count)
     found = table.measure(rows, count)
@@ -171,10 +193,12 @@ def report(found, rows, table, options, count):
     """quality.csv, quality.md and quality.png (quick.… of --quick) in --out, the table on the screen and, where it is asked for, in the README."""
     text = [say(found, COLUMNS, found[REAL]), ""]
     pictures = count * PARTICLES
-    text += [f"{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many "
-             f"pictures; at these {pictures} it is {found[REAL]['raw'][0] - found[REAL]['frechet'][0]:.4f} larger for the real "
-             f"drawings and {mean_bias(found, rows):.4f} for the methods. Diversity and saturation are parts of the real ones, "
-             f"{found[REAL]['diversity'][0]:.3f} and {found[REAL]['saturation'][0]:.3f}. Seconds are medians, on one core."]  # fmt: skip
+    text += [
+        f"{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many "
+        f"pictures; at these {pictures} it is {found[REAL]['raw'][0] - found[REAL]['frechet'][0]:.4f} larger for the real "
+        f"drawings and {mean_bias(found, rows):.4f} for the methods. Diversity and saturation are parts of the real ones, "
+        f"{found[REAL]['diversity'][0]:.3f} and {found[REAL]['saturation'][0]:.3f}. Seconds are medians, on one core."
+    ]
     latents = [row for row in rows if row.endswith(" latent")]
     if count > QUICK and len(latents) > 2:
         quick = table.measure(latents, QUICK)

@@ -6,7 +6,7 @@ import time
 import torch
 import torch.utils.checkpoint
 
-from prior import InputError
+from errors import InputError
 
 
 def dense_rendering(centers, scales, angles, colors, opacities, background, size, chunk=16):
@@ -23,7 +23,9 @@ def dense_rendering(centers, scales, angles, colors, opacities, background, size
         sigma = 0.5 * ((cos * dx + sin * dy) ** 2 / first + (cos * dy - sin * dx) ** 2 / second)
         alpha = (opacities[..., None, None] * torch.exp(-sigma)).clamp(max=0.999)
         alpha = torch.where(alpha < 1 / 255, 0, alpha)
-        lights = light[:, None] * torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha], 1).cumprod(1)  # (B, n + 1, H, W)
+        lights = light[:, None] * torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha], 1).cumprod(
+            1
+        )  # (B, n + 1, H, W)
         return torch.einsum("bnhw,bnc->bchw", alpha * lights[:, :-1], colors), lights[:, -1]
 
     image, light = torch.zeros(len(centers), 3, *size), torch.ones(len(centers), *size)
@@ -41,7 +43,13 @@ def gaussian_scene(batch, count, side):
         return torch.rand(shape, generator=generator)
 
     scales = side * count**-0.5 * (0.5 + uniform(batch, count, 2))
-    scene = (uniform(batch, count, 2) * side, scales, uniform(batch, count) * 3, uniform(batch, count, 3), uniform(batch, count))
+    scene = (
+        uniform(batch, count, 2) * side,
+        scales,
+        uniform(batch, count) * 3,
+        uniform(batch, count, 3),
+        uniform(batch, count),
+    )
     return [value.requires_grad_(True) for value in scene]
 
 
@@ -75,10 +83,15 @@ def main(arguments):
     before, ours = peak(), {}
     for size in sizes:
         ours[size] = rendering_seconds(rasterize, gaussian_scene(*size), size[-1], 30 if size[-1] < 512 else 7)
-        print(f"| {size[0]} | {size[1]} | {size[2]}×{size[2]} | {1e3 * ours[size]:.1f} | {peak() - before:.0f} |", flush=True)
+        print(
+            f"| {size[0]} | {size[1]} | {size[2]}×{size[2]} | {1e3 * ours[size]:.1f} | {peak() - before:.0f} |",
+            flush=True,
+        )
     # Its time grows exactly with the number of Gaussians: the large canvas takes a tenth of them, ten times.
     for size, part in (((4, 1000, 64), 1), ((1, 10_000, 512), 10)):
         particles, count, side = size
         scene = [value[:, : count // part].detach().requires_grad_(True) for value in gaussian_scene(*size)]
         dense = part * rendering_seconds(dense_rendering, scene, side, 3 if part == 1 else 1)
-        print(f"dense rendering of {particles} × {count} at {side}×{side}: {1e3 * dense:.0f} ms, {dense / ours[size]:.0f} times ours")
+        print(
+            f"dense rendering of {particles} × {count} at {side}×{side}: {1e3 * dense:.0f} ms, {dense / ours[size]:.0f} times ours"
+        )

@@ -6,7 +6,7 @@ prompt are more alike than those of two.
 
 import torch
 
-from evaluation import background_colours, saturations
+from priors.evaluation import background_colours, saturations
 
 REPLICATES = 500
 
@@ -23,7 +23,9 @@ def scores(images, judge, prompts, captions):
     flat, wanted = images.flatten(0, 1), [pair for pair in prompts for _ in range(n)]
     features = judge.image_features(flat).double().unflatten(0, (P, n))
     ranks = torch.tensor(judge.ranks(flat, wanted, captions)).view(P, n)
-    right = [colour == background for colour, (_, background) in zip(background_colours(flat, captions), wanted, strict=True)]
+    right = [
+        colour == background for colour, (_, background) in zip(background_colours(flat, captions), wanted, strict=True)
+    ]
     apart = 1 - features @ features.mT
     return {
         "top1": (ranks == 0).double().mean(1),
@@ -57,7 +59,9 @@ def frechet(ours, theirs, root_of_theirs):
     arXiv 1706.08500)."""
     (mean, covariance), (their_mean, their_covariance) = ours, theirs
     product = torch.linalg.eigvalsh(root_of_theirs @ covariance @ root_of_theirs).clamp(min=0)
-    return ((mean - their_mean).square().sum() + covariance.trace() + their_covariance.trace() - 2 * product.sqrt().sum()).item()
+    return (
+        (mean - their_mean).square().sum() + covariance.trace() + their_covariance.trace() - 2 * product.sqrt().sum()
+    ).item()
 
 
 class Reference:
@@ -81,7 +85,10 @@ class Frechet:
 
     def __init__(self, features):
         n = features.shape[1]
-        self.whole, self.halves = moments(features), [moments(features[:, : n // 2]), moments(features[:, n - n // 2 :])]
+        self.whole, self.halves = (
+            moments(features),
+            [moments(features[:, : n // 2]), moments(features[:, n - n // 2 :])],
+        )
 
     def __call__(self, weights, at):
         """weights (P,) of the prompts, and the reference at them → (the distance, the distance as it is at n)."""

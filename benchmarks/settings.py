@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from prior import InputError
+from errors import InputError
 from settings.config import Config
 from settings.flags import read
 from sweeps.flags import names

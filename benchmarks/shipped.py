@@ -32,8 +32,15 @@ def keep(rows, prompts):
     prompts. Features are as precise as the real pictures', float16."""
     labels = {name.rpartition("-")[0] for name in rows}
     for name, scores in read(prompts).items():
-        if name.rpartition("-")[0] not in labels or name in rows and len(scores["features"]) > len(rows[name]["features"]):
+        if (
+            name.rpartition("-")[0] not in labels
+            or name in rows
+            and len(scores["features"]) > len(rows[name]["features"])
+        ):
             rows = {**rows, name: scores}
-    tensors = {f"{name}/{column}": (values.half() if column == "features" else values.float()).contiguous()
-               for name, scores in rows.items() for column, values in scores.items()}  # fmt: skip
+    tensors = {
+        f"{name}/{column}": (values.half() if column == "features" else values.float()).contiguous()
+        for name, scores in rows.items()
+        for column, values in scores.items()
+    }
     write(FILE, lambda beside: save_file(tensors, beside, {"prompts": json.dumps(prompts)}))

@@ -22,7 +22,7 @@ from algorithms import ALGORITHMS
 from benchmarks.settings import split
 from benchmarks.stable_diffusion import save_random
 from benchmarks.tables import write_markdown, write_readme
-from prior import Prior
+from priors.prior import Prior
 from representations import REPRESENTATIONS
 from settings import parse
 
@@ -114,7 +114,9 @@ def measure(arguments, rounds=30, memory_format=None):
     calls = network_calls(prior, algorithm, step)
     ours, bare = paired(step, bare_calls(prior, algorithm, config.rep.kind, calls), rounds)
     cuda = prior.device.type == "cuda"
-    memory = torch.cuda.max_memory_allocated() / 2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = (
+        torch.cuda.max_memory_allocated() / 2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    )
     rows = len(algorithm.particles)
     shown = " + ".join(f"{count // rows}B" if count % rows == 0 else str(count) for count, *_ in calls)
     return {"calls": shown, "ours": ours, "bare": bare, "first": first, "memory": memory}
@@ -136,10 +138,17 @@ def steps_table(given, source, rounds):
         if ALGORITHMS[name].edits:
             flags += ["--source-image", source, "--source-prompt", "a"]
         if not ALGORITHMS[name].samples():
-            flags += ["--steps", "50", "--schedule.timestep", "linear"]  # t = T/2 in the middle: as many calls each time
+            flags += [
+                "--steps",
+                "50",
+                "--schedule.timestep",
+                "linear",
+            ]  # t = T/2 in the middle: as many calls each time
         found = alone([*flags, *given], rounds)
-        yield (f"| {name} | {kind} | {found['calls']} | {1e3 * found['ours']:.1f} | {1e3 * found['bare']:.1f} | "
-               f"{found['ours'] / found['bare']:.3f} | {found['memory']:.0f} |")  # fmt: skip
+        yield (
+            f"| {name} | {kind} | {found['calls']} | {1e3 * found['ours']:.1f} | {1e3 * found['bare']:.1f} | "
+            f"{found['ours'] / found['bare']:.3f} | {found['memory']:.0f} |"
+        )
 
 
 def variants_table(given, rounds):
@@ -157,8 +166,10 @@ def variants_table(given, rounds):
                 saved, spent = plain["ours"] - found["ours"], found["first"] - plain["first"]
                 steps = "never" if saved <= 0 else f"{spent / saved:,.0f} steps" if spent > saved else "at once"
                 last = "yes" if memory_format is torch.channels_last else "no"
-                yield (f"| {dtype} | {last} | {'yes' if compiled else 'no'} | {1e3 * found['ours']:.1f} | {found['first']:.1f} | "
-                       f"{'-' if found is plain else steps} |")  # fmt: skip
+                yield (
+                    f"| {dtype} | {last} | {'yes' if compiled else 'no'} | {1e3 * found['ours']:.1f} | {found['first']:.1f} | "
+                    f"{'-' if found is plain else steps} |"
+                )
     yield f"\nA run of SDS has {config.steps} steps here."
 
 
@@ -182,8 +193,12 @@ def main(arguments):
             note("")
             for line in variants_table(given, options.rounds):
                 note(line)
-        where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads of a CPU"
-        note(f"\n{where}, four particles, medians of {options.rounds} steps, each beside its bare calls; a process a row.")
+        where = (
+            torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads of a CPU"
+        )
+        note(
+            f"\n{where}, four particles, medians of {options.rounds} steps, each beside its bare calls; a process a row."
+        )
     write_markdown(Path(options.out) / "speed.md", "\n".join(lines))
     if options.write_readme:
         write_readme("speed", "\n".join(lines))

@@ -4,7 +4,7 @@ import csv
 import re
 from pathlib import Path
 
-from prior import InputError
+from errors import InputError
 from recording.files import write, write_text
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -42,7 +42,9 @@ def write_csv(path, found):
             table.writerow(["row", *(f"{key}{end}" for key in keys for end in ("", "_low", "_high"))])
             for row, values in found.items():
                 numbers = (values[key] if key in values else [None] * 3 for key in keys)
-                table.writerow([row, *("" if number is None else f"{number:.6g}" for three in numbers for number in three)])
+                table.writerow(
+                    [row, *("" if number is None else f"{number:.6g}" for three in numbers for number in three)]
+                )
 
     write(path, writer)
 
@@ -77,10 +79,19 @@ def place(axes, labels):
     figure.draw_without_rendering()
     for text, point, color in labels:
         note = None
-        for x, y, align in ((7, 6, "left"), (-7, 6, "right"), (7, -14, "left"), (-7, -14, "right"), (7, 18, "left"), (-7, -26, "right")):
+        for x, y, align in (
+            (7, 6, "left"),
+            (-7, 6, "right"),
+            (7, -14, "left"),
+            (-7, -14, "right"),
+            (7, 18, "left"),
+            (-7, -26, "right"),
+        ):
             if note:
                 note.remove()
-            note = axes.annotate(text, point, (x, y), textcoords="offset points", color=color, horizontalalignment=align)
+            note = axes.annotate(
+                text, point, (x, y), textcoords="offset points", color=color, horizontalalignment=align
+            )
             box = note.get_window_extent()
             if not any(box.overlaps(other) for other in taken):
                 break
@@ -105,14 +116,24 @@ def chart(path, found, real):
         (y, *y_ends), (x, *x_ends) = values["top1"], values["diversity"]
         color = "#7a3e9d" if row == real else COLORS[kind]
         style = dict(fmt="*", markersize=13) if row == real else dict(fmt="o", markersize=7)
-        axes.errorbar(x / whole, 100 * y, xerr=spread(x, x_ends, 1 / whole), yerr=spread(y, y_ends, 100), color=color, elinewidth=0.8,
-                      alpha=0.9, **style)  # fmt: skip
+        axes.errorbar(
+            x / whole,
+            100 * y,
+            xerr=spread(x, x_ends, 1 / whole),
+            yerr=spread(y, y_ends, 100),
+            color=color,
+            elinewidth=0.8,
+            alpha=0.9,
+            **style,
+        )
         labels.append((row if row == real else name, (x / whole, 100 * y), color))
     for kind, color in COLORS.items():
         if any(row.endswith(f" {kind}") for row in found):
             axes.plot([], [], "o", color=color, label=kind)
     figure.legend(frameon=False, loc="outside upper right", ncols=len(COLORS))
-    axes.set(xlabel="diversity within a prompt, the real drawings' being 1", ylabel="the wanted name is the first of all, %")
+    axes.set(
+        xlabel="diversity within a prompt, the real drawings' being 1", ylabel="the wanted name is the first of all, %"
+    )
     # Most methods make nearly the same picture four times: a logarithm tells them apart.
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")

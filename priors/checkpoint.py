@@ -5,26 +5,32 @@ import json
 import re
 from pathlib import Path
 
+from errors import InputError, first_line
+
 EMBEDDED = Path(__file__).resolve().parent / "emoji64"
 # Who may define each part of a checkpoint.
-PARTS = {"tokenizer": ["transformers"], "text_encoder": ["transformers"], "unet": ["diffusers"], "vae": ["diffusers"],
-         "scheduler": ["diffusers"]}  # fmt: skip
+PARTS = {
+    "tokenizer": ["transformers"],
+    "text_encoder": ["transformers"],
+    "unet": ["diffusers"],
+    "vae": ["diffusers"],
+    "scheduler": ["diffusers"],
+}
 # What is read of it: other variants of the weights, and other formats, stay where they are.
 NETWORKS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-FILES = ["model_index.json", "tokenizer/*.json", "tokenizer/*.txt", "scheduler/scheduler_config.json",
-         *(f"{part}/config.json" for part in NETWORKS),
-         *(f"{part}/{name}{rest}" for part, name in NETWORKS.items()
-           for rest in (".safetensors", "-*.safetensors", ".safetensors.index.json"))]  # fmt: skip
+FILES = [
+    "model_index.json",
+    "tokenizer/*.json",
+    "tokenizer/*.txt",
+    "scheduler/scheduler_config.json",
+    *(f"{part}/config.json" for part in NETWORKS),
+    *(
+        f"{part}/{name}{rest}"
+        for part, name in NETWORKS.items()
+        for rest in (".safetensors", "-*.safetensors", ".safetensors.index.json")
+    ),
+]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
-
-
-
-class InputError(ValueError):
-    """Something the user gave can not be used. The message is one line that says what was wrong and what would be right."""
-
-
-def first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def locate(path):
@@ -69,7 +75,9 @@ def vet(folder):
     weights in safetensors: sds2d runs no code that comes with a checkpoint, and a pickle is code."""
     index = read_json(folder / "model_index.json")
     if "text_encoder_2" in index or "unet" not in index:
-        raise InputError(f"--prior.path {folder} holds a {index.get('_class_name')}; a StableDiffusionPipeline is needed")
+        raise InputError(
+            f"--prior.path {folder} holds a {index.get('_class_name')}; a StableDiffusionPipeline is needed"
+        )
     for part in ("", *PARTS):
         for file in sorted((folder / part).glob("*.py")):
             refuse_code(folder, file.relative_to(folder))
@@ -93,17 +101,23 @@ def vet_weights(folder, part, name):
         shards = list(map(str, shards.values())) if isinstance(shards, dict) else [str(shards)]
         strange = [shard for shard in shards if not re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", shard)]
         if strange:
-            raise InputError(f"--prior.path {folder}: {index.name} of its {part} names {strange[0]!r}; "
-                             f"{name}-00001-of-….safetensors is needed")  # fmt: skip
+            raise InputError(
+                f"--prior.path {folder}: {index.name} of its {part} names {strange[0]!r}; "
+                f"{name}-00001-of-….safetensors is needed"
+            )
     elif not (folder / part / f"{name}.safetensors").is_file():
         others = [file.name for file in (folder / part).glob("*") if file.suffix in PICKLES]
         if others:
-            raise InputError(f"--prior.path {folder}: its {part} has weights only in {min(others)}, a format that can run code "
-                             "when it is opened; save it as safetensors")  # fmt: skip
+            raise InputError(
+                f"--prior.path {folder}: its {part} has weights only in {min(others)}, a format that can run code "
+                "when it is opened; save it as safetensors"
+            )
 
 
 def refuse_code(folder, where):
-    raise InputError(f"--prior.path {folder} needs code of its own ({where}); sds2d runs none that comes with a checkpoint")
+    raise InputError(
+        f"--prior.path {folder} needs code of its own ({where}); sds2d runs none that comes with a checkpoint"
+    )
 
 
 def digest(folder):
@@ -111,7 +125,9 @@ def digest(folder):
     total = hashlib.sha256()
     for file in sorted(file for pattern in FILES for file in folder.glob(pattern)):
         with open(file, "rb") as opened:
-            total.update(f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+            total.update(
+                f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode()
+            )
     return total.hexdigest()
 
 

@@ -4,6 +4,8 @@ import json
 import sys
 from dataclasses import dataclass
 
+import torch
+
 from recording.files import write, write_text
 from recording.finite import Watch, not_finite
 from recording.look import look, predictions
@@ -82,8 +84,6 @@ class Recorder:
 
     def sheet(self, images):
         """Rows of prompts, columns of particles; in an edit each row's source before it, or each particle's before each."""
-        import torch
-
         sources, columns, labels = self.algorithm.particles.source_images, self.columns, self.labels
         if sources is None:
             return grid(images, labels, columns, self.log.tile)
@@ -115,7 +115,10 @@ class Recorder:
     def maps(self, step, z, t, gradient):
         """The step's gradient, where it points, and the clean images that the prior predicted in it, as prior.notes heard."""
         rows = t.unflatten(0, (-1, self.columns)).tolist()
-        labels = [f"{label} · t = {' '.join(map(str, dict.fromkeys(row)))}" for label, row in zip(self.labels, rows, strict=True)]
+        labels = [
+            f"{label} · t = {' '.join(map(str, dict.fromkeys(row)))}"
+            for label, row in zip(self.labels, rows, strict=True)
+        ]
         seen = predictions(self.prior, len(t)) | {"pseudo_gt": self.algorithm.points_at(z, t, gradient)}
         self.show(gradient, seen, labels, self.columns, lambda name: f"{name}/step_{step:06d}.png")
 
@@ -124,7 +127,9 @@ class Recorder:
         if self.timesteps:
             z = self.representation.latents().detach()
             gradient, seen = look(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
-            for timestep, norms in zip(self.timesteps, gradient.flatten(1).norm(dim=1).unflatten(0, (-1, len(z))), strict=True):
+            for timestep, norms in zip(
+                self.timesteps, gradient.flatten(1).norm(dim=1).unflatten(0, (-1, len(z))), strict=True
+            ):
                 place = f"--log.timesteps before step {step}, timestep {timestep}"
                 not_finite(norms, lambda particle, place=place: f"{place}, particle {particle}", "gradient", self.prior)
             labels = [f"t = {t}" for t in self.timesteps]
@@ -132,8 +137,6 @@ class Recorder:
 
     def show(self, gradient, seen, labels, columns, place):
         """|g| and {name: clean latents} as grids, each in the file place(name)."""
-        import torch
-
         self.save(place("gradients"), heat_grid(gradient.norm(dim=1).cpu(), labels, columns, self.log.tile))
         decoded = {}
         for name, clean in seen.items():
@@ -142,7 +145,10 @@ class Recorder:
             with torch.no_grad():
                 decoded[name] = decoded[like[0]] if like else self.prior.decode(clean)
             if not self._warned and not decoded[name].isfinite().all():
-                print(f"warning: {place(name)}: not all can be decoded in {self.prior.dtype}; that is magenta", file=sys.stderr)
+                print(
+                    f"warning: {place(name)}: not all can be decoded in {self.prior.dtype}; that is magenta",
+                    file=sys.stderr,
+                )
                 self._warned = True
             self.save(place(name), grid(decoded[name], labels, columns, self.log.tile))
 
@@ -150,8 +156,6 @@ class Recorder:
 
     def before(self, step):
         """Called before each step: the pictures that are due → the images (B, 3, H, W) that were taken, or None."""
-        import torch
-
         self.prior.notes = None
         if not self.due(step):
             return None
@@ -180,8 +184,6 @@ class Recorder:
     def finish(self, step, repeat):
         """After `step` steps, the last or where the run was asked to stop: a checkpoint, the last pictures, the
         representation's own files, the page → the final images. repeat: the flags that repeat the run."""
-        import torch
-
         self.checkpoint(step)
         with torch.no_grad():
             images = self.picture(step)

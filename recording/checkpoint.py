@@ -5,7 +5,7 @@ Tensors only, and read by a format that can hold nothing else: opening a checkpo
 
 import os
 
-from prior import InputError, first_line
+from errors import InputError, first_line
 from recording.files import write
 
 NAME = "checkpoint.safetensors"
@@ -51,8 +51,10 @@ class Checkpoints:
 
         for name, value in vars(self.algorithm).items():
             if value is not self.built.get(name) and name not in self.algorithm.remembers:
-                raise TypeError(f"{type(self.algorithm).__name__}.{name} changes along the run: `remembers` must name it, or a "
-                                "resumed run would not know it")  # fmt: skip
+                raise TypeError(
+                    f"{type(self.algorithm).__name__}.{name} changes along the run: `remembers` must name it, or a "
+                    "resumed run would not know it"
+                )
         state = {name: value.cpu().contiguous() for name, value in self.state().items()}
         require_finite(state, step - 1, t)
         content = serialize(state, {"step": str(step)})
@@ -126,8 +128,10 @@ def require_finite(state, step, t):
                 row = value.isfinite().flatten(1).all(1).tolist().index(False)
                 place = f"step {step}, timestep {t[row]}, particle {row}"
             who = "method" if name.startswith("method.") else "optimizer"
-            raise FloatingPointError(f"{place}: {name.split('.')[-1]}, which the {who} remembers, is not finite; "
-                                     "a lower learning rate, guidance scale or weight is needed")  # fmt: skip
+            raise FloatingPointError(
+                f"{place}: {name.split('.')[-1]}, which the {who} remembers, is not finite; "
+                "a lower learning rate, guidance scale or weight is needed"
+            )
 
 
 def parameters(optimizer):

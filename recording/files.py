@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 
-from prior import InputError
+from errors import InputError
 
 
 def write(path, writer):
@@ -71,7 +71,7 @@ def cut_back(folder, step):
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_text(file, "".join(line for line in lines if line.endswith("\n") and 0 <= step_of(line) < step))
     for file in [*folder.glob("*"), *folder.glob("*/*")]:
-        ours = "timesteps" == file.parent.name or file.name.startswith("step_")
+        ours = file.parent.name == "timesteps" or file.name.startswith("step_")
         number = re.fullmatch(PICTURE, file.name) if ours and file.parent != folder else None
         if re.fullmatch(HALF, file.name) and file.is_file() or number and int(number[1]) >= step:
             file.unlink()

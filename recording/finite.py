@@ -35,7 +35,9 @@ class Watch:
         """{what: norms (B,)}, on the device."""
         found = {"latent": z.flatten(1).norm(dim=1), "gradient": gradient.flatten(1).norm(dim=1)}
         # One that all particles share is counted for each.
-        each = [p.detach().reshape(self.rows if p.shape[:1] == (self.rows,) else 1, -1).norm(dim=1) for p in self.parameters]
+        each = [
+            p.detach().reshape(self.rows if p.shape[:1] == (self.rows,) else 1, -1).norm(dim=1) for p in self.parameters
+        ]
         found["parameter"] = sum(norm.expand(self.rows) for norm in each)
         if self.learned:
             found["LoRA"] = sum(p.detach().norm() for p in self.learned).expand(1)

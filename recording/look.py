@@ -2,7 +2,9 @@
 
 import copy
 
-from prior import InputError
+import torch
+
+from errors import InputError
 
 
 def named_timesteps(named, algorithm):
@@ -22,7 +24,8 @@ def named_timesteps(named, algorithm):
 def predictions(prior, rows):
     """{name: clean latents (B, C, h, w)} that the noise predictions in prior.notes imply, for the first `rows` of each."""
     return {
-        name: prior.predict_clean(z_t[:rows], noise[:rows], t[:rows]) for name, (z_t, noise, t) in (prior.notes or {}).items()
+        name: prior.predict_clean(z_t[:rows], noise[:rows], t[:rows])
+        for name, (z_t, noise, t) in (prior.notes or {}).items()
     }
 
 
@@ -32,8 +35,6 @@ def look(algorithm, z, timesteps, progress):
 
     Neither the method nor anybody's random numbers remember it, and each look draws the same noise as the last.
     """
-    import torch
-
     method, prior, gradients, seen = copy.copy(algorithm), algorithm.prior, [], {}
     with algorithm.particles.rehearsal():
         for timestep in timesteps:

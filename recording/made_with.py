@@ -6,7 +6,9 @@ import platform
 import subprocess
 from pathlib import Path
 
-from prior import InputError
+import torch
+
+from errors import InputError
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "numba", "pillow")
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,8 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def made_with(prior, config):
     """{name: text, or {name: text}}"""
-    import torch
-
     return {
         "sds2d": commit(),
         "python": platform.python_version(),
@@ -23,21 +23,27 @@ def made_with(prior, config):
         "device": torch.cuda.get_device_name(prior.device) if prior.device.type == "cuda" else platform.platform(),
         "threads": torch.get_num_threads(),
         "prior_sha256": prior.sha256,
-        "images_sha256": {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-                          for path in dict.fromkeys((*config.source_image, *config.rep.init_images))},
-    }  # fmt: skip
+        "images_sha256": {
+            path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            for path in dict.fromkeys((*config.source_image, *config.rep.init_images))
+        },
+    }
 
 
 def commit():
     """The git commit of this code, "… and changes" if it is not as committed; None outside git."""
 
     def git(*words):
-        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", ROOT, *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     if not (ROOT / ".git").exists():
         return None
     try:
-        return git("rev-parse", "HEAD") + (" and changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "HEAD") + (
+            " and changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -55,6 +61,9 @@ def changes(then, now, resume):
     other += [f"{path} is not the picture of that run" for path in changed]
     if other and resume:
         raise InputError(f"{other[0]}; --config begins anew with what is there")
-    small = [f"{name} was {then.get(name)}, is {value}: the last bits may differ" for name, value in now.items()
-             if name not in ("prior_sha256", "images_sha256") and then.get(name) != value]  # fmt: skip
+    small = [
+        f"{name} was {then.get(name)}, is {value}: the last bits may differ"
+        for name, value in now.items()
+        if name not in ("prior_sha256", "images_sha256") and then.get(name) != value
+    ]
     return other + small

@@ -51,7 +51,8 @@ def page(folder, flags):
         command=html.escape(command),
         settings="".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
-            for name, value in named(config) if name != "out" and value is not None
+            for name, value in named(config)
+            if name != "out" and value is not None
         ),
         data=json.dumps(data).replace("<", "\\u003c"),
     )
@@ -86,10 +87,14 @@ def at_timesteps(folder):
     """The last look at the timesteps that --log.timesteps names."""
     figures = []
     for name, title in TITLES.items():
-        found = [re.fullmatch(rf"{name}_(\d{{6,}})\.png", path.name) for path in (folder / "timesteps").glob(f"{name}_*.png")]
+        found = [
+            re.fullmatch(rf"{name}_(\d{{6,}})\.png", path.name) for path in (folder / "timesteps").glob(f"{name}_*.png")
+        ]
         for step in sorted(int(file[1]) for file in found if file)[-1:]:
-            figures.append(f'<figure><figcaption>{title}, at step {step}</figcaption><img src="timesteps/{name}_{step:06d}.png" '
-                           f'alt="{title}"></figure>')  # fmt: skip
+            figures.append(
+                f'<figure><figcaption>{title}, at step {step}</figcaption><img src="timesteps/{name}_{step:06d}.png" '
+                f'alt="{title}"></figure>'
+            )
     return f'<h2>At other timesteps</h2><div class="row">{"".join(figures)}</div>' if figures else ""
 
 
@@ -97,7 +102,9 @@ def extras(folder):
     """The schedule and the video."""
     schedule = '<h2>The schedule</h2><figure><img src="schedule.png" alt="timesteps and weights over the run"></figure>'
     video = '<h2>Video</h2><figure><video src="video.mp4" controls loop muted playsinline></video></figure>'
-    return (schedule if (folder / "schedule.png").is_file() else "") + (video if (folder / "video.mp4").is_file() else "")
+    return (schedule if (folder / "schedule.png").is_file() else "") + (
+        video if (folder / "video.mp4").is_file() else ""
+    )
 
 
 def curve(name, title, lines):

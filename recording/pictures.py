@@ -2,10 +2,11 @@
 
 import functools
 
+import torch
+
 
 def to_pillow(image):
     """(3, H, W) float → Pillow image; what lies outside [0, 1] is shown as 0 or 1, what is not finite as magenta."""
-    import torch
     from PIL import Image
 
     magenta = torch.tensor([1.0, 0.0, 1.0], device=image.device).to(image).view(3, 1, 1)
@@ -19,8 +20,6 @@ HEAT = ((0, 0, 4), (60, 9, 101), (130, 38, 129), (200, 62, 115), (245, 110, 92),
 
 def heat_map(values, largest):
     """Values (B, H, W) in [0, largest] as colours (B, 3, H, W) in [0, 1]."""
-    import torch
-
     anchors = torch.tensor(HEAT, device=values.device) / 255
     place = (values / max(largest, 1e-12)).clamp(0, 1) * (len(anchors) - 1)
     below = place.floor().long().clamp(max=len(anchors) - 2)
@@ -84,7 +83,6 @@ def grid(images, labels, columns, tile, smooth=True):
 
 def heat_grid(values, labels, columns, tile):
     """Values (B, h, w) of 0 or more as a grid of heat maps, all on one colour scale, with its bar at the right."""
-    import torch
     from PIL import Image, ImageDraw
 
     largest = values.max().item()

@@ -1,5 +1,7 @@
 """Plots of a run. matplotlib is imported where it is needed: it takes a second, and --help needs none of it."""
 
+import torch
+
 COLORS = {"t": "#2b5c8a", "w": "#b5532a", "W_d": "#8a8a8a", "W_p": "#3f8f5b", "W": "#7a3e9d"}
 
 
@@ -24,8 +26,6 @@ def new_figure(columns):
 
 def weights_drawn(schedule, step):
     """w at a step for every t that can be drawn there."""
-    import torch
-
     low, high = (int(end[step]) for end in schedule.bounds)
     return schedule.weight(torch.arange(low, high + 1), step)
 
@@ -35,7 +35,6 @@ def schedule_plot(path, schedule):
 
     Where t is random: the range that it is drawn from, and the range and the mean of w over it.
     """
-    import torch
     from matplotlib.ticker import MaxNLocator
 
     config, N, dreamtime = schedule.config, schedule.steps, schedule.dreamtime
@@ -50,7 +49,9 @@ def schedule_plot(path, schedule):
 
     def draw(panel, least, middle, greatest, color, range_label):
         if schedule.random:
-            panel.fill_between(edges, held(least), held(greatest), step="post", color=color, alpha=0.22, lw=0, label=range_label)
+            panel.fill_between(
+                edges, held(least), held(greatest), step="post", color=color, alpha=0.22, lw=0, label=range_label
+            )
         panel.step(edges, held(middle), where="post", color=color, linewidth=2, label="mean")
         panel.set(xlabel="step", xlim=(0, N))
         panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -61,7 +62,9 @@ def schedule_plot(path, schedule):
     axes[0].set(title=f"timesteps: {config.timestep}", ylabel=f"timestep t, of T = {schedule.T}", ylim=(0, schedule.T))
     if schedule.random:
         w = [weights_drawn(schedule, step) for step in shown.tolist()]
-        least, mean, greatest = (torch.stack([kind(values) for values in w]) for kind in (torch.min, torch.mean, torch.max))
+        least, mean, greatest = (
+            torch.stack([kind(values) for values in w]) for kind in (torch.min, torch.mean, torch.max)
+        )
     else:
         least = mean = greatest = schedule.weights(low)
     draw(axes[1], least, mean, greatest, COLORS["w"], "over these t")
@@ -69,9 +72,13 @@ def schedule_plot(path, schedule):
     axes[1].set(title=f"weight: {config.weight}", ylabel="weight w, factor on the gradient", ylim=(0, 1.08 * top or 1))
     if dreamtime:
         t = torch.arange(schedule.t_min, schedule.t_max + 1)
-        for (name, label), values in zip({"W_d": "$W_d$", "W_p": "$W_p$", "W": "$W = W_d W_p$"}.items(), dreamtime, strict=True):
+        for (name, label), values in zip(
+            {"W_d": "$W_d$", "W_p": "$W_p$", "W": "$W = W_d W_p$"}.items(), dreamtime, strict=True
+        ):
             values = values[t]
-            axes[2].plot(t, values / values.max(), color=COLORS[name], linewidth=2.4 if name == "W" else 1.6, label=label)
+            axes[2].plot(
+                t, values / values.max(), color=COLORS[name], linewidth=2.4 if name == "W" else 1.6, label=label
+            )
         axes[2].set(title="dreamtime", xlabel="timestep t", ylabel="each over its greatest value", ylim=(0, 1.08))
         axes[2].set_xlim(schedule.t_min, max(schedule.t_max, schedule.t_min + 1))
         axes[2].legend(frameon=False)

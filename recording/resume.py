@@ -1,6 +1,6 @@
 """Going on with a run: its folder as it was at the last checkpoint."""
 
-from prior import InputError
+from errors import InputError
 from recording.checkpoint import NAME
 from recording.files import cut_back, write_text
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from representations.gaussian2d import Gaussian2D
 from representations.latent import Latent
 from representations.pixel import Pixel
@@ -34,7 +36,5 @@ class RepresentationConfig(*(cls.Settings for cls in REPRESENTATIONS.values() if
 
 
 def make_optimizer(name, parameters, lr):
-    import torch
-
     classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     return classes[name](parameters, lr=lr)

@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from representations.representation import Representation, clamp_colors
 from representations.start import start_images
 
@@ -54,14 +56,15 @@ class Gaussian2D(Representation):
         steps, fits = config.fit_steps, config.init in ("image", "source")
         require(steps is None or steps >= 1, f"--rep.fit-steps {steps}: at least 1 is needed")
         require(steps is None or fits, f"--rep.fit-steps is for --rep.init image and source, not {config.init}")
-        require(all(0 <= c <= 1 for c in config.background), f"--rep.background {config.background}: three numbers in [0, 1]")
+        require(
+            all(0 <= c <= 1 for c in config.background),
+            f"--rep.background {config.background}: three numbers in [0, 1]",
+        )
         for name in ("center", "scale", "angle", "color", "opacity"):
             lr = getattr(config, f"{name}_lr")
             require(0 <= lr < 1e30, f"--rep.{name}-lr {lr}: a learning rate of 0 or more is needed, below 1e30")
 
     def __init__(self, config, prior, particles):
-        import torch
-
         self.config, self.prior, self.size = config, prior, prior.image_size
         count = config.num_points or max(1, self.size**2 // 8)
         centers = layout(config.layout, count, particles)
@@ -71,7 +74,9 @@ class Gaussian2D(Representation):
         else:
             pictures = start_images(config, prior, particles)
             pixels = (centers * self.size).long().clamp(0, self.size - 1)
-            colors = torch.stack([picture[:, at[:, 1], at[:, 0]].T for picture, at in zip(pictures, pixels, strict=True)])
+            colors = torch.stack(
+                [picture[:, at[:, 1], at[:, 0]].T for picture, at in zip(pictures, pixels, strict=True)]
+            )
         # Standard deviations of a spacing and opacities of ½ let a twentieth of the background be seen: Σα is π at each pixel.
         start = {
             "center": centers,
@@ -125,7 +130,10 @@ class Gaussian2D(Representation):
         from representations.gaussian_views import density, ellipses
 
         gaussians = self.gaussians()
-        return {"ellipses": (ellipses(images, *gaussians), ""), "density": density(gaussians[0], gaussians[-1], self.size)}
+        return {
+            "ellipses": (ellipses(images, *gaussians), ""),
+            "density": density(gaussians[0], gaussians[-1], self.size),
+        }
 
     def files(self):
         """The Gaussians of each particle, for splat viewers: gaussians_00.ply …."""
@@ -139,7 +147,6 @@ class Gaussian2D(Representation):
 
     def fit(self, pictures, steps):
         """Fits them to pictures (B, 3, H, W) by least squares, and says how well: a PSNR a particle, in dB."""
-        import torch
         from tqdm import tqdm
 
         optimizer = torch.optim.Adam(self.groups_at(1.0))
@@ -160,8 +167,6 @@ class Gaussian2D(Representation):
 
 def layout(kind, count, particles):
     """Centers (B, count, 2) in sides of the canvas."""
-    import torch
-
     if kind == "random":
         return particles.rand(count, 2)
     columns = math.ceil(math.sqrt(count))

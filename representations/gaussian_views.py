@@ -18,7 +18,9 @@ def ellipses(images, centers, scales, angles, colors, opacities, least=384):
     turn = torch.linspace(0, 2 * math.pi, 25)[:-1]
     circle = torch.stack([turn.cos(), turn.sin()], -1)  # (24, 2)
     cos, sin = angles.cos(), angles.sin()
-    axes = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2) * scales[..., None, :]  # (B, N, 2, 2)
+    axes = (
+        torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2) * scales[..., None, :]
+    )  # (B, N, 2, 2)
     factor = -(-least // images.shape[-1])
     side = images.shape[-1] * factor
     points = ((circle.to(axes) @ axes.mT + centers[..., None, :]) * factor).cpu()  # (B, N, 24, 2)
@@ -65,12 +67,22 @@ def write_ply(path, centers, scales, angles, colors, opacities, size, background
     place = centers / size - 0.5
     log_scales = 0.5 * ((scales**2 + LOW_PASS) / size**2).log()
     columns = {
-        "x": place[:, 0], "y": place[:, 1], "z": 0.1 * torch.arange(count) / count, "nx": zero, "ny": zero, "nz": zero,
+        "x": place[:, 0],
+        "y": place[:, 1],
+        "z": 0.1 * torch.arange(count) / count,
+        "nx": zero,
+        "ny": zero,
+        "nz": zero,
         **{f"f_dc_{i}": (colors[:, i] - 0.5) * 2 * math.sqrt(math.pi) for i in range(3)},
         "opacity": opacities.double().logit(eps=1e-7),
-        "scale_0": log_scales[:, 0], "scale_1": log_scales[:, 1], "scale_2": torch.full((count,), math.log(1e-5)),
-        "rot_0": (angles / 2).cos(), "rot_1": zero, "rot_2": zero, "rot_3": (angles / 2).sin(),
-    }  # fmt: skip
+        "scale_0": log_scales[:, 0],
+        "scale_1": log_scales[:, 1],
+        "scale_2": torch.full((count,), math.log(1e-5)),
+        "rot_0": (angles / 2).cos(),
+        "rot_1": zero,
+        "rot_2": zero,
+        "rot_3": (angles / 2).sin(),
+    }
     table = np.empty(count, [(name, "<f4") for name in columns])
     for name, values in columns.items():
         table[name] = values.numpy()

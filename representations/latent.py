@@ -1,5 +1,7 @@
 """Latents as the parameters themselves: no decoder between the prior and what is optimised."""
 
+import torch
+
 from representations.representation import Representation
 from representations.start import start_images
 
@@ -10,8 +12,6 @@ class Latent(Representation):
     learning_rates = {"adam": 0.05, "adamw": 0.05, "sgd": 0.5}
 
     def __init__(self, config, prior, particles):
-        import torch
-
         if config.init == "noise":
             start = particles.randn(*prior.latent_shape) * config.init_std
         else:

@@ -1,5 +1,7 @@
 """Pixels, seen by the prior through its autoencoder, which is part of the graph."""
 
+import torch
+
 from representations.representation import Representation, clamp_colors
 from representations.start import start_images
 
@@ -15,8 +17,6 @@ class Pixel(Representation):
     learning_rates = {"adam": 0.02, "adamw": 0.02, "sgd": 10.0}
 
     def __init__(self, config, prior, particles):
-        import torch
-
         size = prior.image_size
         if config.init == "noise":
             start = 0.5 + 0.25 * config.init_std * particles.randn(3, size, size)

@@ -28,9 +28,13 @@ def rasterize(centers, scales, angles, colors, opacities, background, size):
     Raises ValueError for other shapes and, on the CPU, FloatingPointError where a Gaussian is not finite.
     """
     batch, count = angles.shape
-    for name, value, shape in (("centers", centers, (batch, count, 2)), ("scales", scales, (batch, count, 2)),
-                               ("colors", colors, (batch, count, 3)), ("opacities", opacities, (batch, count)),
-                               ("background", background, (3,))):  # fmt: skip
+    for name, value, shape in (
+        ("centers", centers, (batch, count, 2)),
+        ("scales", scales, (batch, count, 2)),
+        ("colors", colors, (batch, count, 3)),
+        ("opacities", opacities, (batch, count)),
+        ("background", background, (3,)),
+    ):
         if value.shape != shape:
             raise ValueError(f"{name} {tuple(value.shape)}: {shape} is needed beside angles {(batch, count)}")
     if centers.is_cuda and gsplat_works():
@@ -46,7 +50,10 @@ def gsplat_works():
     except ImportError:
         _C = None
     if _C is None:
-        print("gsplat has no CUDA kernels here (does it find nvcc?): the Gaussians are rasterized on the CPU", file=sys.stderr)
+        print(
+            "gsplat has no CUDA kernels here (does it find nvcc?): the Gaussians are rasterized on the CPU",
+            file=sys.stderr,
+        )
     return _C is not None
 
 
@@ -56,7 +63,9 @@ def rasterize_by_gsplat(centers, scales, angles, colors, opacities, background, 
 
     from representations.gaussian_kernels import LOW_PASS
 
-    centers, scales, angles, colors, opacities = (value.float() for value in (centers, scales, angles, colors, opacities))
+    centers, scales, angles, colors, opacities = (
+        value.float() for value in (centers, scales, angles, colors, opacities)
+    )
     batch, count = angles.shape
     depth = 1 + torch.arange(count, device=centers.device) / count
     zero = torch.zeros_like(angles)

@@ -3,7 +3,9 @@
 import warnings
 from pathlib import Path
 
-from prior import InputError
+import torch
+
+from errors import InputError
 
 
 def open_image(path):
@@ -19,13 +21,17 @@ def open_image(path):
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             Image.init()
-            with Image.open(path, formats=[name for name in Image.OPEN if name != "EPS"]) as file:  # It would start a program.
+            with Image.open(
+                path, formats=[name for name in Image.OPEN if name != "EPS"]
+            ) as file:  # It would start a program.
                 picture = in_srgb(ImageOps.exif_transpose(file))
                 picture = eight_bits(picture).convert("RGBA" if picture.has_transparency_data else "RGB")
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels; a smaller one is needed") from error
+        raise InputError(
+            f"image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels; a smaller one is needed"
+        ) from error
     except Exception as error:  # A broken file can raise whatever its format's decoder trips over.
         raise InputError(f"image {path} can not be read: {error}") from error
     if picture.mode == "RGB":
@@ -69,7 +75,6 @@ def eight_bits(picture):
 def load_image(path, size):
     """The file as float (3, size, size) in [0, 1], its middle square resized; says so where that changes it."""
     import numpy as np
-    import torch
     from PIL import Image, ImageOps
 
     picture = open_image(path)
@@ -83,16 +88,12 @@ def load_image(path, size):
 
 def load_images(paths, prior, rows):
     """Files, one for all rows, one a prompt, or one a row → (rows, 3, H, W) in [0, 1] on the prior's device."""
-    import torch
-
     pictures = torch.stack([load_image(path, prior.image_size) for path in paths])
     return pictures.repeat_interleave(rows // len(pictures), 0).to(prior.device)
 
 
 def start_images(config, prior, particles):
     """What --rep.init source, image and constant ask for: (B, 3, H, W) in [0, 1] on the prior's device."""
-    import torch
-
     if config.init == "source":
         return particles.source_images
     if config.init == "image":

@@ -7,7 +7,9 @@ USERS.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prior import InputError
+import torch
+
+from errors import InputError
 from schedules import curves
 from schedules.dreamtime import DreamTimeSettings, densities
 from schedules.timestep import RANGED, TIMESTEPS, RandomDecaySettings
@@ -84,8 +86,6 @@ class Schedule:
     note = None
 
     def __init__(self, config, prior, particles, steps, least_t=0, samplers=None):
-        import torch
-
         self.config, self.prior, self.particles, self.steps, self.least_t = config, prior, particles, steps, least_t
         self.samplers, self.T = samplers, len(prior.alphas_cumprod)
         self.t_min, self.t_max = self.range()
@@ -97,8 +97,10 @@ class Schedule:
         for end in self.bounds:
             w = self.weights(end)
             for step in (~((w >= 0) & w.isfinite())).nonzero()[:1, 0].tolist():
-                raise InputError(f"--schedule.weight {config.weight}: w = {w[step]:g} at step {step}, timestep {end[step]}; "
-                                 "finite weights of 0 or more are needed")  # fmt: skip
+                raise InputError(
+                    f"--schedule.weight {config.weight}: w = {w[step]:g} at step {step}, timestep {end[step]}; "
+                    "finite weights of 0 or more are needed"
+                )
 
     def range(self):
         """t_min and t_max as timesteps; all that there are for schedules that have no such settings."""
@@ -108,16 +110,20 @@ class Schedule:
         if t_max < self.least_t:
             raise InputError(f"--schedule.t-max {high:g} is timestep {t_max}; the method needs {self.least_t} at least")
         if t_min > t_max:
-            raise InputError(f"--schedule.t-min {low:g} --schedule.t-max {high:g}: timesteps {t_min} and {t_max}; "
-                             "t_min ≤ t_max is needed")  # fmt: skip
+            raise InputError(
+                f"--schedule.t-min {low:g} --schedule.t-max {high:g}: timesteps {t_min} and {t_max}; "
+                "t_min ≤ t_max is needed"
+            )
         return t_min, t_max
 
     def at_least(self, flag, number):
         """The timestep of a setting, or the method's least, and then a note."""
         t = self.to_timestep(flag, number)
         if t < self.least_t:
-            self.note = (f"timesteps begin at {self.least_t}, the least that the method can be asked for, "
-                         f"not at --schedule.{flag} {number:g}")  # fmt: skip
+            self.note = (
+                f"timesteps begin at {self.least_t}, the least that the method can be asked for, "
+                f"not at --schedule.{flag} {number:g}"
+            )
         return max(self.least_t, t)
 
     def to_timestep(self, flag, number):
@@ -131,8 +137,10 @@ class Schedule:
         """t (N,) float64 → long."""
         t = t.round()
         for step in (~((t >= self.least_t) & (t < self.T))).nonzero()[:1, 0].tolist():
-            raise InputError(f"--schedule.timestep {self.config.timestep}: t = {t[step]:g} at step {step}; "
-                             f"timesteps from {self.least_t} to {self.T - 1} are needed")  # fmt: skip
+            raise InputError(
+                f"--schedule.timestep {self.config.timestep}: t = {t[step]:g} at step {step}; "
+                f"timesteps from {self.least_t} to {self.T - 1} are needed"
+            )
         return t.long()
 
     def timestep(self, step):

@@ -4,11 +4,11 @@ i is the step, 0 … N-1, float64; x = i/(N-1), from 0 at the first step to 1 at
 steps that are all at most 1 stand for x, and the last value holds to the end.
 """
 
+import torch
+
 
 def timesteps(numbers, T):
     """Numbers that are all at most 1 are fractions of T, 1 being its last; others are timesteps. → whole numbers, float64."""
-    import torch
-
     # Still float64: what is not finite or lies outside [0, T) is refused later, by its value.
     numbers = torch.as_tensor(numbers, dtype=torch.float64)
     return (numbers * T).round().clamp(max=T - 1) if (numbers <= 1).all() else numbers.round()
@@ -27,8 +27,6 @@ def polynomial(coefficients, i, steps):
 
 def split(points, i, steps):
     """→ i or x, and the points' places on that axis and their values, all float64."""
-    import torch
-
     at, values = torch.tensor(points, dtype=torch.float64).view(-1, 2).T.contiguous()
     return (progress(i, steps) if at[-1] <= 1 else i), at, values
 
@@ -36,7 +34,6 @@ def split(points, i, steps):
 def piecewise_linear(points, i, steps):
     """A straight line from each point to the next."""
     import numpy as np
-    import torch
 
     i, at, values = split(points, i, steps)
     return torch.from_numpy(np.interp(i, at, values))
@@ -44,7 +41,5 @@ def piecewise_linear(points, i, steps):
 
 def stepping(points, i, steps):
     """The value of the last point that has been reached."""
-    import torch
-
     i, at, values = split(points, i, steps)
     return values[torch.searchsorted(at, i, right=True) - 1]

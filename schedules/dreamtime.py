@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from prior import InputError
+import torch
+
+from errors import InputError
 
 
 @dataclass
@@ -25,12 +27,12 @@ def densities(run):
     W_d = √((1-ᾱ_t)/ᾱ_t) grows with t: the more noise, the more there is to be decided. W_p spends the time on content, not on
     the coarsest and finest steps. Raises InputError where m2 > m1, or where W is 0 or not finite in all of t_min … t_max.
     """
-    import torch
-
     setting = run.config.dreamtime
     m_1, s_1, m_2, s_2 = (v * run.T if v <= 1 else v for v in (setting.m1, setting.s1, setting.m2, setting.s2))
     if m_2 > m_1:
-        raise InputError(f"--schedule.dreamtime.m2 {setting.m2:g} --schedule.dreamtime.m1 {setting.m1:g}: m2 ≤ m1 is needed")
+        raise InputError(
+            f"--schedule.dreamtime.m2 {setting.m2:g} --schedule.dreamtime.m1 {setting.m1:g}: m2 ≤ m1 is needed"
+        )
     t, a = torch.arange(run.T, dtype=torch.float64), run.prior.alphas_cumprod
     W_d = ((1 - a) / a).sqrt()
     above, below = (t - m_1).clamp(min=0), (m_2 - t).clamp(min=0)
@@ -38,6 +40,8 @@ def densities(run):
     W = W_d * W_p
     greatest = W[run.t_min : run.t_max + 1].max()
     if not 0 < greatest < float("inf"):
-        raise InputError(f"--schedule.dreamtime: W is {greatest:g} from t = {run.t_min} to {run.t_max}; "
-                         "other m, larger s or another range are needed")  # fmt: skip
+        raise InputError(
+            f"--schedule.dreamtime: W is {greatest:g} from t = {run.t_min} to {run.t_max}; "
+            "other m, larger s or another range are needed"
+        )
     return W_d, W_p, W / greatest

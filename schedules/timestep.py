@@ -11,7 +11,9 @@ Those in RANGED keep between t_min and t_max, and but for the random ones never 
 from dataclasses import dataclass
 from typing import Literal
 
-from prior import InputError
+import torch
+
+from errors import InputError
 from schedules import curves
 
 
@@ -32,8 +34,6 @@ def hifa(i, run):
 
 def dreamtime(i, run):
     """The t whose Σ_{j ≥ t} W(j) is nearest to i/N, for Σ W = 1: each t gets its due. Huang et al. 2023, dreamtime.py."""
-    import torch
-
     W = run.dreamtime[2][run.t_min : run.t_max + 1]
     tail = W.flip(0).cumsum(0) / W.sum()  # from t = t_max downwards
     nearer_to_the_next = (tail[1:] + tail[:-1]) / 2
@@ -64,8 +64,10 @@ def random_decay(i, run):
     if setting.t_max_end is not None:
         high_end = run.to_timestep("random-decay.t-max-end", setting.t_max_end)
     if not (low_end <= run.t_min and low_end <= high_end <= run.t_max):
-        raise InputError(f"--schedule.random-decay: from {run.t_min} … {run.t_max} the timesteps can not fall to "
-                         f"{low_end} … {high_end}; t_min_end ≤ t_min and t_min_end ≤ t_max_end ≤ t_max are needed")  # fmt: skip
+        raise InputError(
+            f"--schedule.random-decay: from {run.t_min} … {run.t_max} the timesteps can not fall to "
+            f"{low_end} … {high_end}; t_min_end ≤ t_min and t_min_end ≤ t_max_end ≤ t_max are needed"
+        )
     x = curves.progress(i, run.steps)
 
     def fall(start, end):
@@ -74,7 +76,9 @@ def random_decay(i, run):
         if setting.curve == "linear":
             return start + (end - start) * x
         if end == 0:
-            raise InputError(f"--schedule.random-decay.curve exponential never falls from {start} to 0; take an end above 0")
+            raise InputError(
+                f"--schedule.random-decay.curve exponential never falls from {start} to 0; take an end above 0"
+            )
         return start * (end / start) ** x
 
     return fall(run.t_min, low_end), fall(run.t_max, high_end)
@@ -107,6 +111,10 @@ def ddim(i, run):
 
 RANGED = {"uniform": uniform, "linear": linear, "hifa": hifa, "dreamtime": dreamtime, "random_decay": random_decay}
 TIMESTEPS = {
-    **RANGED, "constant": constant, "polynomial": polynomial, "piecewise_linear": piecewise_linear, "stepping": stepping,
+    **RANGED,
+    "constant": constant,
+    "polynomial": polynomial,
+    "piecewise_linear": piecewise_linear,
+    "stepping": stepping,
     "ddim": ddim,
-}  # fmt: skip
+}

@@ -65,6 +65,14 @@ def stepping(t, i, run):
 
 
 WEIGHTS = {
-    "constant": constant, "dreamfusion": dreamfusion, "fantasia3d": fantasia3d, "ism": ism, "dreamtime": dreamtime, "snr": snr,
-    "linear": linear, "polynomial": polynomial, "piecewise_linear": piecewise_linear, "stepping": stepping,
-}  # fmt: skip
+    "constant": constant,
+    "dreamfusion": dreamfusion,
+    "fantasia3d": fantasia3d,
+    "ism": ism,
+    "dreamtime": dreamtime,
+    "snr": snr,
+    "linear": linear,
+    "polynomial": polynomial,
+    "piecewise_linear": piecewise_linear,
+    "stepping": stepping,
+}

@@ -4,7 +4,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from algorithms import ALGORITHMS
-from prior import InputError, locate
+from errors import InputError
+from priors.checkpoint import locate
 from settings.advice import advice, resolve
 from settings.check import check
 from settings.config import CommandLine, Config
@@ -27,7 +28,9 @@ def parse(arguments, description=None):
     try:
         config = read([*flags, *arguments], CommandLine).settings()
     except InputError as error:  # The user's own flags passed above.
-        raise InputError(f"{locate(asked.prior.path)}/sds2d.json, or the defaults of {asked.algo.name}: {error}") from error
+        raise InputError(
+            f"{locate(asked.prior.path)}/sds2d.json, or the defaults of {asked.algo.name}: {error}"
+        ) from error
     check(resolve(config))
     return config
 
@@ -77,7 +80,16 @@ def reopen(arguments):
 def check_whole(file, config):
     """Requires what no run can do without: a stored Config is resolved."""
     guided = ["algo.guidance_scale"] if "algo.guidance_scale" in ALGORITHMS[config.algo.name].defaults else []
-    always = ["particles", "steps", "rep.init", "rep.optimizer", "rep.lr", "schedule.timestep", "schedule.weight", "log.every"]
+    always = [
+        "particles",
+        "steps",
+        "rep.init",
+        "rep.optimizer",
+        "rep.lr",
+        "schedule.timestep",
+        "schedule.weight",
+        "log.every",
+    ]
     for name in always + guided:
         if flatten(config)[name] is None:
             raise InputError(f"{file}: {name} is missing")
@@ -91,7 +103,11 @@ def command(config):
     """The flags that lead to this Config again, but for its folder: what checkpoint and method bring themselves is left out."""
     wanted, last = flatten(config), None
     names = [name for name in wanted if name != "out"]
-    given = {name: wanted[name] for name in ("algo.name", "rep.kind", "prior.path") if wanted[name] != flatten(Config())[name]}
+    given = {
+        name: wanted[name]
+        for name in ("algo.name", "rep.kind", "prior.path")
+        if wanted[name] != flatten(Config())[name]
+    }
     while given != last:  # A setting may bring others with it, or do away with them.
         last = dict(given)
         found = flatten(resolve(configured(Config(), {**advice(configured(Config(), given)), **given})))

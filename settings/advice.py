@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from algorithms import ALGORITHMS
-from prior import EMBEDDED, InputError, checkpoint_file, locate
+from errors import InputError
+from priors.checkpoint import EMBEDDED, checkpoint_file, locate
 from representations import REPRESENTATIONS
 from schedules import uses
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from algorithms import ALGORITHMS
-from prior import InputError
+from errors import InputError
 from representations import REPRESENTATIONS
 from representations.start import open_image
 from schedules.check import check as check_schedule
@@ -28,9 +28,15 @@ def check(config, new=True):
             require(readable, f"--{name.replace('_', '-')} {ascii(text)} is not UTF-8")
     rows = len(config.prompt) * config.particles
     require(config.prompt, "--prompt needs at least one prompt; an empty one is ''")
-    for name, value in {"particles": config.particles, "steps": config.steps, "log.every": config.log.every,
-                        "log.fps": config.log.fps, "log.tile": config.log.tile, "log.timesteps_every": config.log.timesteps_every,
-                        "log.checkpoint_every": config.log.checkpoint_every}.items():  # fmt: skip
+    for name, value in {
+        "particles": config.particles,
+        "steps": config.steps,
+        "log.every": config.log.every,
+        "log.fps": config.log.fps,
+        "log.tile": config.log.tile,
+        "log.timesteps_every": config.log.timesteps_every,
+        "log.checkpoint_every": config.log.checkpoint_every,
+    }.items():
         require(value is None or value >= 1, f"--{name.replace('_', '-')} {value}: at least 1 is needed")
     require(config.steps <= 10**7, f"--steps {config.steps}: at most 10,000,000 can be planned")
     require(config.log.fps <= 240, f"--log.fps {config.log.fps}: at most 240 can be shown")
@@ -47,11 +53,15 @@ def check(config, new=True):
         value = operator.attrgetter(key)(config)
         require(value == needed, f"--{key.replace('_', '-')} {value}: {name} needs {needed}")
     for other, cls in ALGORITHMS.items():
-        require(other == name or not cls.Settings or getattr(config.algo, other) == cls.Settings(),
-                f"--algo.{other}. settings are for --algo.name {other}, not {name}")  # fmt: skip
+        require(
+            other == name or not cls.Settings or getattr(config.algo, other) == cls.Settings(),
+            f"--algo.{other}. settings are for --algo.name {other}, not {name}",
+        )
     samplers = [key for key, cls in ALGORITHMS.items() if cls.samples()]
-    require(config.schedule.timestep != "ddim" or name in samplers,
-            f"--schedule.timestep ddim is for --algo.name {' or '.join(samplers)}, not {name}")  # fmt: skip
+    require(
+        config.schedule.timestep != "ddim" or name in samplers,
+        f"--schedule.timestep ddim is for --algo.name {' or '.join(samplers)}, not {name}",
+    )
     check_schedule(config.schedule, config.steps, require)
 
     def require_for_rows(flag, values):
@@ -72,8 +82,10 @@ def check(config, new=True):
     REPRESENTATIONS[config.rep.kind].check(config.rep, require)
     for kind, cls in REPRESENTATIONS.items():
         for setting in fields(cls.Settings) if cls.Settings and kind != config.rep.kind else ():
-            require(getattr(config.rep, setting.name) == setting.default,
-                    f"--rep.{setting.name.replace('_', '-')} is for --rep.kind {kind}, not {config.rep.kind}")  # fmt: skip
+            require(
+                getattr(config.rep, setting.name) == setting.default,
+                f"--rep.{setting.name.replace('_', '-')} is for --rep.kind {kind}, not {config.rep.kind}",
+            )
     std, color = config.rep.init_std, config.rep.init_color
     if config.rep.init == "noise":
         require(0 <= std < math.inf, f"--rep.init-std {std}: 0 or more is needed")

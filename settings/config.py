@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields
 # They are parsed before torch and its libraries load: --help and wrong flags answer at once. For this every file below
 # imports torch inside the functions that need it.
 from algorithms import AlgorithmConfig
-from evaluation import EvalConfig
-from prior import PriorConfig
+from priors.evaluation import EvalConfig
+from priors.prior import PriorConfig
 from recording import LogConfig
 from representations import RepresentationConfig
 from schedules import ScheduleConfig

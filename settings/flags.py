@@ -7,7 +7,7 @@ import operator
 import re
 from dataclasses import fields, is_dataclass
 
-from prior import InputError
+from errors import InputError
 
 
 def read(arguments, cls, description=None, default=None):
@@ -99,7 +99,9 @@ def as_flags(values):
     for name, value in values.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else "--" + ".".join([*flag.split(".")[:-1], "no-" + flag.split(".")[-1]]))
+            flags.append(
+                f"--{flag}" if value else "--" + ".".join([*flag.split(".")[:-1], "no-" + flag.split(".")[-1]])
+            )
         elif isinstance(value, list | tuple):
             flags += spell(f"--{flag}", [str(word) for word in value])
         elif value is not None:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 
-from prior import InputError
+from errors import InputError
 from settings.config import Config
 from settings.flags import as_flags, flatten, read
 
@@ -49,7 +49,9 @@ def load(file):
         if missing:
             raise InputError(f"{missing[0]} is missing")
         for name, value in values.items():
-            if not all(isinstance(part, str | int | float | None) for part in (value if isinstance(value, list) else [value])):
+            if not all(
+                isinstance(part, str | int | float | None) for part in (value if isinstance(value, list) else [value])
+            ):
                 raise InputError(f"{name} should be a number, a text, or a list of such")
             if isinstance(value, list) and any(isinstance(part, str) and part.startswith("-") for part in value[1:]):
                 raise InputError(f"{name}: of a list only the first may begin with -")

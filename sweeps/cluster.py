@@ -6,7 +6,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from prior import InputError, first_line
+import torch
+
+from errors import InputError, first_line
 from sweeps.runs import execute, fail
 
 TRIES = 3
@@ -16,10 +18,10 @@ class Worker:
     """A process of Ray that loads a prior once and keeps it; where there are cards, one is its own."""
 
     def __init__(self, directory, threads):
-        import torch
-
         os.chdir(directory)  # Paths on the command line are meant from there.
-        torch.set_num_threads(threads)  # Sums depend on how they are split: as many threads as without Ray, the same bytes.
+        torch.set_num_threads(
+            threads
+        )  # Sums depend on how they are split: as many threads as without Ray, the same bytes.
 
     def execute(self, folder, name, arguments):
         execute(Path(folder), name, arguments)
@@ -54,7 +56,6 @@ def on_ray(folder, runs, workers):
     A run whose worker dies is tried again, from its beginning, on a new one; three deaths are a failure.
     """
     import ray
-    import torch
 
     resources = ray.cluster_resources()
     cards = 0 if all(run.config.prior.device == "cpu" for run in runs) else int(resources.get("GPU", 0))

@@ -26,8 +26,13 @@ def draw(rows, columns, blocks, cell, tile):
     """
     from PIL import Image, ImageDraw
 
-    cells = [[[content(cell(block, row, column), tile) for column in range(len(columns.texts))]
-              for row in range(len(rows.texts))] for block in range(len(blocks))]  # fmt: skip
+    cells = [
+        [
+            [content(cell(block, row, column), tile) for column in range(len(columns.texts))]
+            for row in range(len(rows.texts))
+        ]
+        for block in range(len(blocks))
+    ]
     pictures = [part for table in cells for line in table for part in line if isinstance(part, Image.Image)]
     height = max([part.height for part in pictures], default=tile)
     side = max([part.width for part in pictures], default=tile)

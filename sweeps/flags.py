@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, is_dataclass
 from typing import get_args, get_origin, get_type_hints
 
-from prior import InputError
+from errors import InputError
 from settings.config import Config
 from settings.flags import spell
 
@@ -86,7 +86,10 @@ def combine(given):
     for index, values in enumerate(combinations):
         texts = {flag: value.text for flag, value in zip(given, values, strict=True) if flag in swept}
         number = str(index).zfill(len(str(len(combinations) - 1)))
-        slugs = [re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[: 60 // len(texts)].strip("-.") for text in texts.values()]
+        slugs = [
+            re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[: 60 // len(texts)].strip("-.")
+            for text in texts.values()
+        ]
         name = "-".join(part for part in (number, *slugs) if part)
         runs.append(Run(index, name, texts, [word for value in values for word in value.words]))
     return swept, runs

@@ -13,7 +13,8 @@ import time
 import traceback
 
 import sds2d
-from prior import InputError, Prior, first_line
+from errors import InputError, first_line
+from priors.prior import Prior
 from recording.files import write, write_text
 from settings import reopen
 
@@ -21,7 +22,9 @@ FINISHED, FAILED, WAITING = "finished", "failed", "not run"
 
 
 def status(folder, name):
-    return next((word for word, place in ((FINISHED, "runs"), (FAILED, "failed")) if (folder / place / name).is_dir()), WAITING)
+    return next(
+        (word for word, place in ((FINISHED, "runs"), (FAILED, "failed")) if (folder / place / name).is_dir()), WAITING
+    )
 
 
 def place(folder, name):

@@ -15,16 +15,18 @@ def results(folder, runs):
     rows = []
     for run in runs:
         home, said = place(folder, run.name), report(folder, run.name)
-        rows.append({
-            "index": run.index,
-            **{flag.removeprefix("--"): text for flag, text in run.values.items()},
-            "status": status(folder, run.name),
-            "seconds": said.get("seconds"),
-            "grad_norm": last_mean(home, "metrics.jsonl", "grad_norm"),
-            "clip_score": last_mean(home, "scores.jsonl", "clip_score"),
-            "folder": home and home.relative_to(folder).as_posix(),
-            "error": said.get("error"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "index": run.index,
+                **{flag.removeprefix("--"): text for flag, text in run.values.items()},
+                "status": status(folder, run.name),
+                "seconds": said.get("seconds"),
+                "grad_norm": last_mean(home, "metrics.jsonl", "grad_norm"),
+                "clip_score": last_mean(home, "scores.jsonl", "clip_score"),
+                "folder": home and home.relative_to(folder).as_posix(),
+                "error": said.get("error"),
+            }
+        )
     return rows
 
 
@@ -74,12 +76,17 @@ def save_page(path, runs, rows, command, summary):
     heads = ["", *swept, "status", "seconds", "gradient norm", *(["CLIP score"] if scored else []), ""]
     lines = []
     for run, row in zip(runs, rows, strict=True):
-        cells = [f"<td>{thumbnail(path.parent, row)}</td>", *(f'<td class="text">{escape(row[flag])}</td>' for flag in swept)]
+        cells = [
+            f"<td>{thumbnail(path.parent, row)}</td>",
+            *(f'<td class="text">{escape(row[flag])}</td>' for flag in swept),
+        ]
         if row["status"] == FAILED:
             cells.append(f'<td class="text failed">failed: {escape(row["error"] or "")}</td>')
         else:
             cells.append(f"<td>{escape(row['status'])}</td>")
-        cells += [f"<td>{number(row[key])}</td>" for key in ("seconds", "grad_norm", *(["clip_score"] if scored else []))]
+        cells += [
+            f"<td>{number(row[key])}</td>" for key in ("seconds", "grad_norm", *(["clip_score"] if scored else []))
+        ]
         repeat = escape(shlex.join(["python", "sds2d.py", *run.arguments]))
         cells.append(f"<td><details><summary>its command</summary><pre>{repeat}</pre></details></td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")

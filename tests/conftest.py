@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from nursery import Nursery  # noqa: E402
 
-from prior import Prior  # noqa: E402
+from priors.prior import Prior  # noqa: E402
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
@@ -67,9 +67,14 @@ class GaussianPrior(Prior):
         self.device, self.dtype = torch.device("cpu"), torch.float64
         self.alphas_cumprod = (1 - betas()).cumprod(0)
         self.scheduler_config = dict(
-            num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1,
-            set_alpha_to_one=False, prediction_type=prediction_type,
-        )  # fmt: skip
+            num_train_timesteps=1000,
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            steps_offset=1,
+            set_alpha_to_one=False,
+            prediction_type=prediction_type,
+        )
         self.unet = GaussianUNet(self.alphas_cumprod, prediction_type)
         self.latent_shape, self.image_size = (1, 2, 2), 2
 
@@ -100,33 +105,66 @@ def save_stable_diffusion(folder, version):
     CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=77
     ).save_pretrained(folder / "tokenizer")
-    CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokens), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        hidden_act="quick_gelu" if version == "1.5" else "gelu", bos_token_id=len(tokens) - 2,
-        eos_token_id=len(tokens) - 1, pad_token_id=len(tokens) - 1,
-    )).save_pretrained(folder / "text_encoder")  # fmt: skip
-    head = dict(attention_head_dim=8) if version == "1.5" else dict(attention_head_dim=(1, 2, 4, 4), use_linear_projection=True)
+    CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokens),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            hidden_act="quick_gelu" if version == "1.5" else "gelu",
+            bos_token_id=len(tokens) - 2,
+            eos_token_id=len(tokens) - 1,
+            pad_token_id=len(tokens) - 1,
+        )
+    ).save_pretrained(folder / "text_encoder")
+    head = (
+        dict(attention_head_dim=8)
+        if version == "1.5"
+        else dict(attention_head_dim=(1, 2, 4, 4), use_linear_projection=True)
+    )
     UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16, 32, 32), norm_num_groups=4,
-        layers_per_block=2, cross_attention_dim=32, **head,
-    ).save_pretrained(folder / "unet")  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16, 32, 32),
+        norm_num_groups=4,
+        layers_per_block=2,
+        cross_attention_dim=32,
+        **head,
+    ).save_pretrained(folder / "unet")
     AutoencoderKL(
-        sample_size=64, latent_channels=4, block_out_channels=(8, 8, 16, 16), layers_per_block=2, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.18215,
-    ).save_pretrained(folder / "vae")  # fmt: skip
+        sample_size=64,
+        latent_channels=4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=2,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        scaling_factor=0.18215,
+    ).save_pretrained(folder / "vae")
     schedule = dict(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     if version == "1.5":
         scheduler = PNDMScheduler(**schedule, skip_prk_steps=True, steps_offset=1)
     else:
         scheduler = DDIMScheduler(**schedule, prediction_type="v_prediction", clip_sample=False, steps_offset=1)
     scheduler.save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps({
-        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.0", "feature_extractor": [None, None],
-        "safety_checker": [None, None], "requires_safety_checker": False,
-        "scheduler": ["diffusers", type(scheduler).__name__], "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }))  # fmt: skip
+    (folder / "model_index.json").write_text(
+        json.dumps(
+            {
+                "_class_name": "StableDiffusionPipeline",
+                "_diffusers_version": "0.42.0",
+                "feature_extractor": [None, None],
+                "safety_checker": [None, None],
+                "requires_safety_checker": False,
+                "scheduler": ["diffusers", type(scheduler).__name__],
+                "text_encoder": ["transformers", "CLIPTextModel"],
+                "tokenizer": ["transformers", "CLIPTokenizer"],
+                "unet": ["diffusers", "UNet2DConditionModel"],
+                "vae": ["diffusers", "AutoencoderKL"],
+            }
+        )
+    )
     return folder
 
 

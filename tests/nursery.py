@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -17,8 +19,13 @@ class Nursery:
     def __init__(self):
         # Threads that are there already do not survive a fork: so the parent has none.
         # Those that the children start should not spin while they wait: other tests need the cores.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "false",
-                       "OMP_WAIT_POLICY": "passive"}  # fmt: skip
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "NUMBA_NUM_THREADS": "4",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_WAIT_POLICY": "passive",
+        }
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -82,8 +89,6 @@ def serve():
 
 
 def run(sds2d, arguments, cwd, threads, folder):
-    import torch
-
     torch.set_num_threads(threads)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)

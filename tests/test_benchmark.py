@@ -17,9 +17,23 @@ import benchmarks.scores
 import sds2d
 from algorithms.sds import SDS
 from benchmarks import making, shipped, speed, tables
-from benchmarks.scores import Frechet, Reference, frechet, interval, median, mixed, moments, rank_correlation, resampled, root, scores
+from benchmarks.scores import (
+    Frechet,
+    Reference,
+    frechet,
+    interval,
+    median,
+    mixed,
+    moments,
+    rank_correlation,
+    resampled,
+    root,
+    scores,
+)
 from benchmarks.stable_diffusion import save_random
-from prior import EMBEDDED, InputError, Prior, PriorConfig
+from errors import InputError
+from priors.checkpoint import EMBEDDED
+from priors.prior import Prior, PriorConfig
 
 # ------------------------------------------------------------------------------------------------------------ numbers
 
@@ -31,7 +45,12 @@ def test_frechet_distance_is_the_formula():
     one, other = ((torch.tensor(x.mean(0)), torch.tensor(np.cov(x.T, bias=True))) for x in (first, second))
     values = np.linalg.eigvals(np.cov(first.T, bias=True) @ np.cov(second.T, bias=True))
     apart = ((first.mean(0) - second.mean(0)) ** 2).sum()
-    expected = apart + np.trace(np.cov(first.T, bias=True)) + np.trace(np.cov(second.T, bias=True)) - 2 * np.sqrt(values.real).sum()
+    expected = (
+        apart
+        + np.trace(np.cov(first.T, bias=True))
+        + np.trace(np.cov(second.T, bias=True))
+        - 2 * np.sqrt(values.real).sum()
+    )
     assert frechet(one, other, root(other[1])) == pytest.approx(expected, rel=1e-9)
     a, b = torch.tensor([4.0, 1.0, 0.0]).double(), torch.tensor([1.0, 9.0, 0.25]).double()
     ends = (torch.tensor([1.0, 2, 0]).double(), a.diag()), (torch.zeros(3).double(), b.diag())
@@ -56,7 +75,11 @@ def test_the_extrapolated_distance_is_that_of_many_pictures():
     def pictures(count):
         return means + 0.7 * torch.randn(60, count, 24, dtype=torch.float64, generator=generator)
 
-    uniform, reference, shift = torch.full((60,), 1 / 60, dtype=torch.float64), Reference(pictures(400)), torch.full((24,), 0.2).double()
+    uniform, reference, shift = (
+        torch.full((60,), 1 / 60, dtype=torch.float64),
+        Reference(pictures(400)),
+        torch.full((24,), 0.2).double(),
+    )
     for moved, expected in ((0, 0), (shift, 24 * 0.2**2)):
         found = torch.tensor([Frechet(pictures(4) + moved)(uniform, reference.at(uniform)) for _ in range(8)]).double()
         distance, raw = found.mean(0) - expected
@@ -112,11 +135,27 @@ def test_a_row_is_made_anew_when_it_would_be_another(monkeypatch, tmp_path):
         return making.row_folder(tmp_path, "sds latent", flags, prior)
 
     plain = folder()
-    assert plain == folder("--prompt", "a fox") == folder("--seed", "3") == folder("--log.every", "7") and plain.parent == tmp_path
-    assert len({plain, folder("--steps", "7"), folder("--rep.lr", "0.1"), folder("--rep.kind", "pixel"), folder(prior="abd")}) == 5
+    assert (
+        plain == folder("--prompt", "a fox") == folder("--seed", "3") == folder("--log.every", "7")
+        and plain.parent == tmp_path
+    )
+    assert (
+        len(
+            {
+                plain,
+                folder("--steps", "7"),
+                folder("--rep.lr", "0.1"),
+                folder("--rep.kind", "pixel"),
+                folder(prior="abd"),
+            }
+        )
+        == 5
+    )
     source = (tmp_path.parent / "sds.py", SDS)
     text = open(sys.modules[SDS.__module__].__file__, encoding="utf-8").read()
-    monkeypatch.setattr(making.inspect, "getfile", lambda cls: str(source[0]) if cls is SDS else sys.modules[cls.__module__].__file__)
+    monkeypatch.setattr(
+        making.inspect, "getfile", lambda cls: str(source[0]) if cls is SDS else sys.modules[cls.__module__].__file__
+    )
     source[0].write_text(text.replace("Jacobian", "derivative") + "\n# a remark\n")
     assert folder() == plain, "words are no other method"
     source[0].write_text(text.replace("- noise", "+ noise"))
@@ -136,16 +175,34 @@ def readme(monkeypatch, tmp_path):
 def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     """Two rows, two prompts, a few steps: what each cell shows is what sds2d.py makes; what is there is not made again."""
     out = tmp_path / "out"
-    command = ["quality", "--rows", "ddim", "sds", "--prompts", "2", "--workers", "1", "--out", str(out), "--write-readme", "--steps", "5"]
+    command = [
+        "quality",
+        "--rows",
+        "ddim",
+        "sds",
+        "--prompts",
+        "2",
+        "--workers",
+        "1",
+        "--out",
+        str(out),
+        "--write-readme",
+        "--steps",
+        "5",
+    ]
     benchmark.main(command)
     text = (out / "quality.md").read_text()
     assert text.strip() in capsys.readouterr().out
-    assert readme.read_text().startswith(f"before\n<!-- quality -->\n\n{text.strip()}\n\n<!-- /quality -->\n<!-- edits -->\n\n<")
+    assert readme.read_text().startswith(
+        f"before\n<!-- quality -->\n\n{text.strip()}\n\n<!-- /quality -->\n<!-- edits -->\n\n<"
+    )
     for kind in ("png", "csv"):
         assert (tmp_path / "assets" / f"quality.{kind}").read_bytes() == (out / f"quality.{kind}").read_bytes()
     rows = list(csv.DictReader((out / "quality.csv").open()))
     assert [row["row"] for row in rows] == ["real drawings", "ddim latent", "sds latent"] and rows[0]["seconds"] == ""
-    assert float(rows[0]["top1"]) == 1 and all(float(row["top1_low"]) <= float(row["top1"]) <= float(row["top1_high"]) for row in rows)
+    assert float(rows[0]["top1"]) == 1 and all(
+        float(row["top1_low"]) <= float(row["top1"]) <= float(row["top1_high"]) for row in rows
+    )
     assert text.count("| ddim latent |") == 1 and "100 %" in text and "2 prompts × 4 particles" in text
     with Image.open(out / "quality.png") as chart:
         assert min(chart.size) > 500 and len(chart.convert("RGB").getcolors(10**6)) > 20
@@ -153,7 +210,16 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     (folder,) = out.glob("sds-latent-*")
     assert sorted(file.name for file in folder.iterdir()) == ["00.png", "01.png"]
     prompts = json.loads((EMBEDDED / "real" / "prompts.json").read_text())
-    flags = ["--prompt", f"{prompts[1][0]} on a {prompts[1][1]} background", "--seed", "4", "--steps", "5", "--out", str(tmp_path / "run")]
+    flags = [
+        "--prompt",
+        f"{prompts[1][0]} on a {prompts[1][1]} background",
+        "--seed",
+        "4",
+        "--steps",
+        "5",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     sds2d.run(sds2d.parse([*flags, "--log.timesteps", "--eval.clip", "none"]))
     with Image.open(folder / "01.png") as cell, Image.open(tmp_path / "run" / "final_02.png") as picture:
         assert np.array_equal(np.asarray(cell)[:, 128:192], np.asarray(picture.convert("RGB")))
@@ -170,7 +236,9 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     command[command.index("--out") + 1] = str(out)
     benchmark.main(command)
     assert not made and (out / "quality.csv").is_file() and not list(out.glob("*/*.png"))
-    assert numbers(out / "quality.md") == pytest.approx(numbers(tmp_path / "out" / "quality.md"), abs=2e-3), "features of 16 bits"
+    assert numbers(out / "quality.md") == pytest.approx(numbers(tmp_path / "out" / "quality.md"), abs=2e-3), (
+        "features of 16 bits"
+    )
     command[command.index("--prompts") + 1] = "3"
     benchmark.main([word for word in command if word != "--write-readme"])
     assert made == ["02.png"] * 2
@@ -185,7 +253,9 @@ def test_scores_that_ship_are_not_lost_to_a_smaller_table(readme):
         return {"top1": torch.full((count,), value).double(), "features": torch.ones(count, 2, 3).double()}
 
     def kept():
-        return {name: (len(scores["features"]), scores["top1"][0].item()) for name, scores in shipped.read(prompts).items()}
+        return {
+            name: (len(scores["features"]), scores["top1"][0].item()) for name, scores in shipped.read(prompts).items()
+        }
 
     prompts = [("a cat", "white"), ("a dog", "red")]
     shipped.keep({"sds-latent-1": of(2), "vsd-latent-1": of(2)}, prompts)
@@ -204,8 +274,24 @@ def numbers(file):
 
 def test_edits_from_end_to_end(tmp_path, readme, capsys):
     """Without a step's difference the source is what it was; the drawn target is what the edits ask for."""
-    benchmark.main(["edits", "--rows", "sds", "--workers", "1", "--out", str(tmp_path / "out"), "--steps", "1", "--rep.optimizer", "sgd",
-                    "--rep.lr", "1e-9", "--write-readme"])  # fmt: skip
+    benchmark.main(
+        [
+            "edits",
+            "--rows",
+            "sds",
+            "--workers",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+            "--steps",
+            "1",
+            "--rep.optimizer",
+            "sgd",
+            "--rep.lr",
+            "1e-9",
+            "--write-readme",
+        ]
+    )
     assert "| sds latent |" in capsys.readouterr().out and "| sds latent |" in readme.read_text()
     rows = {row["row"]: row for row in csv.DictReader((tmp_path / "out" / "edits.csv").open())}
     untouched, drawn, sds = (rows[name] for name in ("the source as it is", "the drawn target", "sds latent"))
@@ -256,13 +342,24 @@ def test_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "Prior", lambda config: prior)
     paired = speed.paired
     monkeypatch.setattr(speed, "paired", lambda ours, bare, rounds: paired(ours, bare, rounds, warmup=0))
-    benchmark.main(["speed", "--prior.path", str(tiny), "--particles", "1", "--no-variants", "--out", str(tmp_path / "out")])
+    benchmark.main(
+        ["speed", "--prior.path", str(tiny), "--particles", "1", "--no-variants", "--out", str(tmp_path / "out")]
+    )
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in rows[0][:3]] == ["method", "representation", "calls"]
     assert {row[0].strip(): row[2].strip() for row in rows[2:-2]} == {
-        "sds": "2B", "vsd": "2B + 1B + 1B", "ism": "1B + 1B + 1B + 1B + 2B", "dds": "4B", "pds": "4B", "csd": "2B", "nfsd": "3B",
-        "sdi": " + ".join(["2B"] * 6), "bridge": "2B", "ddim": "2B", "sdedit": "2B",
-    }  # fmt: skip
+        "sds": "2B",
+        "vsd": "2B + 1B + 1B",
+        "ism": "1B + 1B + 1B + 1B + 2B",
+        "dds": "4B",
+        "pds": "4B",
+        "csd": "2B",
+        "nfsd": "3B",
+        "sdi": " + ".join(["2B"] * 6),
+        "bridge": "2B",
+        "ddim": "2B",
+        "sdedit": "2B",
+    }
     assert [[cell.strip() for cell in row[:2]] for row in rows[-2:]] == [["sds", "pixel"], ["sds", "gaussian2d"]]
     assert all(float(cell) > 0 for row in rows[2:] for cell in row[3:])
 
@@ -280,7 +377,22 @@ def test_when_compilation_pays(tiny, monkeypatch):
 def test_random_stable_diffusion_has_its_layout(tmp_path):
     small = dict(block_out_channels=(8, 16, 16, 16), norm_num_groups=8)
     text = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=32)
-    folder = save_random(tmp_path / "sd", dict(**small, sample_size=8, cross_attention_dim=32), dict(**small, sample_size=64), text)
-    images = sds2d.run(sds2d.parse(["--prior.path", str(folder), "--steps", "1", "--particles", "1", "--out", str(tmp_path / "run"),
-                                    "--log.timesteps"]))  # fmt: skip
+    folder = save_random(
+        tmp_path / "sd", dict(**small, sample_size=8, cross_attention_dim=32), dict(**small, sample_size=64), text
+    )
+    images = sds2d.run(
+        sds2d.parse(
+            [
+                "--prior.path",
+                str(folder),
+                "--steps",
+                "1",
+                "--particles",
+                "1",
+                "--out",
+                str(tmp_path / "run"),
+                "--log.timesteps",
+            ]
+        )
+    )
     assert images.shape == (1, 3, 64, 64) and images.isfinite().all()

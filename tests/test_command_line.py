@@ -30,7 +30,9 @@ def place(tmp_path, tiny, run_folder):
     shutil.copytree(run_folder, tmp_path / "run")
     for name in ("pickles", "code"):
         shutil.copytree(tiny, tmp_path / name)
-    (tmp_path / "pickles" / "unet" / "diffusion_pytorch_model.safetensors").rename(tmp_path / "pickles" / "unet" / "weights.bin")
+    (tmp_path / "pickles" / "unet" / "diffusion_pytorch_model.safetensors").rename(
+        tmp_path / "pickles" / "unet" / "weights.bin"
+    )
     (tmp_path / "code" / "pipeline.py").write_text("1 / 0")
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
@@ -84,7 +86,9 @@ def test_wrong_input(flags, code, line, place, tiny, capsys, monkeypatch):
 def test_debug_shows_where_it_arose(command, tmp_path):
     done = command("--debug", "--steps", 0, cwd=tmp_path)
     first, *_, last = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and first.startswith("Traceback") and last == "sds2d.py: --steps 0: at least 1 is needed"
+    assert (
+        done.returncode == 2 and first.startswith("Traceback") and last == "sds2d.py: --steps 0: at least 1 is needed"
+    )
 
 
 def test_as_a_user(command, tmp_path):

@@ -45,7 +45,9 @@ def is_whole(folder):
                 picture.load()
     load_file(folder / checkpoint.NAME)
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    assert [json.loads(line)["step"] for line in lines if line.endswith("\n")] == list(range(sum(line.endswith("\n") for line in lines)))
+    assert [json.loads(line)["step"] for line in lines if line.endswith("\n")] == list(
+        range(sum(line.endswith("\n") for line in lines))
+    )
     return files
 
 
@@ -55,7 +57,9 @@ def test_a_full_disk(tiny, tmp_path, command):
     disk.mkdir()
     words = [sys.executable, ROOT / "sds2d.py", *flags(tiny), "--out", disk / "run"]
     script = 'disk=$1; kept=$2; shift 2; mount -t tmpfs -o size=1200k tmpfs "$disk"; "$@"; code=$?; cp -r "$disk" "$kept"; exit $code'
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", disk, kept, *words], capture_output=True, text=True)
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", disk, kept, *words], capture_output=True, text=True
+    )
     line = one_line(done, done.stderr, "No space left on device")
     assert f"--resume {disk}/run goes on" in line
     assert len(is_whole(kept / "run")) > 10

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 import sds2d
-from evaluation import Judge, background_colours, draw_prompts, with_background
-from prior import EMBEDDED, Prior, PriorConfig
+from priors.checkpoint import EMBEDDED
+from priors.evaluation import Judge, background_colours, draw_prompts, with_background
+from priors.prior import Prior, PriorConfig
 
 CAPTIONS = json.loads((EMBEDDED / "captions.json").read_text())
 
@@ -17,12 +18,17 @@ def prior():
     return Prior(PriorConfig())
 
 
-@pytest.mark.parametrize("name, kind", [*((name, "latent") for name, cls in sds2d.ALGORITHMS.items() if not cls.samples()), ("sds", "pixel")])
+@pytest.mark.parametrize(
+    "name, kind", [*((name, "latent") for name, cls in sds2d.ALGORITHMS.items() if not cls.samples()), ("sds", "pixel")]
+)
 def test_its_advice_leaves_every_start_open(name, kind):
     picture = str(EMBEDDED / "edits" / "15_source.png")
     edit = ["--source-image", picture, "--source-prompt", "a red apple"] if sds2d.ALGORITHMS[name].edits else []
-    for init, *flags in (("constant", "--rep.init-color", "0", "0", "1"), ("image", "--rep.init-images", picture),
-                         ("noise", "--rep.init-std", "0.5")):  # fmt: skip
+    for init, *flags in (
+        ("constant", "--rep.init-color", "0", "0", "1"),
+        ("image", "--rep.init-images", picture),
+        ("noise", "--rep.init-std", "0.5"),
+    ):
         for given in ([f"--rep.init={init}"], []):
             config = sds2d.parse(["--algo.name", name, "--rep.kind", kind, *edit, *given, *flags])
             assert config.rep.init == init

@@ -2,7 +2,7 @@
 
 import torch
 
-from evaluation import Judge, background_colours, draw_prompts, report, with_background
+from priors.evaluation import Judge, background_colours, draw_prompts, report, with_background
 
 CAPTIONS = {
     "names": {"Food": ["a red apple", "a lemon", "bread"], "Symbols": ["a blue heart", "a red heart"]},

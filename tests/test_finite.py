@@ -8,7 +8,7 @@ from conftest import GaussianPrior
 from safetensors.torch import load_file
 
 import sds2d
-from prior import Prior, PriorConfig
+from priors.prior import Prior, PriorConfig
 from recording import checkpoint
 from recording.pictures import to_pillow
 
@@ -21,7 +21,19 @@ def gaussian():
 @pytest.fixture
 def go(tiny, tmp_path):
     def call(prior, *flags):
-        base = ["--prior.path", str(tiny), "--prompt", "cat", "--particles", "2", "--steps", "8", "--log.every", "2", "--log.timesteps"]
+        base = [
+            "--prior.path",
+            str(tiny),
+            "--prompt",
+            "cat",
+            "--particles",
+            "2",
+            "--steps",
+            "8",
+            "--log.every",
+            "2",
+            "--log.timesteps",
+        ]
         return sds2d.run(sds2d.parse([*base, *map(str, flags), "--out", str(tmp_path / "run")]), prior)
 
     return call
@@ -55,8 +67,12 @@ def stands_at(folder, step):
 
 
 def test_a_prediction(go, gaussian, tmp_path, monkeypatch):
-    monkeypatch.setattr(gaussian, "network", breaks(gaussian.network, 6, 3))  # the second particle's conditional prediction
-    with pytest.raises(FloatingPointError, match=r"^step 5, timestep \d+, particle 1: the gradient is not finite; .*UNet is broken"):
+    monkeypatch.setattr(
+        gaussian, "network", breaks(gaussian.network, 6, 3)
+    )  # the second particle's conditional prediction
+    with pytest.raises(
+        FloatingPointError, match=r"^step 5, timestep \d+, particle 1: the gradient is not finite; .*UNet is broken"
+    ):
         go(gaussian)
     stands_at(tmp_path / "run", 4)
 
@@ -64,7 +80,9 @@ def test_a_prediction(go, gaussian, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", sds2d.REPRESENTATIONS)
 def test_a_parameter(go, gaussian, tmp_path, kind):
     """An update that float32 can not hold, at once; also where a projection follows it."""
-    with pytest.raises(FloatingPointError, match=r"^step 0, timestep \d+, particle 0: the parameter is not finite; .*--rep.lr"):
+    with pytest.raises(
+        FloatingPointError, match=r"^step 0, timestep \d+, particle 0: the parameter is not finite; .*--rep.lr"
+    ):
         go(gaussian, "--rep.kind", kind, "--rep.optimizer", "sgd", "--rep.lr", "9e29", "--algo.guidance-scale", "1e12")
     assert not (tmp_path / "run" / checkpoint.NAME).exists()
 
@@ -72,19 +90,26 @@ def test_a_parameter(go, gaussian, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["pixel", "gaussian2d"])
 def test_encoded_latents(go, gaussian, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(gaussian, "encode", breaks(gaussian.encode, 4, 1, float("inf")))
-    with pytest.raises(FloatingPointError, match=r"^step 3, timestep \d+, particle 1: the latent is not finite; .*autoencoder"):
+    with pytest.raises(
+        FloatingPointError, match=r"^step 3, timestep \d+, particle 1: the latent is not finite; .*autoencoder"
+    ):
         go(gaussian, "--rep.kind", kind)
     stands_at(tmp_path / "run", 2)
 
 
 def test_a_lora(go, tiny):
-    with pytest.raises(FloatingPointError, match=r"^step 0, all particles: the LoRA is not finite; .*--algo.vsd.lora-lr"):
+    with pytest.raises(
+        FloatingPointError, match=r"^step 0, all particles: the LoRA is not finite; .*--algo.vsd.lora-lr"
+    ):
         go(Prior(PriorConfig(path=str(tiny))), "--algo.name", "vsd", "--algo.vsd.lora-lr", "9e29")
 
 
 def test_what_the_optimizer_remembers(go, gaussian, tmp_path):
     """Gradients whose squares float32 can not hold: Adam would stand still, and nobody would know."""
-    with pytest.raises(FloatingPointError, match=r"step 1, timestep \d+, particle 0: exp_avg_sq, which the optimizer remembers, is not finite"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"step 1, timestep \d+, particle 0: exp_avg_sq, which the optimizer remembers, is not finite",
+    ):
         go(gaussian, "--schedule.weight", "linear", "--schedule.weight-ends", "1e25", "1e25")
 
 
@@ -99,15 +124,32 @@ def test_a_picture_in_float16(go, tiny, tmp_path):
             assert go(prior).isfinite().all()
         else:
             cause = r"float16 ends at 65,504, and the autoencoder has gone beyond: --prior.dtype bfloat16 or float32"
-            with pytest.raises(FloatingPointError, match=rf"^before step 0, particle 0: the decoded picture is not finite; {cause}"):
+            with pytest.raises(
+                FloatingPointError, match=rf"^before step 0, particle 0: the decoded picture is not finite; {cause}"
+            ):
                 go(prior)
             (tmp_path / "run").rename(tmp_path / "half")
 
 
 def test_the_command_says_it_in_a_line(tiny, tmp_path, command):
-    done = command("--prior.path", tiny, "--rep.optimizer", "sgd", "--rep.lr", "9e29", "--algo.guidance-scale", "1e10", "--steps", 3, "--out", tmp_path / "run")
+    done = command(
+        "--prior.path",
+        tiny,
+        "--rep.optimizer",
+        "sgd",
+        "--rep.lr",
+        "9e29",
+        "--algo.guidance-scale",
+        "1e10",
+        "--steps",
+        3,
+        "--out",
+        tmp_path / "run",
+    )
     error = [line for line in done.stderr.replace("\r", "\n").splitlines() if line and not line.startswith("sds:")]
-    assert done.returncode == 1 and len(error) == 1 and re.match(r"sds2d.py: step 0, timestep \d+, particle 0: ", error[0])
+    assert (
+        done.returncode == 1 and len(error) == 1 and re.match(r"sds2d.py: step 0, timestep \d+, particle 0: ", error[0])
+    )
     assert (tmp_path / "run" / "index.html").is_file()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sds2d
-from prior import Prior, PriorConfig
+from priors.prior import Prior, PriorConfig
 from settings.config import Config
 from settings.flags import spell
 
@@ -78,8 +78,14 @@ def command_lines(draw):
     given |= {"--steps": ["5" if samples else "2"], "--particles": ["1"]}
     if sds2d.ALGORITHMS[name].edits and draw(st.integers(0, 9)):
         given |= {"--source-image": ["{folder}/picture.png"], "--source-prompt": ["a hat"]}
-    own = [flag for flag in KNOWN if flag.startswith((f"--algo.{name}.", "--rep.", "--log.", "--schedule.t", "--schedule.w", "--seed"))]
-    for flag in draw(st.lists(st.sampled_from(own), max_size=2)) + draw(st.lists(st.sampled_from(sorted(KNOWN)), max_size=1)):
+    own = [
+        flag
+        for flag in KNOWN
+        if flag.startswith((f"--algo.{name}.", "--rep.", "--log.", "--schedule.t", "--schedule.w", "--seed"))
+    ]
+    for flag in draw(st.lists(st.sampled_from(own), max_size=2)) + draw(
+        st.lists(st.sampled_from(sorted(KNOWN)), max_size=1)
+    ):
         if flag not in ("--algo.name", "--rep.kind"):
             given[flag] = draw(KNOWN[flag])
     return [word for flag, words in given.items() for word in spell(flag, words)]
@@ -115,7 +121,9 @@ def one(flags, tiny, folder):
     rows = len(config.prompt) * config.particles
     assert images.shape == (rows, 3, 64, 64) and images.isfinite().all()
     assert len(list(out.glob("final_*.png"))) == rows and (out / "index.html").is_file() and not list(out.rglob(".*"))
-    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == list(range(config.steps))
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == list(
+        range(config.steps)
+    )
     again = sds2d.parse(["--config", str(out / "config.yaml"), "--out", str(folder / "again")])
     again.out = config.out
     assert repr(again) == repr(config)  # as text, where nan is nan
@@ -133,7 +141,9 @@ WHENEVER = dict(deadline=None, suppress_health_check=list(HealthCheck), print_bl
 
 def many(count, tiny, folder, **options):
     ends.clear()
-    settings(max_examples=count, **options, **WHENEVER)(given(flags=command_lines())(lambda flags: one(flags, tiny, folder)))()
+    settings(max_examples=count, **options, **WHENEVER)(
+        given(flags=command_lines())(lambda flags: one(flags, tiny, folder))
+    )()
     print(dict(ends))
     assert ends["finished"] >= count / 4
 

@@ -14,8 +14,8 @@ from conftest import ROOT
 from PIL import Image
 
 import sds2d
-from evaluation import EvalConfig, evaluator
-from prior import Prior, PriorConfig
+from priors.evaluation import EvalConfig, evaluator
+from priors.prior import Prior, PriorConfig
 from representations.start import open_image
 from settings.stored import load
 
@@ -43,8 +43,15 @@ def refused(folder, match):
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
-@pytest.mark.parametrize("part, name", [("unet", "diffusion_pytorch_model.bin"), ("vae", "diffusion_pytorch_model.bin"),
-                                        ("text_encoder", "pytorch_model.bin"), ("unet", "model.ckpt")])  # fmt: skip
+@pytest.mark.parametrize(
+    "part, name",
+    [
+        ("unet", "diffusion_pytorch_model.bin"),
+        ("vae", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "pytorch_model.bin"),
+        ("unet", "model.ckpt"),
+    ],
+)
 def test_pickles_are_never_opened(copy, tmp_path, part, name):
     (copy / part / name).write_bytes(pickle.dumps(Payload(tmp_path / "opened")))
     Prior(PriorConfig(path=str(copy)))  # which has safetensors beside it
@@ -64,10 +71,15 @@ CODE = {
     "a part by a module of its own": lambda folder: edit(folder / "model_index.json", unet=["my_unet", "MyUNet"]),
     "a part by another library": lambda folder: edit(folder / "model_index.json", vae=["subprocess", "Popen"]),
     "a part that is no pair": lambda folder: edit(folder / "model_index.json", vae="AutoencoderKL"),
-    "code for transformers": lambda folder: edit(folder / "text_encoder" / "config.json", auto_map={"AutoModel": "mine.Model"}),
+    "code for transformers": lambda folder: edit(
+        folder / "text_encoder" / "config.json", auto_map={"AutoModel": "mine.Model"}
+    ),
     "weights that lie elsewhere": lambda folder: (folder / "text_encoder" / "adapter_config.json").write_text(
-        '{"base_model_name_or_path": "owner/name", "peft_type": "LORA"}'),
-    "code for the tokenizer": lambda folder: edit(folder / "tokenizer" / "tokenizer_config.json", auto_map={"AutoTokenizer": "mine.T"}),
+        '{"base_model_name_or_path": "owner/name", "peft_type": "LORA"}'
+    ),
+    "code for the tokenizer": lambda folder: edit(
+        folder / "tokenizer" / "tokenizer_config.json", auto_map={"AutoTokenizer": "mine.T"}
+    ),
 }
 
 
@@ -99,8 +111,24 @@ def test_a_checkpoint_from_the_hub(tiny, tmp_path):
     shutil.copytree(tiny, home / "snapshots" / ("a" * 40))
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text("a" * 40)
-    words = [sys.executable, ROOT / "sds2d.py", "--prior.path", "owner/name", "--steps", "1", "--particles", "1", "--out", tmp_path / "run"]
-    done = subprocess.run(words, env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    words = [
+        sys.executable,
+        ROOT / "sds2d.py",
+        "--prior.path",
+        "owner/name",
+        "--steps",
+        "1",
+        "--particles",
+        "1",
+        "--out",
+        tmp_path / "run",
+    ]
+    done = subprocess.run(
+        words,
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert settings["prior"]["path"] == "owner/name"
@@ -133,18 +161,37 @@ def close(file, above, below, by=3):
     picture = open_image(file)
     assert picture.mode == "RGB" and picture.size == (60, 40)
     for at, expected in (((5, 5), above), ((55, 35), below)):
-        assert max(abs(a - b) for a, b in zip(picture.getpixel(at), expected, strict=True)) <= by, (at, picture.getpixel(at))
+        assert max(abs(a - b) for a, b in zip(picture.getpixel(at), expected, strict=True)) <= by, (
+            at,
+            picture.getpixel(at),
+        )
 
 
-@pytest.mark.parametrize("mode, name", [("RGB", "png"), ("RGB", "jpg"), ("RGB", "webp"), ("RGB", "bmp"), ("P", "png"), ("P", "gif"),
-                                        ("RGBA", "png"), ("CMYK", "tif"), ("CMYK", "jpg"), ("YCbCr", "tif"), ("LAB", "tif")])  # fmt: skip
+@pytest.mark.parametrize(
+    "mode, name",
+    [
+        ("RGB", "png"),
+        ("RGB", "jpg"),
+        ("RGB", "webp"),
+        ("RGB", "bmp"),
+        ("P", "png"),
+        ("P", "gif"),
+        ("RGBA", "png"),
+        ("CMYK", "tif"),
+        ("CMYK", "jpg"),
+        ("YCbCr", "tif"),
+        ("LAB", "tif"),
+    ],
+)
 def test_pictures_of_colour(halves, tmp_path, mode, name):
     picture = halves.quantize(4) if mode == "P" else halves.convert(mode)
     picture.save(tmp_path / f"x.{name}", **({"quality": 100} if name in ("jpg", "webp") else {}))
     close(tmp_path / f"x.{name}", RED, BLUE, by=8)
 
 
-@pytest.mark.parametrize("kind, name", [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif"), (np.float32, "tif"), (np.uint8, "png")])
+@pytest.mark.parametrize(
+    "kind, name", [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif"), (np.float32, "tif"), (np.uint8, "png")]
+)
 def test_greys_of_any_depth(tmp_path, kind, name):
     largest = {np.uint8: 255, np.float32: 1}.get(kind, 65535)
     values = np.full((40, 60), 0.2)
@@ -179,12 +226,25 @@ def test_what_is_transparent_lies_over_white(halves, tmp_path):
 
 def test_the_first_frame_of_an_animation(halves, tmp_path):
     for name in ("x.gif", "x.webp", "x.png"):
-        halves.save(tmp_path / name, save_all=True, append_images=[Image.new("RGB", halves.size, "green")], **({"lossless": True} if "webp" in name else {}))
+        halves.save(
+            tmp_path / name,
+            save_all=True,
+            append_images=[Image.new("RGB", halves.size, "green")],
+            **({"lossless": True} if "webp" in name else {}),
+        )
         close(tmp_path / name, RED, BLUE)
 
 
-@pytest.mark.parametrize("orientation, turn", [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90), (8, Image.Transpose.ROTATE_270),
-                                               (2, Image.Transpose.FLIP_LEFT_RIGHT), (5, Image.Transpose.TRANSPOSE)])  # fmt: skip
+@pytest.mark.parametrize(
+    "orientation, turn",
+    [
+        (3, Image.Transpose.ROTATE_180),
+        (6, Image.Transpose.ROTATE_90),
+        (8, Image.Transpose.ROTATE_270),
+        (2, Image.Transpose.FLIP_LEFT_RIGHT),
+        (5, Image.Transpose.TRANSPOSE),
+    ],
+)
 def test_pictures_stand_as_their_exif_says(halves, tmp_path, orientation, turn):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -218,9 +278,13 @@ def test_a_picture_too_large_for_memory(tmp_path, halves):
         return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
 
     header = (100_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    (tmp_path / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
     header = (10_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])  # within what Pillow would only warn of
-    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    (tmp_path / "large.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
     for name in ("bomb.png", "large.png"):
         with pytest.raises(sds2d.InputError, match=f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels"):
             open_image(tmp_path / name)
@@ -234,9 +298,27 @@ def test_what_is_no_file(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------------- prompts
 
-PROMPTS = ["", " ", "word " * 5000, "🍎🦊👩‍👩‍👧", "狐 と 林檎", "تفاحة حمراء", "a\nb\r\nc\td", "</script><img src=x onerror=alert(1)>", "../../../etc/passwd",
-           "/etc/passwd", "C:\\con\\nul", "$(touch x) `touch x` ; rm -rf", "%s {0} {p} \\n", "\x1b[31m\x07\x7f\x85\u2028\u202e", "--help", "null", "*x",
-           "'\"", "!!python/object/apply:os.system [ls]"]  # fmt: skip
+PROMPTS = [
+    "",
+    " ",
+    "word " * 5000,
+    "🍎🦊👩‍👩‍👧",
+    "狐 と 林檎",
+    "تفاحة حمراء",
+    "a\nb\r\nc\td",
+    "</script><img src=x onerror=alert(1)>",
+    "../../../etc/passwd",
+    "/etc/passwd",
+    "C:\\con\\nul",
+    "$(touch x) `touch x` ; rm -rf",
+    "%s {0} {p} \\n",
+    "\x1b[31m\x07\x7f\x85\u2028\u202e",
+    "--help",
+    "null",
+    "*x",
+    "'\"",
+    "!!python/object/apply:os.system [ls]",
+]
 
 
 def test_any_prompt(tiny, tmp_path, monkeypatch):
@@ -244,7 +326,9 @@ def test_any_prompt(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prior = Prior(PriorConfig(path=str(tiny)))
     ours = ["--prior.path", str(tiny), "--steps", "1", "--particles", "1", "--negative-prompt=" + PROMPTS[7]]
-    config = sds2d.parse([*ours, "--prompt", *[prompt for prompt in PROMPTS if not prompt.startswith("-")], "--out", "plain"])
+    config = sds2d.parse(
+        [*ours, "--prompt", *[prompt for prompt in PROMPTS if not prompt.startswith("-")], "--out", "plain"]
+    )
     sds2d.run(config, prior)
     again = sds2d.parse(["--config", "plain/config.yaml", "--out", "plain2"])
     assert again.prompt == config.prompt and load(tmp_path / "plain" / "config.yaml")[0] == config
@@ -313,7 +397,9 @@ HOSTILE = {
     "no integer": lambda good: good.read_text().replace("seed: 0", 'seed: !!int ""'),
     "no float": lambda good: good.read_text().replace("seed: 0", 'seed: !!float ""'),
     "no time": lambda good: good.read_text().replace("seed: 0", "seed: !!timestamp x"),
-    "a date of its making": lambda good: with_settings(good, lambda c: c["made_with"].update(day=__import__("datetime").date(2020, 1, 1))),
+    "a date of its making": lambda good: with_settings(
+        good, lambda c: c["made_with"].update(day=__import__("datetime").date(2020, 1, 1))
+    ),
     "a date": lambda good: with_settings(good, lambda c: c.update(seed=__import__("datetime").date(2020, 1, 1))),
 }
 

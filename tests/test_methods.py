@@ -14,9 +14,17 @@ WORDS = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad s
 SHARP = ", detailed high resolution, high quality, sharp"
 P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 DATA = {
-    "": (0.3, 0.5), "cat": (1.5, 0.7), "dog": (-2.0, 0.4), "bad": (-0.4, 0.9), "fish": (0.8, 0.6), P_NEG: (0.1, 1.1),
-    "cat" + WORDS: (1.1, 0.2), "dog" + WORDS: (-1.2, 0.3), "cat" + SHARP: (1.7, 0.6), "dog" + SHARP: (-2.2, 0.5),
-}  # fmt: skip
+    "": (0.3, 0.5),
+    "cat": (1.5, 0.7),
+    "dog": (-2.0, 0.4),
+    "bad": (-0.4, 0.9),
+    "fish": (0.8, 0.6),
+    P_NEG: (0.1, 1.1),
+    "cat" + WORDS: (1.1, 0.2),
+    "dog" + WORDS: (-1.2, 0.3),
+    "cat" + SHARP: (1.7, 0.6),
+    "dog" + SHARP: (-2.2, 0.5),
+}
 PROMPTS, SOURCES = ["cat", "dog", "cat"], ["fish", "cat", "fish"]
 SEED = 11
 
@@ -191,7 +199,13 @@ def test_pds(prediction_type, s, negative, t, ladder, posterior):
 
 def test_pds_coefficients_are_the_table():
     alphas_cumprod = GaussianPrior(DATA).alphas_cumprod
-    table = {50: (0.66425, 0.15431), 200: (0.14049, 0.09194), 500: (0.03224, 0.08212), 800: (0.00968, 0.09618), 950: (0.00488, 0.10724)}
+    table = {
+        50: (0.66425, 0.15431),
+        200: (0.14049, 0.09194),
+        500: (0.03224, 0.08212),
+        800: (0.00968, 0.09618),
+        950: (0.00488, 0.10724),
+    }
     for t, (psi, chi) in table.items():
         ours = posterior_coefficients(alphas_cumprod, torch.tensor([t]), 2, "authors")
         assert (round(ours[0].item(), 5), round(ours[1].item(), 5)) == (psi, chi)
@@ -202,7 +216,8 @@ def test_pds_coefficients_are_the_table():
 @ANY
 @pytest.mark.parametrize("t", [[80, 500, 979], [999, 281, 180]], ids=str)
 @pytest.mark.parametrize(
-    "settings, delta_T", [({}, 80), (dict(max_steps=1), 80), (dict(delta_s=33, delta_t_start=40), 50), (dict(delta_t=20), 20)]
+    "settings, delta_T",
+    [({}, 80), (dict(max_steps=1), 80), (dict(delta_s=33, delta_t_start=40), 50), (dict(delta_t=20), 20)],
 )
 def test_ism(prediction_type, t, settings, delta_T):
     """progress is ¼: an interval that starts at 40 and ends at 80 is at 50."""
@@ -223,10 +238,17 @@ def test_ism(prediction_type, t, settings, delta_T):
 
 @ANY
 @pytest.mark.parametrize("t", [[80, 500, 979], [999, 100, 101]], ids=str)
-@pytest.mark.parametrize("settings", [{}, dict(eta=0.0), dict(inversion_steps=3, inversion_guidance_scale=2.0, eta=1.0), dict(inversion_steps=60)])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, dict(eta=0.0), dict(inversion_steps=3, inversion_guidance_scale=2.0, eta=1.0), dict(inversion_steps=60)],
+)
 def test_sdi(prediction_type, t, settings):
     def by_hand(r):
-        n, s_inv, eta = settings.get("inversion_steps", 10), settings.get("inversion_guidance_scale", -7.5), settings.get("eta", 0.3)
+        n, s_inv, eta = (
+            settings.get("inversion_steps", 10),
+            settings.get("inversion_guidance_scale", -7.5),
+            settings.get("eta", 0.3),
+        )
         stops = [round(k * 1000 / n) for k in range(n + 1) if round(k * 1000 / n) < r.t] + [r.t]
         z, xi = r.z, r.randn(n, 1, 2, 2)
         for k, (low, high) in enumerate(zip(stops, stops[1:], strict=False)):
@@ -325,10 +347,19 @@ def test_one_call_of_the_network_where_the_method_allows(monkeypatch):
         return list(calls)
 
     same = [500] * 3
-    assert count("sds", same) == count("csd", same) == count("bridge", same) == count("ddim", same) == count("sdedit", same) == [6]
+    assert (
+        count("sds", same)
+        == count("csd", same)
+        == count("bridge", same)
+        == count("ddim", same)
+        == count("sdedit", same)
+        == [6]
+    )
     assert count("nfsd", same) == count("csd", same, "bad") == [9]
     assert count("nfsd", same, negative_prompt="") == [6], "p_neg is ∅: the same question twice"
-    assert count("sdi", same, inversion_guidance_scale=0) == [3] * 5 + [6], "guidance 0 asks for the negative prompt alone"
+    assert count("sdi", same, inversion_guidance_scale=0) == [3] * 5 + [6], (
+        "guidance 0 asks for the negative prompt alone"
+    )
     assert count("dds", same) == count("pds", same) == [12]
     assert count("vsd", same) == [6, 3, 3] and count("vsd", same, lora_updates=3, lora_particles=2) == [6, 3, 2, 2, 2]
     assert count("ism", same) == [3, 3, 3, 3, 6], "0 → 200 → 400 → 420 → 500, and the guided one"

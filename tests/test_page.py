@@ -43,9 +43,15 @@ EARS = '<script>window.errors = []; window.addEventListener("error", e => window
 @pytest.fixture
 def folder(tmp_path):
     """A run's folder as far as the page reads it: an edit of two prompts on Gaussians, three moments, five steps."""
-    settings = {"prompt": [HOSTILE, "a fish"], "seed": 3, "steps": 5, "algo": {"name": "dds", "guidance_scale": 7.5},
-                "rep": {"kind": "gaussian2d"}, "schedule": {"timestep": "uniform", "weight": "constant"},
-                "prior": {"path": "priors/emoji64"}}  # fmt: skip
+    settings = {
+        "prompt": [HOSTILE, "a fish"],
+        "seed": 3,
+        "steps": 5,
+        "algo": {"name": "dds", "guidance_scale": 7.5},
+        "rep": {"kind": "gaussian2d"},
+        "schedule": {"timestep": "uniform", "weight": "constant"},
+        "prior": {"path": "priors/emoji64"},
+    }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     for name in ("images", "gradients", "x0", "density"):
         (tmp_path / name).mkdir()
@@ -56,9 +62,13 @@ def folder(tmp_path):
         Image.new("RGB", (60, 40)).save(tmp_path / "timesteps" / f"{name}_000005.png")
     for name in ("final", "schedule"):
         Image.new("RGB", (60, 40)).save(tmp_path / f"{name}.png")
-    lines = [{"step": step, "t": [900, 100], "weight": [1, 1], "grad_norm": [3, step], "seconds": 0.1} for step in range(5)]
+    lines = [
+        {"step": step, "t": [900, 100], "weight": [1, 1], "grad_norm": [3, step], "seconds": 0.1} for step in range(5)
+    ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (tmp_path / "scores.jsonl").write_text("\n".join(json.dumps({"step": step, "clip_score": [20, 30]}) for step in (0, 2, 4, 5)))
+    (tmp_path / "scores.jsonl").write_text(
+        "\n".join(json.dumps({"step": step, "clip_score": [20, 30]}) for step in (0, 2, 4, 5))
+    )
     return tmp_path
 
 
@@ -75,12 +85,27 @@ def browse(tmp_path):
         with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             done = subprocess.run(
-                [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000",
-                 f"--window-size={width},900", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}",
-                 "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
-                 f"--proxy-server=127.0.0.1:{server.server_address[1]}", f"file://{file}"],
-                capture_output=True, text=True, timeout=120,
-            )  # fmt: skip
+                [
+                    BROWSER,
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--dump-dom",
+                    "--virtual-time-budget=5000",
+                    f"--window-size={width},900",
+                    "--enable-logging=stderr",
+                    f"--user-data-dir={tmp_path / 'profile'}",
+                    "--disable-background-networking",
+                    "--disable-component-update",
+                    "--disable-sync",
+                    "--no-first-run",
+                    f"--proxy-server=127.0.0.1:{server.server_address[1]}",
+                    f"file://{file}",
+                ],
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
             server.shutdown()
         return done, [line for line in asked if not re.search(r"[./](google|googleapis|gvt1)\.com[/:]", line)]
 
@@ -111,7 +136,10 @@ def test_in_a_browser(folder, browse, width):
     assert report["errors"] == [] and report["broken"] == []
     assert "CONSOLE" not in done.stderr, done.stderr
     assert report["shown"] == [
-        [f"{name}/step_{step:06d}.png" for name, step in zip(("images", "gradients", "x0", "density"), steps, strict=True)]
+        [
+            f"{name}/step_{step:06d}.png"
+            for name, step in zip(("images", "gradients", "x0", "density"), steps, strict=True)
+        ]
         for steps in ((0, 0, 0, 0), (2, 2, 2, 2), (5, 4, 4, 5))
     ]
     assert report["at"] == "step 5" and not report["wide"], "nothing sticks out at the right"
@@ -122,13 +150,15 @@ def test_in_a_browser(folder, browse, width):
 def test_nothing_is_named_that_lies_elsewhere(folder):
     text = page(folder, [])
     assert not re.search(r"https?:|//|@import|url\(", text.split("<script type")[0].replace(HOSTILE, ""))
-    assert "<script>document" not in text and "onerror=\"" not in text
+    assert "<script>document" not in text and 'onerror="' not in text
 
 
 def test_curves_of_long_runs_are_pooled_and_meet_the_extremes():
     lines = [{"step": step, "t": [step % 7, 100 + step]} for step in range(20_001)]
     drawn = curve("t", "t", lines)
     assert len(drawn) < 60_000
-    points = [tuple(map(float, point.split(","))) for point in re.search(r'class="band" points="(.*?)"', drawn)[1].split()]
+    points = [
+        tuple(map(float, point.split(","))) for point in re.search(r'class="band" points="(.*?)"', drawn)[1].split()
+    ]
     assert min(y for _, y in points) == 10 and max(y for _, y in points) == 166, "the greatest on top, the least below"
     assert curve("weight", "w", lines) == ""

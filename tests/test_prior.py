@@ -6,7 +6,9 @@ import shutil
 import pytest
 import torch
 
-from prior import InputError, Prior, PriorConfig, locate
+from errors import InputError
+from priors.checkpoint import locate
+from priors.prior import Prior, PriorConfig
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,9 @@ def test_noise_prediction_agrees_with_ddim(prior, stable_diffusion):
     step = scheduler.step(prior.unet(z_t, t, text).sample.detach(), 700, z_t)
     noise = prior.predict_noise(z_t, t, text)
     a = prior.alphas_cumprod[700]
-    torch.testing.assert_close((z_t - (1 - a).sqrt() * noise) / a.sqrt(), step.pred_original_sample, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        (z_t - (1 - a).sqrt() * noise) / a.sqrt(), step.pred_original_sample, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_guidance_is_diffusers_convention(prior, monkeypatch):
@@ -110,7 +114,9 @@ def test_what_is_learned_from_is_not_compiled(tiny, monkeypatch):
     prior = Prior(PriorConfig(path=str(tiny)))
     z, t, text = torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.embed(["a"])
     plain, called = prior.predict_noise(z, t, text), []
-    monkeypatch.setattr(prior.unet, "_compiled_call_impl", lambda *given: called.append(given) or prior.unet.forward(*given))
+    monkeypatch.setattr(
+        prior.unet, "_compiled_call_impl", lambda *given: called.append(given) or prior.unet.forward(*given)
+    )
     assert torch.equal(prior.predict_noise(z, t, text), plain) and len(called) == 1
     assert torch.equal(prior.network(z, t, text), plain) and len(called) == 1
 

@@ -22,7 +22,10 @@ def dense(centers, scales, angles, colors, opacities, background, size):
     sigma = 0.5 * torch.einsum("bnhwi,bnij,bnhwj->bnhw", offset, covariance.inverse(), offset)
     alpha = (opacities[..., None, None] * torch.exp(-sigma)).clamp(max=0.999)
     alpha = torch.where(alpha < 1 / 255, 0, alpha)
-    image, light = torch.zeros(len(centers), 3, height, width).to(centers), torch.ones(len(centers), height, width).to(centers)
+    image, light = (
+        torch.zeros(len(centers), 3, height, width).to(centers),
+        torch.ones(len(centers), height, width).to(centers),
+    )
     ended = torch.zeros_like(light, dtype=torch.bool)
     for n in range(angles.shape[1]):
         after = light * (1 - alpha[:, n])
@@ -106,14 +109,23 @@ def test_gradcheck(kind):
         elif kind == "thin":
             scales[:, :3] = torch.tensor([50.0, 0.1]).double()
     arguments = (centers, scales, angles, colors, opacities)
-    assert torch.autograd.gradcheck(lambda *given: rasterize(*given, BACKGROUND, (12, 12)), arguments, eps=1e-7, atol=1e-6, rtol=1e-5)
+    assert torch.autograd.gradcheck(
+        lambda *given: rasterize(*given, BACKGROUND, (12, 12)), arguments, eps=1e-7, atol=1e-6, rtol=1e-5
+    )
 
 
 def test_one_gaussian_by_hand():
     """In the middle of an odd canvas: opacity times color over the background there; one standard deviation off, e^-½ of it."""
     scale = (4 - 0.3) ** 0.5  # with the low-pass, a variance of 4
-    image = rasterize(torch.tensor([[[10.5, 10.5]]]), torch.tensor([[[scale, scale]]]), torch.zeros(1, 1),
-                      torch.tensor([[[1.0, 0.0, 0.5]]]), torch.tensor([[0.8]]), torch.zeros(3), (21, 21))  # fmt: skip
+    image = rasterize(
+        torch.tensor([[[10.5, 10.5]]]),
+        torch.tensor([[[scale, scale]]]),
+        torch.zeros(1, 1),
+        torch.tensor([[[1.0, 0.0, 0.5]]]),
+        torch.tensor([[0.8]]),
+        torch.zeros(3),
+        (21, 21),
+    )
     torch.testing.assert_close(image[0, :, 10, 10], torch.tensor([0.8, 0.0, 0.4]))
     torch.testing.assert_close(image[0, 0, 10, 12], torch.tensor(0.8 * torch.e**-0.5), rtol=1e-5, atol=0)
     torch.testing.assert_close(image[0, 0, 12, 10], image[0, 0, 10, 12])
@@ -121,8 +133,15 @@ def test_one_gaussian_by_hand():
 
 def test_angle_turns_from_x_to_y():
     """A long Gaussian at 45 degrees runs from the upper left to the lower right, y pointing down."""
-    image = rasterize(torch.tensor([[[10.5, 10.5]]]), torch.tensor([[[5.0, 0.5]]]), torch.full((1, 1), torch.pi / 4),
-                      torch.ones(1, 1, 3), torch.ones(1, 1), torch.zeros(3), (21, 21))[0, 0]  # fmt: skip
+    image = rasterize(
+        torch.tensor([[[10.5, 10.5]]]),
+        torch.tensor([[[5.0, 0.5]]]),
+        torch.full((1, 1), torch.pi / 4),
+        torch.ones(1, 1, 3),
+        torch.ones(1, 1),
+        torch.zeros(3),
+        (21, 21),
+    )[0, 0]
     assert image[14, 14] > 0.5 > 0.01 > image[14, 6]
 
 
@@ -158,9 +177,15 @@ def test_particles_are_rasterized_apart():
 
 def test_threads_change_nothing():
     if os.environ.get("NUMBA_NUM_THREADS") == "1":  # as under pytest-xdist: another process has the two threads
-        free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS") and "XDIST" not in name}
+        free = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.endswith("_NUM_THREADS") and "XDIST" not in name
+        }
         test = f"{__file__}::test_threads_change_nothing"
-        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", test], env=free, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-n", "0", test], env=free, capture_output=True, text=True
+        )
         assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
         return
     count, results = torch.get_num_threads(), []
@@ -191,12 +216,23 @@ def test_a_pixel_ends_before_too_little_light_is_left():
     for second, expected in ((0.95, [0.999, 0.0, 0.001]), (0.5, [0.999, 0.0005, 0.0005])):
         centers, scales = torch.full((1, 3, 2), 20.5), torch.full((1, 3, 2), 1e5)
         opacities = torch.tensor([[1.0, second, 0.99]], requires_grad=True)
-        image = rasterize(centers, scales, torch.zeros(1, 3), torch.eye(3)[None].clone(), opacities, torch.tensor([0.0, 0.0, 1.0]),
-                          (41, 41))  # fmt: skip
-        torch.testing.assert_close(image, torch.tensor(expected).view(1, 3, 1, 1).expand(image.shape), rtol=1e-3, atol=1e-6)
+        image = rasterize(
+            centers,
+            scales,
+            torch.zeros(1, 3),
+            torch.eye(3)[None].clone(),
+            opacities,
+            torch.tensor([0.0, 0.0, 1.0]),
+            (41, 41),
+        )
+        torch.testing.assert_close(
+            image, torch.tensor(expected).view(1, 3, 1, 1).expand(image.shape), rtol=1e-3, atol=1e-6
+        )
         image[:, 1].sum().backward()
         dropped = opacities.grad[0, 1] == 0
-        assert dropped == (second == 0.95) and opacities.grad[0, 2] == 0 and opacities.grad[0, 0] == 0, "0: α at its bound"
+        assert dropped == (second == 0.95) and opacities.grad[0, 2] == 0 and opacities.grad[0, 0] == 0, (
+            "0: α at its bound"
+        )
 
 
 def test_wrong_shapes_are_refused():
@@ -229,13 +265,26 @@ def test_what_gsplat_is_asked_for(monkeypatch):
     for row in range(2):
         covariances, _ = projection._quat_scale_to_covar_preci(asked["quats"][row], asked["scales"][row], True, False)
         _, means, depths, conics, _ = projection._fully_fused_projection(
-            asked["means"][row], covariances, asked["viewmats"][row], asked["Ks"][row], 50, 30, asked["eps2d"], camera_model="ortho"
-        )  # fmt: skip
-        ellipses, _ = gaussian_kernels.shapes(*(value.numpy() for value in given[:3]), given[4].clamp(min=0.5).numpy(), 30, 50)
+            asked["means"][row],
+            covariances,
+            asked["viewmats"][row],
+            asked["Ks"][row],
+            50,
+            30,
+            asked["eps2d"],
+            camera_model="ortho",
+        )
+        ellipses, _ = gaussian_kernels.shapes(
+            *(value.numpy() for value in given[:3]), given[4].clamp(min=0.5).numpy(), 30, 50
+        )
         x, y, cos, sin, first, second, *_ = torch.from_numpy(ellipses[row]).unbind(-1)
         torch.testing.assert_close(means[0].double(), torch.stack([x, y], -1), rtol=1e-5, atol=1e-4)
-        expected = torch.stack([cos**2 * first + sin**2 * second, cos * sin * (first - second), sin**2 * first + cos**2 * second], -1)
-        ordinary = (given[1][row].amax(-1) / given[1][row].amin(-1) < 20)  # its determinant, in float32, cancels in thin ones
+        expected = torch.stack(
+            [cos**2 * first + sin**2 * second, cos * sin * (first - second), sin**2 * first + cos**2 * second], -1
+        )
+        ordinary = (
+            given[1][row].amax(-1) / given[1][row].amin(-1) < 20
+        )  # its determinant, in float32, cancels in thin ones
         torch.testing.assert_close(conics[0][ordinary].double(), expected[ordinary], rtol=1e-3, atol=1e-6)
         assert (depths[0].diff() > 0).all()
 

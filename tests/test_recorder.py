@@ -12,7 +12,7 @@ import sds2d
 from algorithms import AlgorithmConfig
 from algorithms.method import Method
 from algorithms.particles import Particles
-from evaluation import Evaluator
+from priors.evaluation import Evaluator
 from recording.look import look
 from recording.pictures import HEAT, grid, heat_grid
 from settings import command
@@ -33,8 +33,22 @@ def go(prior, tiny, tmp_path):
     Image.new("RGB", (2, 2), (51, 51, 51)).save(tmp_path / "dark.png")
 
     def call(name, *flags, out="run", steps=3):
-        base = ["--prior.path", str(tiny), "--algo.name", name, "--prompt", "cat", "--particles", "2", "--steps", str(steps),
-                "--log.timesteps", "100", "500", "900"]  # fmt: skip
+        base = [
+            "--prior.path",
+            str(tiny),
+            "--algo.name",
+            name,
+            "--prompt",
+            "cat",
+            "--particles",
+            "2",
+            "--steps",
+            str(steps),
+            "--log.timesteps",
+            "100",
+            "500",
+            "900",
+        ]
         if sds2d.ALGORITHMS[name].edits:
             base += ["--source-image", str(tmp_path / "dark.png"), "--source-prompt", "dog"]
         elif not sds2d.ALGORITHMS[name].samples():
@@ -90,10 +104,20 @@ def test_a_method_does_not_remember_a_look(prior):
     assert method.calls == 0 and gradient.shape == (2, 1, 2, 2)
 
 
-@pytest.mark.parametrize("name, clean", [
-    ("sds", 0.1 + 2 * 0.3), ("ism", 0.1 + 2 * 0.3), ("sdi", 0.1 + 2 * 0.3), ("vsd", 0.1 + 2 * 0.3), ("dds", 0.1 + 2 * 0.3),
-    ("pds", 0.1 + 2 * 0.3), ("csd", 0.4), ("nfsd", 0.4), ("bridge", 0.4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, clean",
+    [
+        ("sds", 0.1 + 2 * 0.3),
+        ("ism", 0.1 + 2 * 0.3),
+        ("sdi", 0.1 + 2 * 0.3),
+        ("vsd", 0.1 + 2 * 0.3),
+        ("dds", 0.1 + 2 * 0.3),
+        ("pds", 0.1 + 2 * 0.3),
+        ("csd", 0.4),
+        ("nfsd", 0.4),
+        ("bridge", 0.4),
+    ],
+)
 def test_the_clean_image_is_what_the_prior_predicts(go, name, clean):
     """m_y⁻ + s (m_y - m_y⁻) where guidance is followed, m_y where it is not; at the steps' own t and at those named."""
     scale = [] if name == "csd" else ["--algo.guidance-scale", "2"]
@@ -104,13 +128,19 @@ def test_the_clean_image_is_what_the_prior_predicts(go, name, clean):
     is_grey(folder / "timesteps" / "x0_000003.png", 3, 2, clean)
 
 
-@pytest.mark.parametrize("name, target", [
-    ("sds", 0.1 + 2 * 0.3),  # what the prior predicts
-    ("vsd", 0.2 + (0.1 + 2 * 0.3) - 0.4),  # z and the step from φ, which is still the prior, to the guided prediction
-    ("csd", 0.2 + (0.4 - 0.1)),
-    ("dds", 0.2 + 2 * (0.4 - 0.3)),
-    ("pds", 0.2 + 2 * (0.4 - 0.3)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, target",
+    [
+        ("sds", 0.1 + 2 * 0.3),  # what the prior predicts
+        (
+            "vsd",
+            0.2 + (0.1 + 2 * 0.3) - 0.4,
+        ),  # z and the step from φ, which is still the prior, to the guided prediction
+        ("csd", 0.2 + (0.4 - 0.1)),
+        ("dds", 0.2 + 2 * (0.4 - 0.3)),
+        ("pds", 0.2 + 2 * (0.4 - 0.3)),
+    ],
+)
 def test_the_pseudo_ground_truth_is_where_the_gradient_points(go, name, target):
     scale = [] if name == "csd" else ["--algo.guidance-scale", "2"]
     folder = go(name, "--log.every", "1", "--rep.lr", "1e-6", *scale)
@@ -193,7 +223,7 @@ def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
     """With a CLIP from a folder, against what that CLIP says of the last picture."""
     from transformers import CLIPConfig, CLIPModel
 
-    from evaluation import Judge
+    from priors.evaluation import Judge
 
     torch.manual_seed(0)
     small = dict(hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=2)
@@ -204,11 +234,25 @@ def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
     for name in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"):
         if (tiny / "tokenizer" / name).exists():
             (tmp_path / "clip" / name).write_bytes((tiny / "tokenizer" / name).read_bytes())
-    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32},
-                "image_processor_type": "CLIPImageProcessor"}  # fmt: skip
+    settings = {
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "image_processor_type": "CLIPImageProcessor",
+    }
     (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(settings))
-    flags = ["--prior.path", str(tiny), "--prompt", "a fox", "--particles", "2", "--steps", "5", "--log.every", "2",
-             "--log.timesteps"]  # fmt: skip
+    flags = [
+        "--prior.path",
+        str(tiny),
+        "--prompt",
+        "a fox",
+        "--particles",
+        "2",
+        "--steps",
+        "5",
+        "--log.every",
+        "2",
+        "--log.timesteps",
+    ]
     images = sds2d.run(sds2d.parse([*flags, "--eval.clip", str(tmp_path / "clip"), "--out", str(tmp_path / "run")]))
     lines = [json.loads(line) for line in (tmp_path / "run" / "scores.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 2, 4, 5]
@@ -218,11 +262,18 @@ def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
     assert "CLIP score" in (tmp_path / "run" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("flags", [
-    "", "--algo.name vsd --rep.kind pixel --rep.optimizer sgd", "--rep.init-std 0.3 --schedule.shared-t --negative-prompt=--x",
-    "--rep.kind gaussian2d --algo.name pds --source-image {p} --source-prompt dog --rep.lr 1 --rep.background 0 0 1",
-    "--algo.name ddim", "--prompt=-x y --negative-prompt=-z", "--seed 3 --steps 7 --log.timesteps --rep.init-images {p} --prompt a\u2603 \"b'c",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--algo.name vsd --rep.kind pixel --rep.optimizer sgd",
+        "--rep.init-std 0.3 --schedule.shared-t --negative-prompt=--x",
+        "--rep.kind gaussian2d --algo.name pds --source-image {p} --source-prompt dog --rep.lr 1 --rep.background 0 0 1",
+        "--algo.name ddim",
+        "--prompt=-x y --negative-prompt=-z",
+        "--seed 3 --steps 7 --log.timesteps --rep.init-images {p} --prompt a\u2603 \"b'c",
+    ],
+)
 def test_the_command_repeats_the_settings(tmp_path, flags):
     """The page's command, parsed again, gives the same Config, and says no more than it must."""
     Image.new("RGB", (2, 2)).save(tmp_path / "dark.png")

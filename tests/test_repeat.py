@@ -13,7 +13,7 @@ from conftest import ROOT
 from PIL import Image
 
 import sds2d
-from prior import Prior, PriorConfig
+from priors.prior import Prior, PriorConfig
 from recording.made_with import commit
 
 
@@ -22,11 +22,28 @@ def prior(tiny):
     return Prior(PriorConfig(path=str(tiny)))
 
 
-@pytest.mark.parametrize("name, kind, threads", [("vsd", "latent", 1), ("vsd", "latent", 2), ("sds", "pixel", 3), ("sds", "gaussian2d", 2)])
+@pytest.mark.parametrize(
+    "name, kind, threads", [("vsd", "latent", 1), ("vsd", "latent", 2), ("sds", "pixel", 3), ("sds", "gaussian2d", 2)]
+)
 def test_the_same_command_gives_the_same_bytes(tiny, tmp_path, nursery, name, kind, threads):
     for out in ("one", "two"):
-        process = nursery.start("--prior.path", tiny, "--algo.name", name, "--rep.kind", kind, "--steps", 3, "--particles", 2,
-                                "--log.timesteps", "500", "--out", tmp_path / out, threads=threads)  # fmt: skip
+        process = nursery.start(
+            "--prior.path",
+            tiny,
+            "--algo.name",
+            name,
+            "--rep.kind",
+            kind,
+            "--steps",
+            3,
+            "--particles",
+            2,
+            "--log.timesteps",
+            "500",
+            "--out",
+            tmp_path / out,
+            threads=threads,
+        )
         _, error = process.communicate()
         assert process.returncode == 0, error
     assert yaml.safe_load((tmp_path / "one/config.yaml").read_text())["made_with"]["threads"] == threads
@@ -39,8 +56,19 @@ def test_the_same_command_gives_the_same_bytes(tiny, tmp_path, nursery, name, ki
 def test_two_processes_that_share_nothing(tiny, tmp_path, command):
     """Not even the order in which Python's sets come."""
     for out, seed in (("one", "1"), ("two", "2")):
-        done = command("--prior.path", tiny, "--algo.name", "vsd", "--steps", 2, "--particles", 2, "--out", tmp_path / out,
-                       env={**os.environ, "PYTHONHASHSEED": seed})  # fmt: skip
+        done = command(
+            "--prior.path",
+            tiny,
+            "--algo.name",
+            "vsd",
+            "--steps",
+            2,
+            "--particles",
+            2,
+            "--out",
+            tmp_path / out,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
         assert done.returncode == 0, done.stderr
     for name in ("final.png", "checkpoint.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -49,20 +77,64 @@ def test_two_processes_that_share_nothing(tiny, tmp_path, command):
 CONFIGURATIONS = [
     [],
     ["--algo.name", "vsd", "--rep.kind", "pixel", "--algo.vsd.lora-rank", "2", "--schedule.shared-t"],
-    ["--algo.name", "ism", "--rep.init", "constant", "--rep.init-color", "0.1", "0.9", "0.3", "--negative-prompt=-x: [y]\n#z"],
+    [
+        "--algo.name",
+        "ism",
+        "--rep.init",
+        "constant",
+        "--rep.init-color",
+        "0.1",
+        "0.9",
+        "0.3",
+        "--negative-prompt=-x: [y]\n#z",
+    ],
     ["--algo.name", "ddim", "--steps", "5", "--log.timesteps"],
-    ["--algo.name", "csd", "--rep.optimizer", "sgd", "--prompt", "", "null", "3", "yes", "a: b", "é 狐 🦊", "'\"\\", " \t\n"],
+    [
+        "--algo.name",
+        "csd",
+        "--rep.optimizer",
+        "sgd",
+        "--prompt",
+        "",
+        "null",
+        "3",
+        "yes",
+        "a: b",
+        "é 狐 🦊",
+        "'\"\\",
+        " \t\n",
+    ],
     ["--rep.kind", "gaussian2d", "--rep.num-points", "20", "--rep.init-images", "{image}", "--rep.fit-steps", "3"],
-    ["--schedule.timestep", "piecewise_linear", "--schedule.timestep-points", "0", "900", "1", "20", "--schedule.weight", "linear",
-     "--schedule.weight-ends", "1", "0.5"],
+    [
+        "--schedule.timestep",
+        "piecewise_linear",
+        "--schedule.timestep-points",
+        "0",
+        "900",
+        "1",
+        "20",
+        "--schedule.weight",
+        "linear",
+        "--schedule.weight-ends",
+        "1",
+        "0.5",
+    ],
     ["--algo.name", "pds", "--source-image", "{image}", "--source-prompt", "a hat"],
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("flags", CONFIGURATIONS, ids=" ".join)
 def test_config_yaml_alone_repeats_a_run(tiny, prior, tmp_path, flags, monkeypatch):
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
-    given = ["--steps", "3", "--particles", "1", "--prior.path", str(tiny), *(flag.format(image=tmp_path / "noise.png") for flag in flags)]
+    given = [
+        "--steps",
+        "3",
+        "--particles",
+        "1",
+        "--prior.path",
+        str(tiny),
+        *(flag.format(image=tmp_path / "noise.png") for flag in flags),
+    ]
     config = sds2d.parse([*given, "--out", str(tmp_path / "one")])
     sds2d.run(config, prior)
     shutil.move(tmp_path / "one" / "config.yaml", tmp_path / "config.yaml")
@@ -72,14 +144,34 @@ def test_config_yaml_alone_repeats_a_run(tiny, prior, tmp_path, flags, monkeypat
     assert again == config
     assert (tmp_path / "one" / "final.png").read_bytes() == (tmp_path / "two" / "final.png").read_bytes()
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
-        **yaml.safe_load((tmp_path / "two" / "config.yaml").read_text()), "out": config.out}  # fmt: skip
+        **yaml.safe_load((tmp_path / "two" / "config.yaml").read_text()),
+        "out": config.out,
+    }
 
 
 def test_flags_beside_a_config_come_after_its_own(tiny, prior, tmp_path):
-    sds2d.run(sds2d.parse(["--prior.path", str(tiny), "--steps", "3", "--seed", "5", "--particles", "1", "--out", str(tmp_path / "run")]), prior)
+    sds2d.run(
+        sds2d.parse(
+            [
+                "--prior.path",
+                str(tiny),
+                "--steps",
+                "3",
+                "--seed",
+                "5",
+                "--particles",
+                "1",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        ),
+        prior,
+    )
     file = str(tmp_path / "run" / "config.yaml")
     other = sds2d.parse(["--config", file, "--seed", "6", "--algo.name", "vsd"])
-    assert (other.seed, other.steps, other.algo.name, other.algo.guidance_scale) == (6, 3, "vsd", 7.5), "and the rest is VSD's own"
+    assert (other.seed, other.steps, other.algo.name, other.algo.guidance_scale) == (6, 3, "vsd", 7.5), (
+        "and the rest is VSD's own"
+    )
     assert other.out != sds2d.parse(["--config", file, "--out", "x"]).out and other.out.startswith("outputs/")
 
 
@@ -88,13 +180,29 @@ def test_config_yaml_says_what_the_run_was_made_with(tiny, tmp_path):
     copy = shutil.copytree(tiny, tmp_path / "prior")
 
     def made_with(folder, out):
-        sds2d.run(sds2d.parse(["--prior.path", str(folder), "--steps", "1", "--rep.kind", "pixel", "--rep.init-images", str(tmp_path / "black.png"),
-                               "--out", str(tmp_path / out)]))  # fmt: skip
+        sds2d.run(
+            sds2d.parse(
+                [
+                    "--prior.path",
+                    str(folder),
+                    "--steps",
+                    "1",
+                    "--rep.kind",
+                    "pixel",
+                    "--rep.init-images",
+                    str(tmp_path / "black.png"),
+                    "--out",
+                    str(tmp_path / out),
+                ]
+            )
+        )
         return yaml.safe_load((tmp_path / out / "config.yaml").read_text())["made_with"]
 
     first = made_with(tiny, "one")
     assert first["torch"] == torch.__version__ and first["python"] == platform.python_version() and first["device"]
-    assert first["images_sha256"] == {str(tmp_path / "black.png"): hashlib.sha256((tmp_path / "black.png").read_bytes()).hexdigest()}
+    assert first["images_sha256"] == {
+        str(tmp_path / "black.png"): hashlib.sha256((tmp_path / "black.png").read_bytes()).hexdigest()
+    }
     assert made_with(copy, "two") == first, "wherever the checkpoint lies"
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -107,12 +215,17 @@ def test_the_commit_is_git_s():
     if not (ROOT / ".git").exists():
         assert commit() is None
         return
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert commit() in (head, head + " and changes")
 
 
 def test_a_config_is_repeated_with_another_prior_and_that_is_told(tiny, prior, tmp_path, capsys):
-    sds2d.run(sds2d.parse(["--prior.path", str(tiny), "--steps", "1", "--particles", "1", "--out", str(tmp_path / "run")]), prior)
+    sds2d.run(
+        sds2d.parse(["--prior.path", str(tiny), "--steps", "1", "--particles", "1", "--out", str(tmp_path / "run")]),
+        prior,
+    )
     file = tmp_path / "run" / "config.yaml"
     flags = ["--config", str(file), "--out", str(tmp_path / "again")]
     file.write_text(file.read_text().replace(prior.sha256, "0" * 64))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from algorithms.particles import Particles
-from prior import Prior, PriorConfig
+from priors.prior import Prior, PriorConfig
 from representations import REPRESENTATIONS, RepresentationConfig, make_optimizer
 from representations.gaussian_views import density, ellipses
 from representations.rasterizer import rasterize
@@ -25,7 +25,11 @@ def build(kind, prior, rows=2, seed=3, **options):
 
 def tensors(representation):
     """Its parameters, out of the groups that they may stand in."""
-    return [value for group in representation.parameters() for value in (group["params"] if isinstance(group, dict) else [group])]
+    return [
+        value
+        for group in representation.parameters()
+        for value in (group["params"] if isinstance(group, dict) else [group])
+    ]
 
 
 @pytest.mark.parametrize("kind", ["latent", "pixel"])
@@ -119,7 +123,9 @@ def gaussians(prior, rows=2, **options):
 def test_gaussians_cover_the_canvas_from_the_start(prior):
     """Sparse starts are known to fail: nothing pulls on what no Gaussian touches. A black canvas must not shine through white ones."""
     for layout in ("random", "grid"):
-        images = gaussians(prior, init="constant", init_color=(1.0, 1.0, 1.0), background=(0.0, 0.0, 0.0), layout=layout).images()
+        images = gaussians(
+            prior, init="constant", init_color=(1.0, 1.0, 1.0), background=(0.0, 0.0, 0.0), layout=layout
+        ).images()
         assert images.mean() > 0.9
         assert images.flatten(1).quantile(0.02) > (0.25 if layout == "random" else 0.6)
 
@@ -127,7 +133,9 @@ def test_gaussians_cover_the_canvas_from_the_start(prior):
 def test_layouts(prior):
     on_grid = gaussians(prior, num_points=10, layout="grid").gaussians()[0].detach()
     assert torch.equal(on_grid[0], on_grid[1])
-    assert on_grid[0, :4, 0].tolist() == [8, 24, 40, 56] and on_grid[0, 8:, 0].tolist() == [16, 48], "rows of 4, 4 and 2"
+    assert on_grid[0, :4, 0].tolist() == [8, 24, 40, 56] and on_grid[0, 8:, 0].tolist() == [16, 48], (
+        "rows of 4, 4 and 2"
+    )
     assert on_grid[0, ::4, 1].tolist() == pytest.approx([64 / 6, 32, 64 * 5 / 6])
     anywhere = gaussians(prior, num_points=2000).gaussians()[0].detach() / 64
     assert anywhere.min() >= 0 and anywhere.max() < 1
@@ -137,7 +145,9 @@ def test_layouts(prior):
 
 def test_gaussians_are_fitted_to_a_picture(prior, tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)
-    smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 5, generator=generator), size=64, mode="bicubic").clamp(0, 1)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(1, 3, 5, 5, generator=generator), size=64, mode="bicubic"
+    ).clamp(0, 1)
     pixels = (smooth[0].movedim(0, -1) * 255).round().byte().numpy()
     Image.fromarray(pixels).save(tmp_path / "smooth.png")
     fitted = gaussians(prior, init="image", init_images=(str(tmp_path / "smooth.png"),), num_points=300, fit_steps=150)
@@ -148,8 +158,10 @@ def test_gaussians_are_fitted_to_a_picture(prior, tmp_path, capsys):
     assert printed == pytest.approx(psnr.tolist(), abs=0.06), "what it says is what was reached"
 
 
-@pytest.mark.parametrize("group, value", [("scale", -200.0), ("scale", 200.0), ("center", 50.0), ("opacity", 200.0),
-                                          ("opacity", -200.0), ("angle", 1e6)])  # fmt: skip
+@pytest.mark.parametrize(
+    "group, value",
+    [("scale", -200.0), ("scale", 200.0), ("center", 50.0), ("opacity", 200.0), ("opacity", -200.0), ("angle", 1e6)],
+)
 def test_degenerate_gaussians_keep_finite_gradients(prior, group, value):
     """Zero scale, the whole canvas, off the canvas, opacity at a bound: half of them so, and a step goes on."""
     representation = gaussians(prior)
@@ -176,7 +188,9 @@ def test_gradients_of_gaussians_go_through_their_maps(prior):
     representation = gaussians(prior)
     g = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     representation.latents().backward(g)
-    centers, scales, angles, colors, opacities = (value.detach().requires_grad_(True) for value in representation.gaussians())
+    centers, scales, angles, colors, opacities = (
+        value.detach().requires_grad_(True) for value in representation.gaussians()
+    )
     prior.encode(rasterize(centers, scales, angles, colors, opacities, representation.background, (64, 64))).backward(g)
     for name, expected in {
         "center": centers.grad * 64,
@@ -196,8 +210,13 @@ def test_groups_have_their_own_learning_rates(prior):
 
 def test_ellipses_and_density_show_where_gaussians_lie():
     """One long one, right of the middle and high up, that runs from the upper left to the lower right; one off the canvas."""
-    gaussians = (torch.tensor([[[48.0, 16.0], [-9.0, 5.0]]]), torch.tensor([[[10.0, 2.0], [1.0, 1.0]]]), torch.full((1, 2), torch.pi / 4),
-                 torch.tensor([[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]), torch.tensor([[1.0, 0.001]]))  # fmt: skip
+    gaussians = (
+        torch.tensor([[[48.0, 16.0], [-9.0, 5.0]]]),
+        torch.tensor([[[10.0, 2.0], [1.0, 1.0]]]),
+        torch.full((1, 2), torch.pi / 4),
+        torch.tensor([[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]),
+        torch.tensor([[1.0, 0.001]]),
+    )
     (picture,) = ellipses(torch.ones(1, 3, 64, 64), *gaussians, least=192)
     blue = ((picture[2] - picture[0]) > 0.3).nonzero().float() / 3  # y and x, in pixels of the canvas
     assert len(blue) > 50
@@ -205,7 +224,9 @@ def test_ellipses_and_density_show_where_gaussians_lie():
     along, across = ((blue - blue.mean(0)) @ torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5).abs().amax(0).tolist()
     assert along == pytest.approx(10, abs=1) and across == pytest.approx(2, abs=1)
     centers = torch.tensor([[48.0, 16.0]]).expand(1, 15, 2).clone()
-    heat, note = density(torch.cat([centers, torch.full((1, 1, 2), -1.0)], 1), torch.tensor([[0.001] * 4 + [1.0] * 12]), 64)
+    heat, note = density(
+        torch.cat([centers, torch.full((1, 1, 2), -1.0)], 1), torch.tensor([[0.001] * 4 + [1.0] * 12]), 64
+    )
     assert heat.shape == (1, 3, 2, 2)
     bright = heat.sum(1)[0]
     assert bright[0, 1] > 2.5 and bright.sum() - bright[0, 1] < 0.1, "the upper right quarter holds them all"
@@ -219,12 +240,32 @@ def test_gaussian_files_hold_what_is_drawn(prior, tmp_path):
     assert sorted(files) == ["gaussians_00.ply", "gaussians_01.ply"]
     files["gaussians_01.ply"](tmp_path / "one.ply")
     header, data = (tmp_path / "one.ply").read_bytes().split(b"end_header\n", 1)
-    names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2",
-             "rot_0", "rot_1", "rot_2", "rot_3"]  # fmt: skip
+    names = [
+        "x",
+        "y",
+        "z",
+        "nx",
+        "ny",
+        "nz",
+        "f_dc_0",
+        "f_dc_1",
+        "f_dc_2",
+        "opacity",
+        "scale_0",
+        "scale_1",
+        "scale_2",
+        "rot_0",
+        "rot_1",
+        "rot_2",
+        "rot_3",
+    ]
     assert header.decode().splitlines() == [
-        "ply", "format binary_little_endian 1.0", "comment background 1.0000 0.5000 0.0000", "element vertex 50",
+        "ply",
+        "format binary_little_endian 1.0",
+        "comment background 1.0000 0.5000 0.0000",
+        "element vertex 50",
         *(f"property float {name}" for name in names),
-    ]  # fmt: skip
+    ]
     table = dict(zip(names, torch.from_numpy(np.frombuffer(data, "<f4").reshape(50, -1).copy()).T, strict=True))
     assert (table["z"].diff() > 0).all(), "the first lies nearest"
     variances = torch.stack([table["scale_0"], table["scale_1"]], -1).exp() ** 2 * 64**2

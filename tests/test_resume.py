@@ -15,7 +15,7 @@ from PIL import Image
 import recording.files
 import sds2d
 from algorithms.sds import SDS
-from prior import Prior, PriorConfig
+from priors.prior import Prior, PriorConfig
 from recording import checkpoint
 from recording.files import cut_back, held
 
@@ -48,8 +48,29 @@ def prior(tiny):
 def flags_for(name, kind, tiny, folder):
     """Four steps, or DDIM's least, of each method and representation, with a checkpoint after each and pictures at every second."""
     steps = 5 if sds2d.ALGORITHMS[name].samples() else 4
-    flags = ["--prior.path", tiny, "--algo.name", name, "--rep.kind", kind, "--steps", steps, "--prompt", "a fox", "a fish", "--particles",
-             "1", "--log.every", "2", "--log.checkpoint-every", "1", "--log.timesteps", "500", "--log.tile", "64"]  # fmt: skip
+    flags = [
+        "--prior.path",
+        tiny,
+        "--algo.name",
+        name,
+        "--rep.kind",
+        kind,
+        "--steps",
+        steps,
+        "--prompt",
+        "a fox",
+        "a fish",
+        "--particles",
+        "1",
+        "--log.every",
+        "2",
+        "--log.checkpoint-every",
+        "1",
+        "--log.timesteps",
+        "500",
+        "--log.tile",
+        "64",
+    ]
     if sds2d.ALGORITHMS[name].edits:
         Image.effect_noise((64, 64), 80).save(folder / "noise.png")
         flags += ["--source-image", folder / "noise.png", "--source-prompt", "a hat"]
@@ -68,7 +89,10 @@ def same_run(one, other):
     assert files(one) == files(other)
     for name in files(one):
         if name == "metrics.jsonl":
-            lines = [[{**json.loads(line), "seconds": 0} for line in (folder / name).read_text().splitlines()] for folder in (one, other)]
+            lines = [
+                [{**json.loads(line), "seconds": 0} for line in (folder / name).read_text().splitlines()]
+                for folder in (one, other)
+            ]
             assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == list(range(len(lines[0])))
         elif name not in ("index.html", "config.yaml"):
             assert (one / name).read_bytes() == (other / name).read_bytes(), name
@@ -91,8 +115,15 @@ def resume(out, prior, *flags):
     return sds2d.run(config, prior, then=then, resume=True)
 
 
-@pytest.mark.parametrize("name, kind", [(name, kind) for kind in sds2d.REPRESENTATIONS for name in sds2d.ALGORITHMS
-                                        if kind == "latent" or not sds2d.ALGORITHMS[name].samples()])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        (name, kind)
+        for kind in sds2d.REPRESENTATIONS
+        for name in sds2d.ALGORITHMS
+        if kind == "latent" or not sds2d.ALGORITHMS[name].samples()
+    ],
+)
 def test_every_method_and_representation_resumes(name, kind, tiny, prior, tmp_path, monkeypatch):
     """Killed in the middle of a file, and once more when one is written and not yet in its place."""
     flags, out = flags_for(name, kind, tiny, tmp_path), tmp_path / "run"
@@ -140,7 +171,9 @@ def test_ten_kills_at_random_moments(nursery, tiny, tmp_path):
     (tmp_path / "whole").mkdir()
     whole = undisturbed(nursery, tiny, tmp_path / "whole", VSD)
     while killed < 10:
-        process = nursery.start("--resume", out) if out.exists() else nursery.start("--prior.path", tiny, *VSD, "--out", out)
+        process = (
+            nursery.start("--resume", out) if out.exists() else nursery.start("--prior.path", tiny, *VSD, "--out", out)
+        )
         # Anywhere: before the first step, in the next ones, or as soon as a file is seen half-written.
         time.sleep(rng.uniform(0, 0.8))
         if killed % 2:
@@ -164,7 +197,9 @@ def test_an_interrupted_run_is_a_finished_one(nursery, whole, tiny, tmp_path, nu
     _, error = process.communicate()
     assert process.returncode == code
     last = error.strip().splitlines()[-1]
-    assert last.startswith("sds2d.py: stopped; ") and last.endswith(f"--resume {out} goes on") and "Traceback" not in error
+    assert (
+        last.startswith("sds2d.py: stopped; ") and last.endswith(f"--resume {out} goes on") and "Traceback" not in error
+    )
     step = steps_done(out)
     assert 6 <= step < 40 and (out / f"images/step_{step:06d}.png").is_file()
     for name in ("final.png", "final_01.png", "video.mp4", "index.html", "schedule.png", checkpoint.NAME):
@@ -290,13 +325,23 @@ DAMAGE = {
     "without parameters": lambda file: rewrite(file, lambda state, step: (without(state, "0.0"), step)),
     "of another shape": lambda file: rewrite(file, lambda state, step: ({**state, "0.0": torch.zeros(3)}, step)),
     "of another dtype": lambda file: rewrite(file, lambda state, step: ({**state, "0.0": state["0.0"].double()}, step)),
-    "of another optimizer's shape": lambda file: rewrite(file, lambda state, step: ({**state, "0.0.exp_avg": torch.zeros(3)}, step)),
-    "without an optimizer's memory": lambda file: rewrite(file, lambda state, step: (without(state, "0.0.exp_avg"), step)),
-    "without any memory": lambda file: rewrite(file, lambda state, step: ({k: v for k, v in state.items() if not k.startswith("0.0.")}, step)),
-    "with a number for a tensor": lambda file: rewrite(file, lambda state, step: ({**state, "0.0.exp_avg": torch.tensor(0.0)}, step)),
+    "of another optimizer's shape": lambda file: rewrite(
+        file, lambda state, step: ({**state, "0.0.exp_avg": torch.zeros(3)}, step)
+    ),
+    "without an optimizer's memory": lambda file: rewrite(
+        file, lambda state, step: (without(state, "0.0.exp_avg"), step)
+    ),
+    "without any memory": lambda file: rewrite(
+        file, lambda state, step: ({k: v for k, v in state.items() if not k.startswith("0.0.")}, step)
+    ),
+    "with a number for a tensor": lambda file: rewrite(
+        file, lambda state, step: ({**state, "0.0.exp_avg": torch.tensor(0.0)}, step)
+    ),
     "of a step of many digits": lambda file: rewrite(file, lambda state, step: (state, "1" * 5000)),
     "with more": lambda file: rewrite(file, lambda state, step: ({**state, "7.7": torch.zeros(3)}, step)),
-    "with a broken generator": lambda file: rewrite(file, lambda state, step: ({**state, "generator.1": torch.zeros(3)}, step)),
+    "with a broken generator": lambda file: rewrite(
+        file, lambda state, step: ({**state, "generator.1": torch.zeros(3)}, step)
+    ),
 }
 
 
@@ -335,14 +380,30 @@ def test_cutting_back(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "timesteps").mkdir()
     mine = ["compare_20240612.png", "images/notes_20240612.png", "images/.hidden.png", "images/step_best.png"]
-    for name in ("images/step_000003.png", "images/step_000004.png", "images/step_1000000.png", "images/.step_000002.part.png",
-                 ".video.part.mp4", "final_00.png", "timesteps/x0_000004.png", "timesteps/x0_000003.png", *mine):  # fmt: skip
+    for name in (
+        "images/step_000003.png",
+        "images/step_000004.png",
+        "images/step_1000000.png",
+        "images/.step_000002.part.png",
+        ".video.part.mp4",
+        "final_00.png",
+        "timesteps/x0_000004.png",
+        "timesteps/x0_000003.png",
+        *mine,
+    ):
         (tmp_path / name).write_text("x")
     lines = [json.dumps({"step": step}) + "\n" for step in range(6)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 6, "t"')
-    (tmp_path / "scores.jsonl").write_bytes(lines[0].encode() + b"\xff\xfe\n[]\n{\n" + b'{"step": 1, "seconds": "x"}\n{"step": 1, "t": [[1]]}\n' + lines[5].encode())
+    (tmp_path / "scores.jsonl").write_bytes(
+        lines[0].encode()
+        + b"\xff\xfe\n[]\n{\n"
+        + b'{"step": 1, "seconds": "x"}\n{"step": 1, "t": [[1]]}\n'
+        + lines[5].encode()
+    )
     cut_back(tmp_path, 4)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert left == sorted(["final_00.png", "images/step_000003.png", "metrics.jsonl", "scores.jsonl", "timesteps/x0_000003.png", *mine])
+    assert left == sorted(
+        ["final_00.png", "images/step_000003.png", "metrics.jsonl", "scores.jsonl", "timesteps/x0_000003.png", *mine]
+    )
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:4])
     assert (tmp_path / "scores.jsonl").read_text() == lines[0]

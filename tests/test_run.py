@@ -19,14 +19,17 @@ from conftest import ROOT, GaussianPrior
 from PIL import Image
 
 import sds2d
-from prior import Prior, PriorConfig
+from priors.prior import Prior, PriorConfig
 from settings.config import CommandLine
 
 VIEWS = {"gaussian2d": ("density", "ellipses")}
 
 
 # Latents on both versions, the other representations on either: a command takes its time.
-KINDS = [("2.1" if index % 2 else "1.5", kind) for index, kind in enumerate(["latent", "latent", *list(sds2d.REPRESENTATIONS)[1:]])]
+KINDS = [
+    ("2.1" if index % 2 else "1.5", kind)
+    for index, kind in enumerate(["latent", "latent", *list(sds2d.REPRESENTATIONS)[1:]])
+]
 
 
 @pytest.mark.parametrize("stable_diffusion, kind", KINDS, indirect=["stable_diffusion"])
@@ -34,23 +37,47 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
     """SD 1.5 (epsilon) and SD 2.1 (v-prediction), two prompts × two particles, started from another directory."""
     out = tmp_path / "run"
     done = command(
-        "--prior.path", stable_diffusion, "--prompt", "a fox", "a fish / in: <b>water</b>\n", "--particles", 2,
-        "--rep.kind", kind, "--steps", 5, "--log.every", 2, "--out", out, cwd=tmp_path,
+        "--prior.path",
+        stable_diffusion,
+        "--prompt",
+        "a fox",
+        "a fish / in: <b>water</b>\n",
+        "--particles",
+        2,
+        "--rep.kind",
+        kind,
+        "--steps",
+        5,
+        "--log.every",
+        2,
+        "--out",
+        out,
+        cwd=tmp_path,
         env=os.environ if kind == "gaussian2d" else None,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("final.png") and "t=" in done.stderr
-    noise = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and not line.startswith("sds:")]
+    noise = [
+        line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and not line.startswith("sds:")
+    ]
     assert noise == [], "nothing but the bar"
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert names == sorted(
-        ["config.yaml", "metrics.jsonl", "checkpoint.safetensors", "schedule.png", "video.mp4", "index.html", "final.png",
-         *(f"final_{i:02d}.png" for i in range(4)),
-         *(f"{view}/step_{step:06d}.png" for view in ("images", *VIEWS.get(kind, ())) for step in (0, 2, 4, 5)),
-         *(f"{view}/step_{step:06d}.png" for view in ("gradients", "x0", "pseudo_gt") for step in (0, 2, 4)),
-         *(f"timesteps/{view}_000005.png" for view in ("gradients", "x0", "pseudo_gt")),
-         *(f"gaussians_{i:02d}.ply" for i in range(4) if kind == "gaussian2d")]
-    )  # fmt: skip
+        [
+            "config.yaml",
+            "metrics.jsonl",
+            "checkpoint.safetensors",
+            "schedule.png",
+            "video.mp4",
+            "index.html",
+            "final.png",
+            *(f"final_{i:02d}.png" for i in range(4)),
+            *(f"{view}/step_{step:06d}.png" for view in ("images", *VIEWS.get(kind, ())) for step in (0, 2, 4, 5)),
+            *(f"{view}/step_{step:06d}.png" for view in ("gradients", "x0", "pseudo_gt") for step in (0, 2, 4)),
+            *(f"timesteps/{view}_000005.png" for view in ("gradients", "x0", "pseudo_gt")),
+            *(f"gaussians_{i:02d}.ply" for i in range(4) if kind == "gaussian2d"),
+        ]
+    )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(5))
     for line in lines:
@@ -66,7 +93,9 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
 
 def run(prior, out, *flags):
     """A run on a prior that is loaded already; --prior.path, which only lends its sds2d.json, comes with the flags."""
-    return sds2d.run(sds2d.parse(["--out", str(out), "--log.every", "1000", "--log.timesteps", *map(str, flags)]), prior)
+    return sds2d.run(
+        sds2d.parse(["--out", str(out), "--log.every", "1000", "--log.timesteps", *map(str, flags)]), prior
+    )
 
 
 @pytest.fixture
@@ -77,9 +106,26 @@ def gaussian():
 @pytest.mark.parametrize("weight", ["constant", "dreamfusion"])
 def test_loop_ends_where_theory_says(gaussian, tiny, tmp_path, weight):
     """SDS by SGD through the whole loop: the mean moves to m_y⁻ + s (m_y - m_y⁻)."""
-    images = run(gaussian, tmp_path / "run", "--prior.path", tiny, "--prompt", "cat", "--algo.guidance-scale", 2,
-                 "--rep.optimizer", "sgd", "--rep.lr", 0.2, "--steps", 200, "--schedule.t-min", 0.3,
-                 "--schedule.weight", weight)  # fmt: skip
+    images = run(
+        gaussian,
+        tmp_path / "run",
+        "--prior.path",
+        tiny,
+        "--prompt",
+        "cat",
+        "--algo.guidance-scale",
+        2,
+        "--rep.optimizer",
+        "sgd",
+        "--rep.lr",
+        0.2,
+        "--steps",
+        200,
+        "--schedule.t-min",
+        0.3,
+        "--schedule.weight",
+        weight,
+    )
     torch.testing.assert_close(images, torch.full_like(images, 0.7), rtol=0, atol=1e-3)
     last = np.asarray(Image.open(tmp_path / "run" / "final_00.png"))
     assert (abs(last - 0.7 * 255) < 1).all()
@@ -89,13 +135,35 @@ def test_loop_ends_where_theory_says(gaussian, tiny, tmp_path, weight):
 def grey(tmp_path):
     """A source image whose latents are 0.4 on the Gaussian prior."""
     Image.new("RGB", (2, 2), (102, 102, 102)).save(tmp_path / "grey.png")
-    return ["--source-image", tmp_path / "grey.png", "--source-prompt", "dog", "--prompt", "cat", "--rep.optimizer", "sgd"]
+    return [
+        "--source-image",
+        tmp_path / "grey.png",
+        "--source-prompt",
+        "dog",
+        "--prompt",
+        "cat",
+        "--rep.optimizer",
+        "sgd",
+    ]
 
 
 def test_dds_ends_at_the_source_plus_the_difference_of_the_means(tiny, tmp_path, grey):
     prior = GaussianPrior({"": (0.1, 0.3), "cat": (0.4, 0.3), "dog": (0.3, 0.3)})
-    images = run(prior, tmp_path / "run", "--prior.path", tiny, "--algo.name", "dds", "--algo.guidance-scale", 3, *grey,
-                 "--rep.lr", 0.3, "--steps", 200)  # fmt: skip
+    images = run(
+        prior,
+        tmp_path / "run",
+        "--prior.path",
+        tiny,
+        "--algo.name",
+        "dds",
+        "--algo.guidance-scale",
+        3,
+        *grey,
+        "--rep.lr",
+        0.3,
+        "--steps",
+        200,
+    )
     torch.testing.assert_close(images, torch.full_like(images, 0.4 + 3 * 0.1), rtol=0, atol=1e-5)
 
 
@@ -104,9 +172,27 @@ def test_pds_ends_where_its_two_terms_balance(tiny, tmp_path, grey, posterior):
     """ψΔ + χ √(ᾱ(1-ᾱ))/D (Δ - s (m_y - m_ysrc)) = 0 at one t, Δ = z - z^src; with the exact posterior ψ = 0, as in DDS."""
     s, deviation = 3.0, 0.3
     prior = GaussianPrior({"": (0.1, deviation), "cat": (0.4, deviation), "dog": (0.3, deviation)})
-    images = run(prior, tmp_path / "run", "--prior.path", tiny, "--algo.name", "pds", "--algo.guidance-scale", s, *grey,
-                 "--algo.pds.posterior", posterior, "--schedule.t-min", 0.2, "--schedule.t-max", 0.2, "--rep.lr", 2,
-                 "--steps", 300)  # fmt: skip
+    images = run(
+        prior,
+        tmp_path / "run",
+        "--prior.path",
+        tiny,
+        "--algo.name",
+        "pds",
+        "--algo.guidance-scale",
+        s,
+        *grey,
+        "--algo.pds.posterior",
+        posterior,
+        "--schedule.t-min",
+        0.2,
+        "--schedule.t-max",
+        0.2,
+        "--rep.lr",
+        2,
+        "--steps",
+        300,
+    )
     psi, chi = {"authors": (0.14049, 0.09194), "exact": (0.0, 1.0)}[posterior]
     a = np.prod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000)[:201] ** 2)
     pull = chi * np.sqrt(a * (1 - a)) / (a * deviation**2 + 1 - a)
@@ -118,8 +204,20 @@ def test_pds_ends_where_its_two_terms_balance(tiny, tmp_path, grey, posterior):
 def test_ddim_follows_the_probability_flow(tiny, tmp_path, deviation, error):
     """The flow's map is known: z_t - √ᾱ_t m grows as √D_t, exactly even for long steps where the data are a point."""
     prior = GaussianPrior({"": (0.1, 0.3), "cat": (0.4, deviation)})
-    images = run(prior, tmp_path / "run", "--prior.path", tiny, "--algo.name", "ddim", "--algo.guidance-scale", 1, "--prompt",
-                 "cat", "--steps", 250)[:, :1]  # fmt: skip
+    images = run(
+        prior,
+        tmp_path / "run",
+        "--prior.path",
+        tiny,
+        "--algo.name",
+        "ddim",
+        "--algo.guidance-scale",
+        1,
+        "--prompt",
+        "cat",
+        "--steps",
+        250,
+    )[:, :1]
     noise = torch.stack([torch.randn(1, 2, 2, generator=torch.Generator().manual_seed(row)) for row in range(4)])
     a = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[[0, 997]]  # where the sampler ends and begins
     D = a * deviation**2 + 1 - a
@@ -131,12 +229,32 @@ def test_ddim_is_the_pipelines(stable_diffusion, tmp_path):
     """The command's pictures against diffusers' own pipeline, epsilon and v-prediction."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    images = sds2d.run(sds2d.parse(["--prior.path", str(stable_diffusion), "--algo.name", "ddim", "--steps", "8", "--prompt",
-                                    "a fox", "--particles", "2", "--seed", "3", "--out", str(tmp_path / "run")]))  # fmt: skip
+    images = sds2d.run(
+        sds2d.parse(
+            [
+                "--prior.path",
+                str(stable_diffusion),
+                "--algo.name",
+                "ddim",
+                "--steps",
+                "8",
+                "--prompt",
+                "a fox",
+                "--particles",
+                "2",
+                "--seed",
+                "3",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+    )
     pipeline = StableDiffusionPipeline.from_pretrained(stable_diffusion, safety_checker=None, feature_extractor=None)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     generators = [torch.Generator().manual_seed(3 + row) for row in range(2)]
-    expected = pipeline(["a fox"] * 2, num_inference_steps=8, guidance_scale=7.5, generator=generators, output_type="pt").images
+    expected = pipeline(
+        ["a fox"] * 2, num_inference_steps=8, guidance_scale=7.5, generator=generators, output_type="pt"
+    ).images
     torch.testing.assert_close(images.clamp(0, 1), expected, rtol=0, atol=2e-3)
 
 
@@ -152,8 +270,24 @@ def test_every_method_on_stable_diffusion(stable_diffusion, tmp_path, name):
     Image.new("RGB", (80, 70), (200, 30, 30)).save(tmp_path / "red.png")
     edits = sds2d.ALGORITHMS[name].edits
     source = ["--source-image", str(tmp_path / "red.png"), "--source-prompt", "a hat"] if edits else []
-    config = sds2d.parse(["--prior.path", str(stable_diffusion), "--algo.name", name, "--steps", str(steps), "--prompt", "a fox", "a fish",
-                          "--particles", "1", *source, "--out", str(tmp_path / "run")])  # fmt: skip
+    config = sds2d.parse(
+        [
+            "--prior.path",
+            str(stable_diffusion),
+            "--algo.name",
+            name,
+            "--steps",
+            str(steps),
+            "--prompt",
+            "a fox",
+            "a fish",
+            "--particles",
+            "1",
+            *source,
+            "--out",
+            str(tmp_path / "run"),
+        ]
+    )
     images = sds2d.run(config, loaded(stable_diffusion))
     assert images.shape == (2, 3, 64, 64) and images.isfinite().all() and not torch.equal(images[0], images[1])
     assert (tmp_path / "run" / "video.mp4").stat().st_size > 0 and (tmp_path / "run" / "final_01.png").exists()
@@ -170,19 +304,32 @@ def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys
         ("one", [red, "--source-prompt", "a fox"], ["a dog", "a cat", "a cow"]),
         ("each", [red, blue, "--source-prompt", "a fox", "a fish"], ["a dog", "a cat"]),
     ):
-        images = sds2d.run(sds2d.parse([*base, "--source-image", *sources, "--prompt", *prompts, "--out", str(tmp_path / name)]))
+        images = sds2d.run(
+            sds2d.parse([*base, "--source-image", *sources, "--prompt", *prompts, "--out", str(tmp_path / name)])
+        )
         colours = [(200, 30, 30)] * 3 if name == "one" else [(200, 30, 30), (30, 30, 200)]
         expected = torch.tensor(colours).view(-1, 3, 1, 1).expand_as(images) / 255
         torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
         notices = capsys.readouterr().out.splitlines()
-        assert [line.split(":")[0] for line in notices] == [Path(path).name for path in sources if path.endswith(".png")]
+        assert [line.split(":")[0] for line in notices] == [
+            Path(path).name for path in sources if path.endswith(".png")
+        ]
         assert all("70×70" in line and "64×64" in line for line in notices)
 
 
 def test_the_readmes_own_method_works(tiny, tmp_path):
     """Its file and its line, pasted into a copy of the project, run as the README says."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own method")[1]
-    for name in ("sds2d.py", "prior.py", "evaluation.py", "settings", "recording", "algorithms", "representations", "schedules"):
+    for name in (
+        "sds2d.py",
+        "prior.py",
+        "evaluation.py",
+        "settings",
+        "recording",
+        "algorithms",
+        "representations",
+        "schedules",
+    ):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / "priors").mkdir()
@@ -197,8 +344,10 @@ def test_the_readmes_own_method_works(tiny, tmp_path):
     flags = re.search(r"python sds2d.py (--algo.name fixed .*)", readme)[1].split()
     done = subprocess.run(
         [sys.executable, "sds2d.py", *flags, "--prior.path", tiny, "--steps", "2", "--out", "run"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["algo"]["fixed"] == {"strength": 0.9}
     assert len(code.split('"""', 2)[2].strip().splitlines()) <= 25
@@ -218,7 +367,18 @@ def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
     prior = Prior(PriorConfig(path=str(stable_diffusion)))
     given = torch.randn(2, 4, 8, 8), torch.tensor([30, 700]), prior.embed(["a fox", ""])
     before = prior.predict_noise(*given)
-    flags = ("--prior.path", stable_diffusion, "--algo.name", "vsd", "--algo.vsd.lora-lr", 0.1, "--steps", 3, "--particles", 2)
+    flags = (
+        "--prior.path",
+        stable_diffusion,
+        "--algo.name",
+        "vsd",
+        "--algo.vsd.lora-lr",
+        0.1,
+        "--steps",
+        3,
+        "--particles",
+        2,
+    )
     first = run(prior, tmp_path / "first", *flags)
     assert torch.equal(prior.predict_noise(*given), before)
     lora = {name: parameter for name, parameter in prior.unet.named_parameters() if "lora_B" in name}
@@ -231,8 +391,10 @@ def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
     assert torch.equal(plain, run(fresh, tmp_path / "fresh", *flags[:2], "--steps", 3, "--particles", 2))
 
 
-@pytest.mark.parametrize("name, kind", [*((name, "latent") for name in sds2d.ALGORITHMS if name != "vsd"),
-                                        ("sds", "pixel"), ("sds", "gaussian2d")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, kind",
+    [*((name, "latent") for name in sds2d.ALGORITHMS if name != "vsd"), ("sds", "pixel"), ("sds", "gaussian2d")],
+)
 def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, kind):
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
     prior = Prior(PriorConfig(path=str(tiny)))
@@ -242,7 +404,16 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
     prior.dtype = torch.float64
     # The final latents themselves, as far as a picture shows them.
     monkeypatch.setattr(prior, "decode", lambda z: torch.nn.functional.interpolate(z[:, :3], prior.image_size))
-    flags = ["--prior.path", tiny, "--steps", 5 if sds2d.ALGORITHMS[name].samples() else 3, "--rep.kind", kind, "--algo.name", name]
+    flags = [
+        "--prior.path",
+        tiny,
+        "--steps",
+        5 if sds2d.ALGORITHMS[name].samples() else 3,
+        "--rep.kind",
+        kind,
+        "--algo.name",
+        name,
+    ]
     if not sds2d.ALGORITHMS[name].samples():
         # Gaussians' own rates, which this multiplies, are made for Adam's steps.
         flags += ["--rep.optimizer", "sgd", "--rep.lr", 100 if kind == "gaussian2d" else 0.02]
@@ -282,18 +453,47 @@ FLAGS = {
     "--prior.compile": (None, "prior.compile", True),
 }
 # A method's settings are tried with that method.
-FLAGS |= {f"--algo.{flag}": (value, f"algo.{flag.replace('-', '_')}", yaml.safe_load(value)) for flag, value in {
-    "vsd.lora-rank": "2", "vsd.lora-lr": "0.01", "vsd.lora-updates": "2", "vsd.lora-particles": "1",
-    "ism.delta-t": "40", "ism.delta-t-start": "200", "ism.delta-s": "50", "ism.max-steps": "1",
-    "pds.ladder": "100", "pds.posterior": "exact", "csd.w1": "2.0", "csd.w2": "0.9", "csd.w2-end": "0.1",
-    "nfsd.negative-prompt": "ugly", "nfsd.denoised-below": "0.99", "bridge.source-words": "bad", "bridge.target-words": "good",
-    "bridge.switch": "0.9", "sdedit.strength": "0.5", "sdi.inversion-guidance-scale": "2.0", "sdi.inversion-steps": "5", "sdi.eta": "0.0",
-}.items()}  # fmt: skip
+FLAGS |= {
+    f"--algo.{flag}": (value, f"algo.{flag.replace('-', '_')}", yaml.safe_load(value))
+    for flag, value in {
+        "vsd.lora-rank": "2",
+        "vsd.lora-lr": "0.01",
+        "vsd.lora-updates": "2",
+        "vsd.lora-particles": "1",
+        "ism.delta-t": "40",
+        "ism.delta-t-start": "200",
+        "ism.delta-s": "50",
+        "ism.max-steps": "1",
+        "pds.ladder": "100",
+        "pds.posterior": "exact",
+        "csd.w1": "2.0",
+        "csd.w2": "0.9",
+        "csd.w2-end": "0.1",
+        "nfsd.negative-prompt": "ugly",
+        "nfsd.denoised-below": "0.99",
+        "bridge.source-words": "bad",
+        "bridge.target-words": "good",
+        "bridge.switch": "0.9",
+        "sdedit.strength": "0.5",
+        "sdi.inversion-guidance-scale": "2.0",
+        "sdi.inversion-steps": "5",
+        "sdi.eta": "0.0",
+    }.items()
+}
 # So are a representation's.
-FLAGS |= {f"--rep.{flag}": (value, f"rep.{flag.replace('-', '_')}", yaml.safe_load(value)) for flag, value in {
-    "num-points": "20", "layout": "grid", "fit-steps": "2", "center-lr": "0.01", "scale-lr": "0.3", "angle-lr": "0.3",
-    "color-lr": "0.2", "opacity-lr": "0.3",
-}.items()}  # fmt: skip
+FLAGS |= {
+    f"--rep.{flag}": (value, f"rep.{flag.replace('-', '_')}", yaml.safe_load(value))
+    for flag, value in {
+        "num-points": "20",
+        "layout": "grid",
+        "fit-steps": "2",
+        "center-lr": "0.01",
+        "scale-lr": "0.3",
+        "angle-lr": "0.3",
+        "color-lr": "0.2",
+        "opacity-lr": "0.3",
+    }.items()
+}
 # And a schedule's, each beside what it is tried with.
 OF_SCHEDULES = {
     "t": ("700", "--schedule.timestep constant --schedule.t 300"),
@@ -303,18 +503,35 @@ OF_SCHEDULES = {
     "weight-coefficients": ("1 -0.9", "--schedule.weight polynomial --schedule.weight-coefficients 1"),
     "weight-ends": ("1 0.1", "--schedule.weight linear --schedule.weight-ends 1 1"),
     "snr-gamma": ("0.01", "--schedule.weight snr"),
-    **{f"random-decay.{flag}": (value, "--schedule.timestep random_decay --schedule.t-min 0.4 --steps 4")
-       for flag, value in {"curve": "exponential", "at": "0.9", "t-min-end": "0.1", "t-max-end": "0.45"}.items()},
-    **{f"dreamtime.{flag}": (value, "--schedule.timestep dreamtime --schedule.weight dreamtime --steps 4")
-       for flag, value in {"m1": "600", "s1": "0.05", "m2": "700", "s2": "0.5"}.items()},
-}  # fmt: skip
-FLAGS |= {f"--schedule.{flag}": (value, f"schedule.{flag.replace('-', '_')}",
-                                 [float(v) for v in value.split()] if " " in value else yaml.safe_load(value))
-          for flag, (value, _) in OF_SCHEDULES.items()}  # fmt: skip
+    **{
+        f"random-decay.{flag}": (value, "--schedule.timestep random_decay --schedule.t-min 0.4 --steps 4")
+        for flag, value in {"curve": "exponential", "at": "0.9", "t-min-end": "0.1", "t-max-end": "0.45"}.items()
+    },
+    **{
+        f"dreamtime.{flag}": (value, "--schedule.timestep dreamtime --schedule.weight dreamtime --steps 4")
+        for flag, value in {"m1": "600", "s1": "0.05", "m2": "700", "s2": "0.5"}.items()
+    },
+}
+FLAGS |= {
+    f"--schedule.{flag}": (
+        value,
+        f"schedule.{flag.replace('-', '_')}",
+        [float(v) for v in value.split()] if " " in value else yaml.safe_load(value),
+    )
+    for flag, (value, _) in OF_SCHEDULES.items()
+}
 GAUSSIAN = {f"--rep.{field.name.replace('_', '-')}" for field in fields(sds2d.REPRESENTATIONS["gaussian2d"].Settings)}
 # These leave the pictures' pixels alone: sizes and speeds of what is shown, and what the default is anyway.
-UNSEEN = {"--algo.name", "--log.fps", "--log.tile", "--log.timesteps", "--log.timesteps-every", "--eval.clip", "--prior.device",
-          "--prior.compile"}  # fmt: skip
+UNSEEN = {
+    "--algo.name",
+    "--log.fps",
+    "--log.tile",
+    "--log.timesteps",
+    "--log.timesteps-every",
+    "--eval.clip",
+    "--prior.device",
+    "--prior.compile",
+}
 
 
 def base_of(flag):
@@ -347,8 +564,20 @@ def test_every_flag_works(tiny, tmp_path, base):
 
     def final(name, *flags):
         out = tmp_path / name
-        config = sds2d.parse(["--prior.path", str(tiny), "--steps", "2", "--particles", "1", "--out", str(out), "--log.timesteps",
-                              *(flag.format(noise=noise) for flag in flags)])  # fmt: skip
+        config = sds2d.parse(
+            [
+                "--prior.path",
+                str(tiny),
+                "--steps",
+                "2",
+                "--particles",
+                "1",
+                "--out",
+                str(out),
+                "--log.timesteps",
+                *(flag.format(noise=noise) for flag in flags),
+            ]
+        )
         sds2d.run(config, None if any(flag.startswith("--prior") for flag in flags) else prior)
         return np.asarray(Image.open(out / "final_00.png")), yaml.safe_load((out / "config.yaml").read_text())
 
@@ -368,8 +597,21 @@ def test_every_flag_works(tiny, tmp_path, base):
 @pytest.mark.parametrize("name", ["sds", "vsd"])
 def test_a_compiled_network_is_the_same(tiny, tmp_path, name):
     torch.compiler.set_stance("default")
-    flags = ["--algo.name", name, "--prior.path", str(tiny), "--prompt", "a fox", "--particles", "2", "--steps", "3",
-             "--eval.clip", "none", "--log.timesteps"]  # fmt: skip
+    flags = [
+        "--algo.name",
+        name,
+        "--prior.path",
+        str(tiny),
+        "--prompt",
+        "a fox",
+        "--particles",
+        "2",
+        "--steps",
+        "3",
+        "--eval.clip",
+        "none",
+        "--log.timesteps",
+    ]
     plain = sds2d.run(sds2d.parse([*flags, "--out", str(tmp_path / "plain")]))
     config = sds2d.parse([*flags, "--prior.compile", "--out", str(tmp_path / "compiled")])
     prior = Prior(config.prior)
@@ -391,9 +633,24 @@ def test_flags_of_the_start(tiny, tmp_path):
 
 def test_background_shows_between_the_gaussians(tiny, tmp_path):
     """Two runs that differ in it alone: the pictures differ by what is left of the light, the same in all three colours."""
-    flags = ["--prior.path", str(tiny), "--steps", "1", "--rep.kind", "gaussian2d", "--rep.num-points", "3", "--rep.lr", "1e-9"]
+    flags = [
+        "--prior.path",
+        str(tiny),
+        "--steps",
+        "1",
+        "--rep.kind",
+        "gaussian2d",
+        "--rep.num-points",
+        "3",
+        "--rep.lr",
+        "1e-9",
+    ]
     black, coloured = (
-        sds2d.run(sds2d.parse([*flags, "--rep.background", *map(str, background), "--out", str(tmp_path / str(background[0]))]))
+        sds2d.run(
+            sds2d.parse(
+                [*flags, "--rep.background", *map(str, background), "--out", str(tmp_path / str(background[0]))]
+            )
+        )
         for background in ((0.0, 0.0, 0.0), (0.2, 0.5, 0.8))
     )
     light = (coloured - black) / torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1)
@@ -403,8 +660,24 @@ def test_background_shows_between_the_gaussians(tiny, tmp_path):
 
 def test_every_setting_is_covered():
     """A new setting needs a line in FLAGS, or a test of its own named here."""
-    elsewhere = {"prompt", "particles", "steps", "out", "rep.kind", "rep.init-images", "rep.init-color", "prior.path", "log.every",
-                 "rep.background", "source-image", "source-prompt", "config", "resume", "debug", "log.checkpoint-every"}  # fmt: skip
+    elsewhere = {
+        "prompt",
+        "particles",
+        "steps",
+        "out",
+        "rep.kind",
+        "rep.init-images",
+        "rep.init-color",
+        "prior.path",
+        "log.every",
+        "rep.background",
+        "source-image",
+        "source-prompt",
+        "config",
+        "resume",
+        "debug",
+        "log.checkpoint-every",
+    }
 
     def names(cls, prefix=""):
         for field in fields(cls):
@@ -416,9 +689,11 @@ def test_every_setting_is_covered():
 
 def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "advised")
-    advice = {"sds": {"steps": 12, "algo.guidance_scale": 9.0, "schedule.t_max": 0.7, "rep.init": "constant"},
-              "pixel": {"rep.optimizer": "adamw", "schedule.t_max": 0.9, "rep.init": "noise"},
-              "sds pixel": {"rep.lr": 0.123, "rep.init_color": [0.1, 0.2, 0.3], "schedule.shared_t": True}}  # fmt: skip
+    advice = {
+        "sds": {"steps": 12, "algo.guidance_scale": 9.0, "schedule.t_max": 0.7, "rep.init": "constant"},
+        "pixel": {"rep.optimizer": "adamw", "schedule.t_max": 0.9, "rep.init": "noise"},
+        "sds pixel": {"rep.lr": 0.123, "rep.init_color": [0.1, 0.2, 0.3], "schedule.shared_t": True},
+    }
     (folder / "sds2d.json").write_text(json.dumps(advice))
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
     base = ["--prior.path", str(folder), "--out", str(tmp_path / "run")]
@@ -427,7 +702,9 @@ def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
     assert (config.schedule.t_max, config.rep.init) == (0.7, "constant")
     config = sds2d.parse([*base, "--rep.kind", "pixel", "--steps", "3"])
     assert (config.steps, config.rep.lr, config.rep.optimizer) == (3, 0.123, "adamw")
-    assert (config.schedule.t_max, config.rep.init) == (0.7, "constant"), "the method's advice comes before the representation's"
+    assert (config.schedule.t_max, config.rep.init) == (0.7, "constant"), (
+        "the method's advice comes before the representation's"
+    )
     edit = ["--algo.name", "dds", "--source-image", str(tmp_path / "black.png"), "--source-prompt", "a"]
     assert sds2d.parse([*base, *edit, "--rep.kind", "pixel"]).rep.init == "source", "and so does what a method is"
     assert config.rep.init_color == (0.1, 0.2, 0.3) and config.schedule.shared_t, "also where there is a default"
@@ -436,8 +713,12 @@ def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
     assert config.rep.lr == sds2d.REPRESENTATIONS["pixel"].learning_rates["sgd"], "the advised rate is Adam's"
     config = sds2d.parse([*base, "--rep.init-images", str(tmp_path / "black.png")])
     assert config.rep.init == "image", "what the user implies comes before advice"
-    for bad, word in (({"algo.sharpness": 3}, "algo.sharpness"), ({"steps": "many"}, "many"), ([], "object"),
-                      ({"rep.init": "sourc"}, "sourc")):  # fmt: skip
+    for bad, word in (
+        ({"algo.sharpness": 3}, "algo.sharpness"),
+        ({"steps": "many"}, "many"),
+        ([], "object"),
+        ({"rep.init": "sourc"}, "sourc"),
+    ):
         (folder / "sds2d.json").write_text(json.dumps({"sds": bad}))
         with pytest.raises(sds2d.InputError, match=f"sds2d.json.*{word}"):
             sds2d.parse(base)
@@ -447,7 +728,9 @@ def test_warnings_name_what_is_not_understood_and_the_run_goes_on(tiny, tmp_path
     folder = shutil.copytree(tiny, tmp_path / "taught")
     (folder / "captions.json").write_text(json.dumps({"words": ["a", "fox"]}))
     prompt = "a zebra 🍎 " + " ".join(["fox"] * 40) + " quagga"
-    done = command("--prior.path", folder, "--prompt", prompt, "--steps", 1, "--particles", 1, "--out", tmp_path / "run")
+    done = command(
+        "--prior.path", folder, "--prompt", prompt, "--steps", 1, "--particles", 1, "--out", tmp_path / "run"
+    )
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning:")]
     assert len(warnings) == 2
@@ -463,7 +746,25 @@ def test_a_long_run_needs_no_more_memory_than_a_short_one(gaussian, tiny, tmp_pa
     def watch(step, images):
         seen[step] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-    flags = ["--prior.path", str(tiny), "--algo.name", "vsd", "--prompt", "cat", "--particles", "2", "--steps", "1500", "--log.every", "10",
-             "--log.tile", "8", "--eval.clip", "none", "--out", str(tmp_path / "run")]  # fmt: skip
+    flags = [
+        "--prior.path",
+        str(tiny),
+        "--algo.name",
+        "vsd",
+        "--prompt",
+        "cat",
+        "--particles",
+        "2",
+        "--steps",
+        "1500",
+        "--log.every",
+        "10",
+        "--log.tile",
+        "8",
+        "--eval.clip",
+        "none",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     sds2d.run(sds2d.parse(flags), gaussian, watch)
     assert seen[1490] - seen[500] < 3, "MB in a thousand steps"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
-from prior import InputError
+from errors import InputError
 from recording.plots import schedule_plot
 from schedules import Schedule, ScheduleConfig
 from schedules.dreamtime import DreamTimeSettings
@@ -78,7 +78,8 @@ def test_fractions_and_timesteps():
     assert ends(t_max=999.4) == (20, 999)
     assert ends(least_t=80) == (80, 980), "the method's own least t"
     assert build().note is None and build(least_t=80).note == (
-        "timesteps begin at 80, the least that the method can be asked for, not at --schedule.t-min 0.02")  # fmt: skip
+        "timesteps begin at 80, the least that the method can be asked for, not at --schedule.t-min 0.02"
+    )
     assert path("constant", t=0.5, steps=3) == path("constant", t=500, steps=3) == [500] * 3
     assert path("constant", t=1, steps=1) == [999] and path("constant", t=2, steps=1) == [2]
 
@@ -141,7 +142,9 @@ def test_dreamtime_gives_each_t_its_share(bells, steps):
     if steps == 1500:
         # The number of steps spent above 700 is N times the W that lies there, to within the W of one t.
         share = sum(W(j, **units) for j in range(701, 981)) / total
-        assert sum(j > 700 for j in t) / steps == pytest.approx(share, abs=max(W(j, **units) for j in range(20, 981)) / total)
+        assert sum(j > 700 for j in t) / steps == pytest.approx(
+            share, abs=max(W(j, **units) for j in range(20, 981)) / total
+        )
 
 
 def test_dreamtimes_three_curves():
@@ -165,7 +168,9 @@ def decay(**settings):
 
 def test_random_decay_falls_as_it_is_told():
     low, high = decay(curve="linear", t_min_end=10, t_max_end=80).bounds
-    assert near(low.tolist(), [20 - 10 * i / 100 for i in range(101)]) and near(high.tolist(), [980 - 9 * i for i in range(101)])
+    assert near(low.tolist(), [20 - 10 * i / 100 for i in range(101)]) and near(
+        high.tolist(), [980 - 9 * i for i in range(101)]
+    )
     low, high = decay(curve="exponential", t_min_end=0.005, t_max_end=0.049).bounds
     assert (low[0], low[50], low[100]) == (20, 10, 5)
     assert near(high.tolist(), [980 * 20 ** (-i / 100) for i in range(101)])
@@ -200,15 +205,23 @@ def test_random_decay_keeps_its_ends_in_order():
             decay(curve="exponential", **wrong)
 
 
-@pytest.mark.parametrize("coefficients", [(980, -960), (900, -1000, 300), (20, 0, 0, 900), (500,), (0.98, -0.96), (0, 1)])
+@pytest.mark.parametrize(
+    "coefficients", [(980, -960), (900, -1000, 300), (20, 0, 0, 900), (500,), (0.98, -0.96), (0, 1)]
+)
 def test_polynomial(coefficients):
     t = path("polynomial", steps=11, timestep_coefficients=coefficients)
     unit = 1000 if max(map(abs, coefficients)) <= 1 else 1
     assert near(t, [min(999, unit * sum(c * (i / 10) ** k for k, c in enumerate(coefficients))) for i in range(11)])
 
 
-POINTS = [(0, 980, 50, 200, 100, 20), (0, 0.98, 50, 0.2, 100, 0.02), (0, 100, 3, 900, 7, 0), (0, 300),
-          (0, 980, 0.5, 200, 1, 20), (0, 0, 0.07, 1)]  # fmt: skip
+POINTS = [
+    (0, 980, 50, 200, 100, 20),
+    (0, 0.98, 50, 0.2, 100, 0.02),
+    (0, 100, 3, 900, 7, 0),
+    (0, 300),
+    (0, 980, 0.5, 200, 1, 20),
+    (0, 0, 0.07, 1),
+]
 
 
 def between(points, i, steps):
@@ -280,9 +293,12 @@ def test_weights_of_the_timestep(t, gamma):
     a = BARS[t]
     snr = a / (1 - a)
     expected = {
-        "constant": 1.0, "dreamfusion": 1 - a, "fantasia3d": math.sqrt(a) * (1 - a), "ism": math.sqrt((1 - a) / a),
+        "constant": 1.0,
+        "dreamfusion": 1 - a,
+        "fantasia3d": math.sqrt(a) * (1 - a),
+        "ism": math.sqrt((1 - a) / a),
         "snr": min(snr, gamma) / snr,
-    }  # fmt: skip
+    }
     if 20 <= t <= 980:
         expected["dreamtime"] = W(t) / max(W(j) for j in range(20, 981))
     for name, w in expected.items():
@@ -317,11 +333,14 @@ def test_weights_of_the_step():
         assert build(weight=name, steps=1, **options).weight(torch.tensor([30]), 0).item() == formula(0)
 
 
-@pytest.mark.parametrize("name, options, message", [
-    ("polynomial", {"weight_coefficients": (1, -2)}, "w = -0.00[0-9]* at step 200"),
-    ("polynomial", {"weight_coefficients": (1e308, 1e308)}, "w = inf at step"),
-    ("linear", {"weight_ends": (1, -1)}, "w = -0.00[0-9]* at step 200"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("polynomial", {"weight_coefficients": (1, -2)}, "w = -0.00[0-9]* at step 200"),
+        ("polynomial", {"weight_coefficients": (1e308, 1e308)}, "w = inf at step"),
+        ("linear", {"weight_ends": (1, -1)}, "w = -0.00[0-9]* at step 200"),
+    ],
+)
 def test_weights_that_lead_away_are_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         build(weight=name, **options)

@@ -68,8 +68,13 @@ def swept(monkeypatch, capsys, tiny):
 
 def start(*arguments, **options):
     """Starts `python sweep.py …` as a user would."""
-    return subprocess.Popen([sys.executable, ROOT / "sweep.py", *map(str, arguments)], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, ROOT / "sweep.py", *map(str, arguments)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def table(folder):
@@ -79,7 +84,9 @@ def table(folder):
 
 def places(sheet, part):
     """(y, x) of every place where `part` (h, w, 3) stands in `sheet` (H, W, 3), pixel for pixel."""
-    found = np.argwhere((sheet[: sheet.shape[0] - len(part) + 1, : sheet.shape[1] - part.shape[1] + 1] == part[0, 0]).all(-1))
+    found = np.argwhere(
+        (sheet[: sheet.shape[0] - len(part) + 1, : sheet.shape[1] - part.shape[1] + 1] == part[0, 0]).all(-1)
+    )
     return [(y, x) for y, x in found.tolist() if (sheet[y : y + part.shape[0], x : x + part.shape[1]] == part).all()]
 
 
@@ -96,7 +103,19 @@ def written(text, colour=BLACK, upright=False, ground=(255, 255, 255)):
     return pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
 
 
-QUICK = ("--log.timesteps", "--steps", 3, "--particles", 1, "--rep.optimizer", "sgd", "--rep.lr", "0.3", "--log.tile", "16")
+QUICK = (
+    "--log.timesteps",
+    "--steps",
+    3,
+    "--particles",
+    1,
+    "--rep.optimizer",
+    "sgd",
+    "--rep.lr",
+    "0.3",
+    "--log.tile",
+    "16",
+)
 
 # -------------------------------------------------------------------------------------------------------- the same runs
 
@@ -106,7 +125,19 @@ def test_runs_are_those_of_sds2d(swept, command, tiny, tmp_path, monkeypatch):
     loads, load = [], runs.Prior
     monkeypatch.setattr(runs, "Prior", lambda config: loads.append(1) or load(config))
     runs._loaded.clear()
-    common = ["--prior.path", tiny, "--steps", 2, "--particles", 1, "--log.tile", 64, "--log.timesteps", "--log.every", 1]
+    common = [
+        "--prior.path",
+        tiny,
+        "--steps",
+        2,
+        "--particles",
+        1,
+        "--log.tile",
+        64,
+        "--log.timesteps",
+        "--log.every",
+        1,
+    ]
     code, out, _ = swept(*common, "--algo.name", "vsd", "sds", "--out", tmp_path / "sweep")
     assert code == 0 and out == [f"{tmp_path}/sweep/figure.png", "2 runs: 2 finished"] and loads == [1]
     for index, name in enumerate(["vsd", "sds"]):
@@ -122,8 +153,20 @@ def test_runs_are_those_of_sds2d(swept, command, tiny, tmp_path, monkeypatch):
 
 def test_a_prior_is_loaded_once_and_one_is_kept(gaussian, swept, tiny, tmp_path):
     """Three settings of the prior, varying faster than the seed, are ordered so that each is loaded once."""
-    code, out, _ = swept("--prior.path", tiny, *QUICK, "--seed", 0, 1, "--prior.dtype", "float32", "bfloat16", "auto",
-                         "--out", tmp_path / "sweep")  # fmt: skip
+    code, out, _ = swept(
+        "--prior.path",
+        tiny,
+        *QUICK,
+        "--seed",
+        0,
+        1,
+        "--prior.dtype",
+        "float32",
+        "bfloat16",
+        "auto",
+        "--out",
+        tmp_path / "sweep",
+    )
     assert code == 0 and out[-1] == "6 runs: 6 finished"
     assert [dtype for _, dtype in gaussian] == ["float32", "bfloat16", "auto"] and len(runs._loaded) == 1
 
@@ -151,13 +194,16 @@ def test_values_mean_what_they_mean_to_sds2d(arguments, tiny, tmp_path):
     assert options == ["--out", "x"]
     found = [read(run.arguments, Config) for run in flags.combine(given)[1]]
     alone = {
-        "--prompt": [["--prompt", "a", "b"], ["--prompt", "c", "d"]], "--prompt=-x": [["--prompt=-x", "y"], ["--prompt", "z"]],
+        "--prompt": [["--prompt", "a", "b"], ["--prompt", "c", "d"]],
+        "--prompt=-x": [["--prompt=-x", "y"], ["--prompt", "z"]],
         "--rep.init_color": [["--rep.init-color", "0.1", "0.2", "0.3"], ["--rep.init-color", "1", "0", "0"]],
-        "--schedule.shared-t": [["--schedule.shared-t"], []], "--schedule.no_shared_t": [[], ["--schedule.shared-t"]],
+        "--schedule.shared-t": [["--schedule.shared-t"], []],
+        "--schedule.no_shared_t": [[], ["--schedule.shared-t"]],
         "--algo.name=sdi": [["--algo.name", "sdi", "--algo.sdi.inversion-guidance-scale", s] for s in ("-3", "-7.5")],
-        "--seed": [["--seed", s] for s in "012"], "--negative-prompt": [[], ["--negative-prompt", "b c"]],
+        "--seed": [["--seed", s] for s in "012"],
+        "--negative-prompt": [[], ["--negative-prompt", "b c"]],
         "--steps": [["--steps", "10"], []],
-    }  # fmt: skip
+    }
     alone["--algo.sdi.inversion_guidance_scale=-3"] = alone["--algo.name=sdi"]
     assert found == [read(single, Config) for single in alone[arguments[0]]]
 
@@ -219,8 +265,19 @@ def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny
     """The pictures are found pixel for pixel, enlarged and not blurred, and so are the words beside them."""
     out = tmp_path / "sweep"
     names, scales = ["sds", "ism"], ["1", "2", "4.5"]
-    code, said, _ = swept("--prior.path", tiny, *QUICK, "--algo.name", *names, "--algo.guidance-scale", *scales, "--out", out,
-                          "--tile", 64)  # fmt: skip
+    code, said, _ = swept(
+        "--prior.path",
+        tiny,
+        *QUICK,
+        "--algo.name",
+        *names,
+        "--algo.guidance-scale",
+        *scales,
+        "--out",
+        out,
+        "--tile",
+        64,
+    )
     assert code == 0 and said[-1] == "6 runs: 6 finished"
     sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     rows = table(out)
@@ -232,7 +289,9 @@ def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny
         assert settings["algo"]["guidance_scale"] == float(row["algo.guidance-scale"])
         last = json.loads((out / row["folder"] / "metrics.jsonl").read_text().splitlines()[-1])
         assert row["status"] == "finished" and float(row["seconds"]) > 0
-        assert float(row["grad_norm"]) == pytest.approx(last["grad_norm"][0]) and row["clip_score"] == row["error"] == ""
+        assert (
+            float(row["grad_norm"]) == pytest.approx(last["grad_norm"][0]) and row["clip_score"] == row["error"] == ""
+        )
         at += places(sheet, enlarged(out / row["folder"] / "final_00.png", 32))
     ys, xs = sorted({y for y, _ in at}), sorted({x for _, x in at})
     assert at == [(y, x) for y in ys for x in xs] and len(ys) == 2 and len(xs) == 3
@@ -240,12 +299,30 @@ def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny
         assert any(y < top < y + 64 and left < xs[0] for top, left in places(sheet, written(text))), text
     for text, x in zip(scales, xs, strict=True):
         assert any(top < ys[0] and x < left < x + 64 for top, left in places(sheet, written(text))), text
-    assert places(sheet, written("algo.guidance-scale", GREY)) and places(sheet, written("algo.name", GREY, upright=True))
+    assert places(sheet, written("algo.guidance-scale", GREY)) and places(
+        sheet, written("algo.name", GREY, upright=True)
+    )
 
     # The other way round, without a run: nothing is loaded again.
     loads = len(gaussian)
-    assert swept("--prior.path", tiny, *QUICK, "--algo.name", *names, "--algo.guidance-scale", *scales, "--out", out,
-                 "--tile", 64, "--rows", "algo.guidance-scale")[0] == 0  # fmt: skip
+    assert (
+        swept(
+            "--prior.path",
+            tiny,
+            *QUICK,
+            "--algo.name",
+            *names,
+            "--algo.guidance-scale",
+            *scales,
+            "--out",
+            out,
+            "--tile",
+            64,
+            "--rows",
+            "algo.guidance-scale",
+        )[0]
+        == 0
+    )
     turned = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     at = [place for row in rows for place in places(turned, enlarged(out / row["folder"] / "final_00.png", 32))]
     ys, xs = sorted({y for y, _ in at}), sorted({x for _, x in at})
@@ -255,7 +332,16 @@ def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny
 def test_one_flag_stands_against_the_steps(gaussian, swept, tiny, tmp_path):
     """What the column of step 2 shows is what a run of 2 steps ends with."""
     out, short = tmp_path / "sweep", tmp_path / "short"
-    given = ["--prior.path", str(tiny), *map(str, QUICK[3:]), "--log.timesteps", "--log.every", "1", "--algo.guidance-scale", "1"]
+    given = [
+        "--prior.path",
+        str(tiny),
+        *map(str, QUICK[3:]),
+        "--log.timesteps",
+        "--log.every",
+        "1",
+        "--algo.guidance-scale",
+        "1",
+    ]
     assert swept(*given, "--steps", 5, "--seed", 3, 4, "--out", out, "--tile", 64)[0] == 0
     sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     config = sds2d.parse([*given, "--steps", "2", "--seed", "4", "--out", str(short)])
@@ -272,15 +358,37 @@ def test_one_flag_stands_against_the_steps(gaussian, swept, tiny, tmp_path):
 
 def test_three_flags_make_a_table_each(gaussian, swept, tiny, tmp_path):
     out = tmp_path / "sweep"
-    assert swept("--prior.path", tiny, *QUICK, "--seed", 0, 1, "--algo.guidance-scale", 1, 4, "--prompt", "ab", "--prompt",
-                 "abcd", "--out", out, "--tile", 64)[0] == 0  # fmt: skip
+    assert (
+        swept(
+            "--prior.path",
+            tiny,
+            *QUICK,
+            "--seed",
+            0,
+            1,
+            "--algo.guidance-scale",
+            1,
+            4,
+            "--prompt",
+            "ab",
+            "--prompt",
+            "abcd",
+            "--out",
+            out,
+            "--tile",
+            64,
+        )[0]
+        == 0
+    )
     sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     at = {}
     for row in table(out):
         ((y, x),) = places(sheet, enlarged(out / row["folder"] / "final_00.png", 32))
         at[row["seed"], row["algo.guidance-scale"], row["prompt"]] = y, x
     assert len({x for _, x in at.values()}) == 2 and len({y for y, _ in at.values()}) == 4
-    assert max(y for key, (y, _) in at.items() if key[2] == "ab") < min(y for key, (y, _) in at.items() if key[2] == "abcd")
+    assert max(y for key, (y, _) in at.items() if key[2] == "ab") < min(
+        y for key, (y, _) in at.items() if key[2] == "abcd"
+    )
 
 
 def test_long_labels_are_wrapped():
@@ -397,7 +505,11 @@ def test_ctrl_c_says_how_to_go_on(gaussian, monkeypatch, capsys, tiny, tmp_path)
         sweep.main()
     (folder,) = (tmp_path / "outputs").iterdir()
     last = capsys.readouterr().err.splitlines()[-1]
-    assert end.value.code == 130 and "2 runs: 2 not run" in last and f"--seed 0 1 --out outputs/{folder.name} goes on" in last
+    assert (
+        end.value.code == 130
+        and "2 runs: 2 not run" in last
+        and f"--seed 0 1 --out outputs/{folder.name} goes on" in last
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ Ray
@@ -406,8 +518,18 @@ def test_ctrl_c_says_how_to_go_on(gaussian, monkeypatch, capsys, tiny, tmp_path)
 def test_without_ray_installed(tiny, tmp_path):
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('as if it were not there')")
-    process = start("--prior.path", tiny, "--seed", 0, 1, "--ray", "local", "--out", tmp_path / "sweep",
-                    env={**os.environ, "PYTHONPATH": str(tmp_path)})  # fmt: skip
+    process = start(
+        "--prior.path",
+        tiny,
+        "--seed",
+        0,
+        1,
+        "--ray",
+        "local",
+        "--out",
+        tmp_path / "sweep",
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and out == "" and errors.count("\n") == 1 and "requirements-ray.txt" in errors
     assert not (tmp_path / "sweep").exists()
@@ -466,10 +588,12 @@ def test_a_run_that_kills_every_worker_fails_alone(tiny, tmp_path, monkeypatch):
             raise Died
 
     stub = types.SimpleNamespace(
-        cluster_resources=lambda: {"CPU": 1}, remote=lambda **needs: lambda cls: types.SimpleNamespace(remote=lambda *_: Actor()),
-        wait=lambda ends, num_returns: (ends[:1], ends[1:]), get=get,
+        cluster_resources=lambda: {"CPU": 1},
+        remote=lambda **needs: lambda cls: types.SimpleNamespace(remote=lambda *_: Actor()),
+        wait=lambda ends, num_returns: (ends[:1], ends[1:]),
+        get=get,
         exceptions=types.SimpleNamespace(RayActorError=Died, RayError=Exception),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(sys.modules, "ray", stub)
     _, given = flags.split(["--prior.path", str(tiny), "--seed", "0", "1"], sweep.Options)
     pending = flags.combine(given)[1]

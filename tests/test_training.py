@@ -1,16 +1,12 @@
 """The scripts that made the embedded prior, as far as they go without the drawings."""
 
-import sys
-
 import pytest
 import torch
-from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "priors"))
-from emoji64_clip import learn_merges, make_tokenizer  # noqa: E402
-from emoji64_data import BACKGROUNDS, NAMES, Pictures, all_captions, backgrounds_for, caption, words  # noqa: E402
-from emoji64_vae import standardise  # noqa: E402
-from fit import fit, learning_rate  # noqa: E402
+from training.autoencoder import standardise
+from training.clip import learn_merges, make_tokenizer
+from training.data import BACKGROUNDS, NAMES, Pictures, all_captions, backgrounds_for, caption, words
+from training.fit import fit, learning_rate
 
 
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
@@ -67,8 +63,14 @@ def test_every_word_is_one_token():
 def test_merges_are_the_same_every_time():
     """By hand: "lo" is in all three, then "lo" + "w" and "low" + "e" in two; the others are alone, and go by the alphabet."""
     assert learn_merges(["low", "lower", "lowest"]) == [
-        ("l", "o"), ("lo", "w"), ("low", "e"), ("lo", "w</w>"), ("lowe", "r</w>"), ("lowe", "s"), ("lowes", "t</w>"),
-    ]  # fmt: skip
+        ("l", "o"),
+        ("lo", "w"),
+        ("low", "e"),
+        ("lo", "w</w>"),
+        ("lowe", "r</w>"),
+        ("lowe", "s"),
+        ("lowes", "t</w>"),
+    ]
     assert learn_merges(["aaaa"]) == [("a", "a"), ("a", "a</w>"), ("aa", "aa</w>")]
 
 
@@ -93,9 +95,13 @@ def test_standardised_latents_decode_to_the_same_pictures():
 
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        latent_channels=4, block_out_channels=(8, 8, 8), norm_num_groups=4, mid_block_add_attention=False,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-    )  # fmt: skip
+        latent_channels=4,
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    )
     rgba = torch.randint(0, 256, (6, 2, 64, 64, 4), dtype=torch.uint8)
     train = Pictures(rgba, [(f"thing{i}", "noto") for i in range(6)], "cpu")
     images = train.draw(torch.arange(6), torch.Generator().manual_seed(0))[0] * 2 - 1
@@ -107,6 +113,12 @@ def test_standardised_latents_decode_to_the_same_pictures():
         torch.testing.assert_close(vae.decode(after.mean).sample, picture, rtol=1e-3, atol=1e-4)
         ratio = before.std / after.std
         torch.testing.assert_close(ratio, ratio.mean((0, 2, 3), keepdim=True).expand_as(ratio), rtol=1e-3, atol=1e-5)
-        many = torch.cat([vae.encode(train.draw(torch.randint(6, (64,)), torch.Generator().manual_seed(s))[0] * 2 - 1)
-                          .latent_dist.mean for s in range(8)])  # fmt: skip
+        many = torch.cat(
+            [
+                vae.encode(
+                    train.draw(torch.randint(6, (64,)), torch.Generator().manual_seed(s))[0] * 2 - 1
+                ).latent_dist.mean
+                for s in range(8)
+            ]
+        )
     assert many.mean((0, 2, 3)).abs().max() < 0.05 and (many.std((0, 2, 3)) - 1).abs().max() < 0.05

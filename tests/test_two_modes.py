@@ -12,7 +12,20 @@ MODE = 0.1  # deviation of each mode
 DATA = {"": [(0.5, 0.0, 1.0), (0.5, 0.0, 1.0)], "coin": [(0.25, -1.0, MODE), (0.75, 1.0, MODE)]}
 
 
-def simulate(name, t_min, t_max, steps, s=1.0, lr=0.05, rows=64, timestep="uniform", start=0.0, noise=1.0, prompt="coin", **settings):
+def simulate(
+    name,
+    t_min,
+    t_max,
+    steps,
+    s=1.0,
+    lr=0.05,
+    rows=64,
+    timestep="uniform",
+    start=0.0,
+    noise=1.0,
+    prompt="coin",
+    **settings,
+):
     """SGD on `rows` particles from their own noise → their pixels' means (rows,), and how far pixels differ within one."""
     prior = GaussianPrior(DATA)
     particles = Particles(prior, [prompt] * rows, "", 0)
@@ -33,7 +46,9 @@ def test_sds_at_low_t_finds_the_nearest_mode():
     mean, within = simulate("sds", 0.02, 0.3, 300, start=-0.7, noise=0.0)
     torch.testing.assert_close(mean, torch.full_like(mean, -1), rtol=0, atol=0.1)
     mean, _ = simulate("sds", 0.02, 0.3, 300)
-    assert ((mean.abs() - 1).abs() < 0.1).all() and 0.2 < (mean > 0).double().mean() < 0.8, "one mode a particle, both in use"
+    assert ((mean.abs() - 1).abs() < 0.1).all() and 0.2 < (mean > 0).double().mean() < 0.8, (
+        "one mode a particle, both in use"
+    )
     assert (within < 0.05).all()
 
 
@@ -76,6 +91,8 @@ def test_vsd_spreads_what_sds_draws_together():
 
     SDS draws them together whatever they are. (A linear φ can learn a Gaussian, not two modes.)
     """
-    particles = {name: simulate(name, 0.2, 0.6, 300, noise=0.3, prompt="", **settings)[1].mean().item()
-                 for name, settings in (("sds", {}), ("vsd", dict(lora_lr=0.02)))}  # fmt: skip
+    particles = {
+        name: simulate(name, 0.2, 0.6, 300, noise=0.3, prompt="", **settings)[1].mean().item()
+        for name, settings in (("sds", {}), ("vsd", dict(lora_lr=0.02)))
+    }
     assert particles["sds"] < 0.1 and particles["vsd"] > 0.45

@@ -5,8 +5,9 @@ import re
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from emoji64_data import SIZE
-from fit import fit
+
+from training.data import SIZE
+from training.fit import fit
 
 
 def edges(images):
@@ -32,10 +33,15 @@ def draw_posterior(config, batch, vae, train, generator):
 def train_vae(config, train):
     torch.manual_seed(config.seed)
     vae = AutoencoderKL(
-        sample_size=SIZE, latent_channels=4, block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        sample_size=SIZE,
+        latent_channels=4,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
         mid_block_add_attention=False,
-    ).to(config.device)  # fmt: skip
+    ).to(config.device)
 
     def loss(generator):
         images, posterior, latents = draw_posterior(config, config.vae_batch, vae, train, generator)
@@ -62,8 +68,16 @@ def polish_decoder(config, vae, train):
     def muon(name):
         return re.search(r"(resnets\.\d+\.conv[12]|upsamplers\.0\.conv)\.weight$", name)
 
-    polished = fit("decoder", decoder, loss, steps=config.decoder_steps, lr=config.decoder_lr, folder=config.work,
-                   seed=config.seed + 3, muon=muon)  # fmt: skip
+    polished = fit(
+        "decoder",
+        decoder,
+        loss,
+        steps=config.decoder_steps,
+        lr=config.decoder_lr,
+        folder=config.work,
+        seed=config.seed + 3,
+        muon=muon,
+    )
     decoder.load_state_dict(polished.state_dict())
     return vae.eval()
 

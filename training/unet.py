@@ -5,10 +5,11 @@ import re
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from emoji64_clip import tokenize
-from emoji64_data import BACKGROUNDS, SIZE, all_captions, caption
-from fit import fit, save
 from tqdm import tqdm
+
+from training.clip import tokenize
+from training.data import BACKGROUNDS, SIZE, all_captions, caption
+from training.fit import fit, save
 
 
 @torch.no_grad()
@@ -36,18 +37,34 @@ def make_unet(config):
     added to the timestep's embedding, which scales and shifts every block (addition_embed_type, as in DeepFloyd IF)."""
     torch.manual_seed(config.seed + 2)
     return UNet2DConditionModel(
-        sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(48, 96, 192), layers_per_block=1,
+        sample_size=SIZE // 4,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96, 192),
+        layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16, resnet_time_scale_shift="scale_shift",
-        time_embedding_dim=384, addition_embed_type="text", addition_embed_type_num_heads=4,
-    ).to(config.device)  # fmt: skip
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        time_embedding_dim=384,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    ).to(config.device)
 
 
 def make_scheduler():
     """Stable Diffusion's noise schedule."""
-    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-                         clip_sample=False, prediction_type="epsilon", steps_offset=1)  # fmt: skip
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        prediction_type="epsilon",
+        steps_offset=1,
+    )
 
 
 def train_unet(config, unet, text_encoder, tokenizer, bank, pairs):
@@ -84,5 +101,7 @@ def train_unet(config, unet, text_encoder, tokenizer, bank, pairs):
         """Convolutions and feed-forward layers, four fifths of the weights; the rest gains less than its matrices cost."""
         return re.search(r"^unet\..*(resnets.*conv|samplers.*conv|\.ff\.).*weight$", name)
 
-    average = fit("unet", model, loss, steps=config.unet_steps, lr=config.unet_lr, folder=config.work, seed=config.seed, muon=muon)
+    average = fit(
+        "unet", model, loss, steps=config.unet_steps, lr=config.unet_lr, folder=config.work, seed=config.seed, muon=muon
+    )
     return average["unet"], average["text_encoder"]

@@ -4,11 +4,12 @@ from collections import Counter
 
 import torch
 import torch.nn.functional as F
-from emoji64_data import BACKGROUNDS, NAMES, PACKAGES, SIZE, all_captions, caption
-from fit import fit
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from training.data import BACKGROUNDS, NAMES, PACKAGES, SIZE, all_captions, caption
+from training.fit import fit
 
 TEXT_LENGTH = 32
 
@@ -61,13 +62,16 @@ def make_clip(tokenizer, patch_size, **vision):
     """A small CLIPModel for 64×64 pictures."""
     tower = dict(num_attention_heads=4, projection_dim=128)
     text = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=3)
-    special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                   pad_token_id=tokenizer.pad_token_id)  # fmt: skip
-    return CLIPModel(CLIPConfig(
-        text_config=dict(tower, **text, **special, vocab_size=len(tokenizer), max_position_embeddings=TEXT_LENGTH),
-        vision_config=dict(tower, **vision, image_size=SIZE, patch_size=patch_size),
-        projection_dim=128,
-    ))  # fmt: skip
+    special = dict(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return CLIPModel(
+        CLIPConfig(
+            text_config=dict(tower, **text, **special, vocab_size=len(tokenizer), max_position_embeddings=TEXT_LENGTH),
+            vision_config=dict(tower, **vision, image_size=SIZE, patch_size=patch_size),
+            projection_dim=128,
+        )
+    )
 
 
 def train_clip(config, train, tokenizer):
@@ -97,7 +101,9 @@ def train_clip(config, train, tokenizer):
         images = train.compose(drawings, placements, torch.tensor(backgrounds))
         images = speckle(images, generator)
         ids = torch.stack(captions)
-        ids = ids[:, : (ids != tokenizer.pad_token_id).sum(1).max() + 1]  # Attention is causal: padding only costs time.
+        ids = ids[
+            :, : (ids != tokenizer.pad_token_id).sum(1).max() + 1
+        ]  # Attention is causal: padding only costs time.
         return clip(ids.to(config.device), normalise(images), return_loss=True).loss
 
     return fit("clip", clip, loss, steps=config.clip_steps, lr=config.clip_lr, folder=config.work, seed=config.seed)
@@ -150,4 +156,6 @@ def train_judge(config, train, clip, tokenizer):
             + 0.3 * cross_entropy(features[name, backgrounds, 1:], hand - 1)
         )
 
-    return fit("judge", judge, loss, steps=config.judge_steps, lr=config.judge_lr, folder=config.work, seed=config.seed + 4)
+    return fit(
+        "judge", judge, loss, steps=config.judge_steps, lr=config.judge_lr, folder=config.work, seed=config.seed + 4
+    )

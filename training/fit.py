@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import torch
-from muon import Muon
 from tqdm import tqdm
+
+from training.muon import Muon
 
 
 def learning_rate(step, steps, peak, warmup=200):
@@ -49,8 +50,15 @@ def fit(name, model, loss, *, steps, lr, folder, seed=0, muon=lambda name: False
             optimizer.load_state_dict(known)
 
     def checkpoint(step):
-        save({"step": step, "model": model.state_dict(), "average": average.state_dict(),
-              "optimizers": [optimizer.state_dict() for optimizer in optimizers]}, path)  # fmt: skip
+        save(
+            {
+                "step": step,
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            },
+            path,
+        )
 
     saved, running = time.time(), None
     with tqdm(total=steps, initial=min(first, steps), desc=name, mininterval=5, smoothing=0.05) as bar:

@@ -1,24 +1,23 @@
 """Measures a finished prior, as users get it, and writes the figures into its model card.
 
-    python priors/model_card.py            measures priors/emoji64 again
+python -m training.model_card            measures priors/emoji64 again
 """
 
 import random
-import sys
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from emoji64_data import words
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from evaluation import Judge, background_colours, draw_prompts, report, saturations, with_background  # noqa: E402
-from prior import checkpoint_file  # noqa: E402
-from recording.pictures import grid  # noqa: E402
+from priors.checkpoint import checkpoint_file
+from priors.evaluation import Judge, background_colours, draw_prompts, report, saturations, with_background
+from recording.pictures import grid
+from training.data import words
 
-CARD = HERE / "emoji64_card.md"
+HERE = Path(__file__).resolve().parent
+
+CARD = HERE / "model_card.md"
 
 
 def real_pictures(pictures, count, seed=1):
@@ -58,8 +57,11 @@ def sample(pipeline, prompts, guidance_scale, seed=0, batch=20):
     for first in tqdm(range(0, len(prompts), batch), desc=f"sample at guidance {guidance_scale}"):
         texts = [with_background(*pair) for pair in prompts[first : first + batch]]
         generators = [torch.Generator().manual_seed(seed + first + row) for row in range(len(texts))]
-        images.append(pipeline(texts, num_inference_steps=50, guidance_scale=guidance_scale, generator=generators,
-                               output_type="pt").images.cpu())  # fmt: skip
+        images.append(
+            pipeline(
+                texts, num_inference_steps=50, guidance_scale=guidance_scale, generator=generators, output_type="pt"
+            ).images.cpu()
+        )
     return torch.cat(images)
 
 
@@ -115,7 +117,8 @@ def model_card(config, held_out):
 
 if __name__ == "__main__":
     import tyro
-    from train_emoji64 import Config, pictures
+
+    from training.emoji64 import Config, pictures
 
     config = tyro.cli(Config, description=__doc__)
     model_card(config, pictures(config, config.seed + 1, 2, "held_out"))

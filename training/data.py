@@ -1,9 +1,9 @@
 """The pictures and captions that the embedded prior learns from: emoji drawn by four hands, on eleven backgrounds.
 
-    fetch()            the four npm packages, as {hand: {name: svg text}}
-    render_drawings()  every (name, hand) rasterised to 64×64 RGBA several times, each a little shifted, scaled, turned
-    caption()          "a red apple on a blue background in fluent style"
-    Pictures           compositions of drawings and backgrounds, drawn at random
+fetch()            the four npm packages, as {hand: {name: svg text}}
+render_drawings()  every (name, hand) rasterised to 64×64 RGBA several times, each a little shifted, scaled, turned
+caption()          "a red apple on a blue background in fluent style"
+Pictures           compositions of drawings and backgrounds, drawn at random
 """
 
 import io
@@ -30,10 +30,18 @@ PACKAGES = {
 }
 
 BACKGROUNDS = {
-    "white": (255, 255, 255), "red": (214, 48, 49), "orange": (247, 143, 30), "yellow": (252, 220, 70),
-    "green": (66, 160, 71), "cyan": (72, 196, 207), "blue": (45, 100, 220), "purple": (130, 70, 190),
-    "pink": (250, 160, 195), "brown": (121, 80, 50), "gray": (140, 140, 145),
-}  # fmt: skip
+    "white": (255, 255, 255),
+    "red": (214, 48, 49),
+    "orange": (247, 143, 30),
+    "yellow": (252, 220, 70),
+    "green": (66, 160, 71),
+    "cyan": (72, 196, 207),
+    "blue": (45, 100, 220),
+    "purple": (130, 70, 190),
+    "pink": (250, 160, 195),
+    "brown": (121, 80, 50),
+    "gray": (140, 140, 145),
+}
 
 # The names taught, the plainest of each category: a drawing of one thing, which at 64 pixels looks like no other.
 NAMES = {
@@ -113,9 +121,13 @@ def _rasterise(job):
         scale, angle = 0.85 + spread * rng.uniform(-0.05, 0.05), spread * rng.uniform(-6, 6)
         dx, dy = spread * rng.uniform(-2, 2, size=2) * size / SIZE
         middle = size / 2
-        transform = f"translate({middle + dx} {middle + dy}) rotate({angle}) scale({scale}) translate({-middle} {-middle})"
-        svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-               f'viewBox="0 0 {size} {size}"><g transform="{transform}">{body}</g></svg>')  # fmt: skip
+        transform = (
+            f"translate({middle + dx} {middle + dy}) rotate({angle}) scale({scale}) translate({-middle} {-middle})"
+        )
+        svg = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="0 0 {size} {size}"><g transform="{transform}">{body}</g></svg>'
+        )
         png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE)
         pictures.append(np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA")))
     return np.stack(pictures)

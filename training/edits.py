@@ -1,15 +1,17 @@
 """Edits with a known answer: pairs of pictures that share their drawing, both drawn, for `python benchmark.py edits`.
 
-    python priors/emoji64_edits.py        writes priors/emoji64/edits/
+python -m training.edits        writes priors/emoji64/edits/
 """
 
 import json
 from pathlib import Path
 
-from emoji64_data import BACKGROUNDS, Pictures, caption, fetch, render_drawings, words
+from training.data import BACKGROUNDS, Pictures, caption, fetch, render_drawings, words
 
 # hand, source, its background, target, its background
-EDITS = [line.split() for line in """
+EDITS = [
+    line.split()
+    for line in """
     noto     red-heart             white    blue-heart           white
     fluent   blue-heart            white    green-heart          white
     noto     green-heart           pink     purple-heart         pink
@@ -40,7 +42,8 @@ EDITS = [line.split() for line in """
     noto     cactus                pink     cactus               white
     flat     panda                 white    panda                pink
     classic  star                  white    star                 blue
-""".strip().splitlines()]  # fmt: skip
+""".strip().splitlines()
+]
 
 
 def write_edits(packages, folder):
@@ -58,13 +61,19 @@ def write_edits(packages, folder):
             image = pictures.compose(*([value] for value in (drawing, 0, colours.index(background))))[0]
             files.append(f"{index:02d}_{kind}.png")
             Image.fromarray((image.movedim(0, -1) * 255).round().byte().numpy()).save(folder / files[-1])
-        entries.append({
-            "source": files[0], "target": files[1], "source_prompt": caption(*pair[:2]), "prompt": caption(*pair[2:]),
-            "phrase": words(pair[2]), "background": pair[3],
-        })  # fmt: skip
+        entries.append(
+            {
+                "source": files[0],
+                "target": files[1],
+                "source_prompt": caption(*pair[:2]),
+                "prompt": caption(*pair[2:]),
+                "phrase": words(pair[2]),
+                "background": pair[3],
+            }
+        )
     (folder / "edits.json").write_text(json.dumps(entries, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    here = Path(__file__).resolve().parent
-    write_edits(here.parent / "outputs/train_emoji64/packages", here / "emoji64" / "edits")
+    root = Path(__file__).resolve().parent.parent
+    write_edits(root / "outputs/train_emoji64/packages", root / "priors/emoji64/edits")

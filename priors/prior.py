@@ -12,7 +12,10 @@ import string
 from dataclasses import dataclass
 from typing import Literal
 
-from priors.checkpoint import EMBEDDED, InputError, checkpoint_file, digest, fetch, first_line, locate, vet
+import torch
+
+from errors import InputError, first_line
+from priors.checkpoint import EMBEDDED, checkpoint_file, digest, fetch, locate, vet
 
 
 @dataclass
@@ -43,7 +46,6 @@ class Prior:
     folder = None
 
     def __init__(self, config: PriorConfig):
-        import torch
         from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
         from transformers.utils.logging import disable_progress_bar
@@ -61,13 +63,19 @@ class Prior:
         def load(cls, part, **options):
             try:
                 return cls.from_pretrained(path, subfolder=part, **options)
-            except Exception as error:  # whatever a library raises on a broken file, the user needs the part and the cause
-                raise InputError(f"--prior.path {path}: its {part} could not be loaded ({first_line(error)})") from error
+            except (
+                Exception
+            ) as error:  # whatever a library raises on a broken file, the user needs the part and the cause
+                raise InputError(
+                    f"--prior.path {path}: its {part} could not be loaded ({first_line(error)})"
+                ) from error
 
         weights = dict(torch_dtype=self.dtype, use_safetensors=True, low_cpu_mem_usage=False)  # True needs accelerate
         self.tokenizer = load(CLIPTokenizer, "tokenizer")
         self.text_encoder = load(CLIPTextModel, "text_encoder", dtype=self.dtype, use_safetensors=True)
-        if len(self.tokenizer) != self.text_encoder.config.vocab_size:  # A tokenizer without its files loads as an empty one.
+        if (
+            len(self.tokenizer) != self.text_encoder.config.vocab_size
+        ):  # A tokenizer without its files loads as an empty one.
             raise InputError(
                 f"--prior.path {path}: its tokenizer knows {len(self.tokenizer)} tokens, its text_encoder "
                 f"{self.text_encoder.config.vocab_size}"
@@ -77,7 +85,9 @@ class Prior:
         for network in (self.text_encoder, self.unet, self.vae):
             network.to(self.device).eval().requires_grad_(False)
         if self.device.type == "cpu":
-            self.unet.to(memory_format=torch.channels_last)  # its convolutions are 7 to 15 % quicker; on CUDA not measured yet
+            self.unet.to(
+                memory_format=torch.channels_last
+            )  # its convolutions are 7 to 15 % quicker; on CUDA not measured yet
         if config.compile:
             if self.device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
                 raise InputError("--prior.compile needs a C++ compiler, g++ or clang++, on the PATH")
@@ -93,7 +103,9 @@ class Prior:
 
         channels, size = self.unet.config.in_channels, self.unet.config.sample_size
         if channels != self.vae.config.latent_channels:
-            raise InputError(f"--prior.path {path}: a UNet of {channels} input channels is no text-to-image prior (inpainting?)")
+            raise InputError(
+                f"--prior.path {path}: a UNet of {channels} input channels is no text-to-image prior (inpainting?)"
+            )
         self.latent_shape = (channels, size, size)
         self.image_size = size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.text_length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
@@ -109,8 +121,6 @@ class Prior:
 
     def embed(self, prompts):
         """Text embeddings of a list of prompts (N, L, D) in the networks' dtype; each prompt is encoded once."""
-        import torch
-
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._embeddings:
                 tokens = self.tokenizer(
@@ -146,8 +156,6 @@ class Prior:
 
     def decode(self, latents):
         """Latents (B, C, h, w) → images (B, 3, H, W), float32, near [0, 1] and not clamped."""
-        import torch
-
         latents = (latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)).to(self.dtype)
         # Four at a time: the decoder needs far more memory than the UNet, and no step waits for it.
         return torch.cat([self.vae.decode(part).sample.float() for part in latents.split(4)]) / 2 + 0.5
@@ -185,7 +193,9 @@ class Prior:
         T = len(self.alphas_cumprod)
         first = (steps - 1) * (T // steps)
         if not 0.8 * T <= first < T - 1:
-            raise InputError(f"--steps: {steps} steps of DDIM would begin at timestep {first} of {T}; take a divisor of {T} from 5 to {T // 2}")
+            raise InputError(
+                f"--steps: {steps} steps of DDIM would begin at timestep {first} of {T}; take a divisor of {T} from 5 to {T // 2}"
+            )
         scheduler = DDIMScheduler.from_config(self.scheduler_config, prediction_type="epsilon", clip_sample=False)
         scheduler.alphas_cumprod = self.alphas_cumprod
         if not scheduler.config.set_alpha_to_one:
@@ -195,8 +205,6 @@ class Prior:
 
     def network(self, z_t, t, text):
         """The UNet as it is, ε̂ or v, in the dtype of z_t: one call, for z_t (N, C, h, w), t (N,), text (N, L, D)."""
-        import torch
-
         # forward is the UNet that --prior.compile leaves alone: compiling the backward pass of one that learns takes minutes.
         unet = self.unet.forward if torch.is_grad_enabled() else self.unet
         return unet(z_t.to(self.dtype), to_device(t, z_t.device), text).sample.to(z_t.dtype)
@@ -213,8 +221,6 @@ class Prior:
 
         A v-prediction (Salimans and Ho 2022, arXiv 2202.00512) is converted: ε̂ = √ᾱ_t v + √(1-ᾱ_t) z_t.
         """
-        import torch
-
         with torch.no_grad():
             output = self.network(z_t, t, text)
         if self.prediction_type == "epsilon":
@@ -225,8 +231,6 @@ class Prior:
     def predict_noises(self, z_t, t, *texts):
         """ε̂(z_t; y, t) for several embeddings y of the same latents, in one call of the network, which is asked once for an
         embedding that comes twice."""
-        import torch
-
         different = list({id(text): text for text in texts}.values())
         n = len(different)
         noises = self.predict_noise(torch.cat([z_t] * n), torch.cat([t] * n), torch.cat(different)).chunk(n)
@@ -266,8 +270,6 @@ def per_row(values, like):
 
 def repeat_on_cuda():
     """The same bytes from the same command, as far as PyTorch has deterministic kernels: it warns of an operation that has none."""
-    import torch
-
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -275,8 +277,6 @@ def repeat_on_cuda():
 
 def pick_device(name):
     """Resolves auto; raises InputError for a device that this machine lacks."""
-    import torch
-
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

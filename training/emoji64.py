@@ -1,7 +1,7 @@
 """Makes the embedded prior from nothing: fetches the drawings, renders, trains, evaluates, writes priors/emoji64/.
 
-    pip install -r priors/requirements.txt        (and Node's npm, which fetches the drawings)
-    python priors/train_emoji64.py
+    pip install -r training/requirements.txt        (and Node's npm, which fetches the drawings)
+    python -m training.emoji64
 
 Runs on the CPU in a few hours or on CUDA in minutes, and goes on where it was when started again.
 """
@@ -15,22 +15,25 @@ from pathlib import Path
 import torch
 import tyro
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from emoji64_clip import make_tokenizer, train_clip, train_judge
-from emoji64_data import BACKGROUNDS, NAMES, PACKAGES, SIZE, Pictures, all_captions, fetch, render_drawings, words
-from emoji64_edits import write_edits
-from emoji64_unet import latent_bank, make_scheduler, make_unet, train_unet
-from emoji64_vae import polish_decoder, standardise, train_vae
-from fit import save
-from model_card import model_card
 from transformers import CLIPModel, CLIPProcessor, CLIPTextModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from training.autoencoder import polish_decoder, standardise, train_vae
+from training.clip import make_tokenizer, train_clip, train_judge
+from training.data import BACKGROUNDS, NAMES, PACKAGES, SIZE, Pictures, all_captions, fetch, render_drawings, words
+from training.edits import write_edits
+from training.fit import save
+from training.model_card import model_card
+from training.unet import latent_bank, make_scheduler, make_unet, train_unet
 
 
 @dataclass
 class Config:
     work: Path = Path("outputs/train_emoji64")  # Drawings, renderings and checkpoints while training.
-    out: Path = Path(__file__).resolve().parent / "emoji64"  # Where the finished prior goes.
-    start: Path | None = None  # A finished prior to train on: autoencoder and text tower stay, the rest goes on from it.
+    out: Path = Path(__file__).resolve().parent.parent / "priors/emoji64"  # Where the finished prior goes.
+    start: Path | None = (
+        None  # A finished prior to train on: autoencoder and text tower stay, the rest goes on from it.
+    )
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     seed: int = 0
     scales: tuple[float, ...] = (2, 3, 5, 7.5)  # Guidance scales tried on 48 prompts; the best makes the 200 samples.
@@ -63,7 +66,15 @@ def pictures(config, seed, variants, name, spread=1.0):
 
 def same_settings(config):
     """Refuses a work folder that was made with other settings: its parts would not fit together."""
-    free = {"work", "out", "device", "scales", "decoder_steps", "judge_steps", "unet_steps"}  # nothing is built on what these end with
+    free = {
+        "work",
+        "out",
+        "device",
+        "scales",
+        "decoder_steps",
+        "judge_steps",
+        "unet_steps",
+    }  # nothing is built on what these end with
     settings = {name: str(value) for name, value in asdict(config).items() if name not in free}
     path = config.work / "settings.json"
     if path.exists() and json.loads(path.read_text()) != settings:
@@ -76,13 +87,22 @@ def write_prior(config, vae, unet, text_encoder, tokenizer, clip, judge_tokenize
     out = config.out
     scheduler = DDIMScheduler.from_config(make_scheduler().config, set_alpha_to_one=False)
     pipeline = StableDiffusionPipeline(
-        vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
     tokenizer.backend_tokenizer.model.save(str(out / "tokenizer"))  # vocab.json and merges.txt, for older readers
     clip.to("cpu", torch.float16).save_pretrained(out / "clip")
-    for part in ("text_encoder", "clip"):  # Stored in half precision, meant to be run in single, as the UNet and VAE are.
+    for part in (
+        "text_encoder",
+        "clip",
+    ):  # Stored in half precision, meant to be run in single, as the UNet and VAE are.
         file = out / part / "config.json"
         file.write_text(file.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})

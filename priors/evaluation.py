@@ -8,7 +8,10 @@ A checkpoint that knows its own captions (captions.json) can be asked for a name
 import random
 from dataclasses import dataclass
 
-from prior import InputError, first_line, locate
+import torch
+
+from errors import InputError, first_line
+from priors.checkpoint import locate
 
 
 @dataclass
@@ -41,8 +44,6 @@ def draw_prompts(captions, count, seed):
 
 def background_colours(images, captions):
     """Images (B, 3, H, W) → B names: the named colour nearest to the median of the picture's rim."""
-    import torch
-
     rim = torch.ones(images.shape[-2:], dtype=torch.bool)
     rim[2:-2, 2:-2] = False
     seen = images.clamp(0, 1)[:, :, rim].median(dim=-1).values  # (B, 3)
@@ -62,7 +63,6 @@ class Judge:
     """A CLIP (Radford et al. 2021, arXiv 2103.00020), from a folder or the hub."""
 
     def __init__(self, path):
-        import torch
         from transformers import CLIPModel, CLIPTokenizer
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # needs no torchvision
         from transformers.utils.logging import disable_progress_bar
@@ -74,16 +74,12 @@ class Judge:
 
     def text_features(self, prompts):
         """(N, D), of length 1."""
-        import torch
-
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
         with torch.no_grad():
             return torch.nn.functional.normalize(self.clip.get_text_features(**tokens).pooler_output, dim=-1)
 
     def image_features(self, images):
         """Images (B, 3, H, W) in [0, 1] → (B, D), of length 1."""
-        import torch
-
         pixels = (images.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
         inputs = self.image_processor(list(pixels), return_tensors="pt")
         with torch.no_grad():
@@ -101,7 +97,9 @@ class Judge:
         prompts: (phrase, background) pairs. The candidates are the prompt with every other name in its place.
         """
         names = [phrase for category in captions["names"].values() for phrase in category]
-        features = {b: self.text_features([with_background(name, b) for name in names]) for b in {b for _, b in prompts}}
+        features = {
+            b: self.text_features([with_background(name, b) for name in names]) for b in {b for _, b in prompts}
+        }
         ranks = []
         for image, (phrase, background) in zip(self.image_features(images), prompts, strict=True):
             scores = features[background] @ image
@@ -126,8 +124,6 @@ class Evaluator:
 
     def scores(self, images):
         """Images (B, 3, H, W) → {name: one number a particle}."""
-        import torch
-
         features = self.judge.image_features(images)
         found = {"clip_score": torch.cosine_similarity(features, self.text)}
         if self.source is not None:

@@ -1,26 +1,25 @@
 """The real pictures that `python benchmark.py quality` holds the methods against: 60 prompts over all categories and backgrounds.
 
-    python priors/emoji64_real.py        writes priors/emoji64/real/
+python -m training.real        writes priors/emoji64/real/
 
-    prompts.json          [[phrase, background], …]
-    pictures.png          four pictures of each prompt, each by a hand drawn at random, at placements of their own: a row a prompt
-    features.safetensors  "features" (60, 32, D), float16: the CLIP's features of 32 others of each prompt, 8 by each hand
+prompts.json          [[phrase, background], …]
+pictures.png          four pictures of each prompt, each by a hand drawn at random, at placements of their own: a row a prompt
+features.safetensors  "features" (60, 32, D), float16: the CLIP's features of 32 others of each prompt, 8 by each hand
 """
 
 import itertools
 import json
 import random
-import sys
 from pathlib import Path
 
 import torch
-from emoji64_data import NAMES, PACKAGES, Pictures, fetch, render_drawings, words
 from PIL import Image
 from safetensors.torch import save_file
 
+from priors.evaluation import Judge
+from training.data import NAMES, PACKAGES, Pictures, fetch, render_drawings, words
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from evaluation import Judge  # noqa: E402
 
 PROMPTS, SHOWN, PLACEMENTS, SEED = 60, 4, 8, 3  # Training and its own measures have seeds 0, 1 and 2.
 
@@ -33,7 +32,9 @@ def choose(pictures, count, seed=0):
     for index, (name, _) in enumerate(pictures.pairs):
         drawn.setdefault(name, []).append(index)
     piles = [rng.sample(names, len(names)) for names in NAMES.values()]
-    in_turn = [name for names in itertools.zip_longest(*piles) for name in names if name and len(drawn[name]) == len(PACKAGES)]
+    in_turn = [
+        name for names in itertools.zip_longest(*piles) for name in names if name and len(drawn[name]) == len(PACKAGES)
+    ]
     colours, chosen = list(pictures.backgrounds), []
     for place, name in enumerate(in_turn[:count]):
         turn = [colours[(place + step) % len(colours)] for step in range(len(colours))]
@@ -62,11 +63,13 @@ def write_real(packages, prior):
         features.append(judge.image_features(compose(pictures, *pair, *every.unbind(1))))
     folder = prior / "real"
     folder.mkdir(exist_ok=True)
-    (folder / "prompts.json").write_text(json.dumps([(words(name), colour) for name, colour in chosen], indent=1) + "\n")
+    (folder / "prompts.json").write_text(
+        json.dumps([(words(name), colour) for name, colour in chosen], indent=1) + "\n"
+    )
     sheet = torch.cat(lines, 1).movedim(0, -1)
     Image.fromarray((sheet * 255).round().byte().numpy()).save(folder / "pictures.png", optimize=True)
     save_file({"features": torch.stack(features).half()}, folder / "features.safetensors")
 
 
 if __name__ == "__main__":
-    write_real(HERE.parent / "outputs/train_emoji64/packages", HERE / "emoji64")
+    write_real(HERE.parent / "outputs/train_emoji64/packages", HERE.parent / "priors/emoji64")
