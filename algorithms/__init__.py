@@ -1,7 +1,7 @@
 """The published methods, one file each. A new one is a new file and a line in ALGORITHMS."""
 
 from dataclasses import dataclass, field, make_dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from algorithms.bridge import Bridge
 from algorithms.csd import CSD
@@ -14,28 +14,20 @@ from algorithms.sdedit import SDEdit
 from algorithms.sdi import SDI
 from algorithms.sds import SDS
 from algorithms.vsd import VSD
+from errors import Range
 
-ALGORITHMS = {
-    "sds": SDS,
-    "vsd": VSD,
-    "ism": ISM,
-    "dds": DDS,
-    "pds": PDS,
-    "csd": CSD,
-    "nfsd": NFSD,
-    "sdi": SDI,
-    "bridge": Bridge,
-    "ddim": DDIM,
-    "sdedit": SDEdit,
-}
+ALGORITHMS = {"sds": SDS, "vsd": VSD, "ism": ISM, "csd": CSD, "nfsd": NFSD, "sdi": SDI, "bridge": Bridge}
+ALGORITHMS |= {"dds": DDS, "pds": PDS}  # edits
+ALGORITHMS |= {"ddim": DDIM, "sdedit": SDEdit}  # samplers, for comparison
 
 
 @dataclass
 class Common:
     name: Literal[tuple(ALGORITHMS)] = "sds"
     """The method."""
-    guidance_scale: float | None = None
-    """Classifier-free guidance s in ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); 1 is the conditional prediction. None: the method's own."""
+    guidance_scale: Annotated[float | None, Range()] = None
+    """Classifier-free guidance s in ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); 1 is the conditional prediction. None: the
+    method's own."""
 
 
 # --algo.<name>.<field> for every method that has settings of its own.

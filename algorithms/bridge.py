@@ -1,36 +1,35 @@
-"""SDS-Bridge. McAllister et al. 2024, Rethinking Score Distillation as a Bridge Between Image Distributions, arXiv 2406.09417."""
+"""SDS-Bridge. McAllister et al. 2024, Rethinking Score Distillation as a Bridge Between Image Distributions, arXiv
+2406.09417."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from algorithms.method import Method
 from algorithms.sds import SDS
+from errors import Range
+
+SOURCE_WORDS = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 
 
 @dataclass
 class BridgeSettings:
-    source_words: str = (
-        ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
-    )
-    """What the second half adds to the prompt to describe the pictures that SDS makes."""
+    source_words: str = SOURCE_WORDS
+    """Added to the prompt in the second stage to describe the pictures that SDS makes."""
     target_words: str = ", detailed high resolution, high quality, sharp"
-    """What it adds to describe the pictures that are wanted."""
-    switch: float = 0.5
+    """Added to the prompt to describe the pictures that are wanted."""
+    switch: Annotated[float, Range(0, 1)] = 0.5
     """Fraction of the run that is SDS."""
 
 
 class Bridge(Method):
     """g = ε̂^s(z_t; y, t) - ε first, SDS; then g = s (ε̂(z_t; y + target words, t) - ε̂(z_t; y + source words, t)).
 
-    Distillation moves a picture from one distribution to another along a bridge, whose direction is the difference of two
-    scores. Once SDS has made a picture, the distribution that it lies in is better described than by noise: in words.
+    Distillation moves a picture from one distribution to another along a bridge, whose direction is the difference of
+    two scores. Once SDS has made a picture, words describe the distribution that it belongs to better than noise does.
     """
 
     defaults = {"algo.guidance_scale": 40.0, "schedule.weight": "dreamfusion"}
     Settings = BridgeSettings
-
-    @classmethod
-    def check(cls, settings, require):
-        require(0 <= settings.switch <= 1, f"--algo.bridge.switch {settings.switch}: a fraction from 0 to 1 is needed")
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
@@ -42,5 +41,4 @@ class Bridge(Method):
             return SDS.gradient(self, z, t, progress)
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
         target, source = self.prior.predict_noises(z_t, t, self.target, self.source)
-        self.prior.note("x0", z_t, target, t)
-        return self.s * (target - source)
+        return self.s * (self.record("x0", z_t, target, t) - source)

@@ -5,34 +5,27 @@ import torch
 from algorithms.method import Method
 
 
-def delta_noise(prior, particles, s, z, t):
-    """ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t), one ε and t for both and one call of 4B."""
+def delta_noise(method: Method, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t), the same ε and t for both, in one call of 4B."""
+    particles = method.particles
     noise, pair_t = particles.noise_like(z), torch.cat([t, t])
-    noised = prior.add_noise(torch.cat([z, particles.source]), torch.cat([noise, noise]), pair_t)
-    text, negative = (
-        torch.cat([particles.text, particles.source_text]),
-        torch.cat([particles.negative, particles.negative]),
-    )
-    target, source = prior.guided_noise(noised, pair_t, text, negative, s).chunk(2)
-    return target - source
+    noised = method.prior.add_noise(torch.cat([z, particles.source]), torch.cat([noise, noise]), pair_t)
+    text = torch.cat([particles.text, particles.source_text])
+    negative = torch.cat([particles.negative, particles.negative])
+    target, source = method.prior.guided_noise(noised, pair_t, text, negative, method.s).chunk(2)
+    return method.record("x0", noised[: len(z)], target, t) - source
 
 
 class DDS(Method):
-    """g = ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t), one ε and t for both: an edit.
+    """g = ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t), the same ε and t for both: an edit.
 
-    What SDS would do to a picture that fits its own prompt already is an error of SDS; the source and its prompt measure
-    that error, and it is taken away.
+    What SDS would change in a picture that fits its prompt already is an error of SDS. The source and its prompt
+    measure that error, and it is subtracted.
     """
 
-    defaults = {
-        "algo.guidance_scale": 7.5,
-        "schedule.weight": "constant",
-        "schedule.t_min": 0.05,
-        "schedule.t_max": 0.95,
-        "rep.init": "source",
-        "particles": 1,
-    }
+    defaults = {"algo.guidance_scale": 7.5, "rep.init": "source", "particles": 1}
+    defaults |= {"schedule.weight": "constant", "schedule.t_min": 0.05, "schedule.t_max": 0.95}
     edits = True
 
     def gradient(self, z, t, progress):
-        return delta_noise(self.prior, self.particles, self.s, z, t)
+        return delta_noise(self, z, t)

@@ -1,43 +1,44 @@
 """Interval Score Matching. Liang et al. 2023, LucidDreamer, arXiv 2311.11284, equation 17."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from algorithms.inversion import climb
+from algorithms.ddim_inversion import ddim_invert
 from algorithms.method import Method
+from errors import Range
 from priors.prior import per_row
 
 
 @dataclass
 class ISMSettings:
-    delta_t: int = 80
+    delta_t: Annotated[int, Range(1)] = 80
     """δ_T, the interval of timesteps whose scores are matched."""
-    delta_t_start: int | None = None
-    """δ_T at the start of the run, from where it falls towards delta-t in a straight line (the authors: 100). None: it stays."""
-    delta_s: int = 200
+    delta_t_start: Annotated[int | None, Range(1)] = None
+    """δ_T at the start of the run, from where it changes linearly to delta-t (the authors: 100). None: it is
+    constant."""
+    delta_s: Annotated[int, Range(1)] = 200
     """δ_S, the step of the inversion."""
-    max_steps: int = 5
-    """n_max, the most inversion steps; where they do not reach down to t = 0, the lowest latents are noised at random."""
+    max_steps: Annotated[int, Range(1)] = 5
+    """n_max, the most inversion steps; where they do not start at t = 0, the latents at their start are noised at
+    random."""
 
 
 class ISM(Method):
     """g = ε̂^s(z_t; y, t) - ε̂(z_s; ∅, s), s = t - δ_T.
 
-    z_s comes from z by DDIM inversion with the empty prompt, and z_t by one inversion step more. So no random noise is in g,
-    and the picture that it pulls to is the same at every step: SDS's averages over the noise, and blurs.
+    z_s comes from z by DDIM inversion with the empty prompt, and z_t by one more inversion step. So there is no random
+    noise in g, and it leads to the same picture at every step; SDS's averages over the noise, and blurs.
     """
 
-    # One timestep to look at in place of three: each costs an inversion.
+    # One timestep to probe instead of three: each costs an inversion.
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "ism", "log.timesteps": [500]}
     Settings = ISMSettings
 
-    @classmethod
-    def check(cls, settings, require):
-        cls.check_counts(require, "ism", settings, "delta_t", "delta_t_start", "delta_s", "max_steps")
-
-    def least_timestep(self):
-        return max(self.settings.delta_t, self.settings.delta_t_start or 0)
+    def __init__(self, prior, particles, config, steps):
+        super().__init__(prior, particles, config, steps)
+        self.min_t = max(self.settings.delta_t, self.settings.delta_t_start or 0)
 
     def gradient(self, z, t, progress):
         prior, empty, setting = self.prior, self.particles.empty, self.settings
@@ -49,14 +50,11 @@ class ISM(Method):
         # Drawn whether it is needed or not: a row's random numbers must not depend on the others.
         noise = self.particles.noise_like(z)
         z_0 = torch.where(per_row(t_0, z) > 0, prior.add_noise(z, noise, t_0), z)
-        z_s = climb(
-            prior,
-            z_0,
-            t_0,
-            s,
-            stop=lambda k: t_0 + k * setting.delta_s,
-            predict=lambda z_a, a: prior.predict_noise(z_a, a, empty),
-        )
+
+        def timestep(k):
+            return t_0 + k * setting.delta_s
+
+        z_s = ddim_invert(prior, z_0, t_0, s, timestep, lambda z_a, a: prior.predict_noise(z_a, a, empty))
         noise_s = prior.predict_noise(z_s, s, empty)
         z_t = prior.ddim_step(z_s, noise_s, s, t)
-        return prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s) - noise_s
+        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise_s

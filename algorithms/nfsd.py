@@ -1,8 +1,10 @@
 """Noise-Free Score Distillation. Katzir et al. 2023, arXiv 2310.17590."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from algorithms.method import Method
+from errors import Range
 from priors.prior import per_row
 
 P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
@@ -11,9 +13,9 @@ P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dul
 @dataclass
 class NFSDSettings:
     negative_prompt: str | None = None
-    """p_neg, a prompt for pictures off the data. None: --negative-prompt, or the paper's where that is empty."""
-    denoised_below: float = 0.2
-    """Fraction of T below which the prediction for the empty prompt has no noise left to take away."""
+    """p_neg, a prompt for pictures unlike the data. None: --negative-prompt, or the paper's where that is empty."""
+    denoised_below: Annotated[float, Range(0, 1)] = 0.2
+    """Fraction of T below which the prediction for the empty prompt contains no noise to subtract."""
 
 
 class NFSD(Method):
@@ -21,16 +23,11 @@ class NFSD(Method):
 
     δ_C = ε̂(z_t; y, t) - ε̂(z_t; ∅, t)      the direction of the condition
     δ_D = ε̂(z_t; ∅, t)                      for t < 0.2 T, where that is the direction of the data
-    δ_D = ε̂(z_t; ∅, t) - ε̂(z_t; p_neg, t)  above, p_neg standing in for the noise that has to go
+    δ_D = ε̂(z_t; ∅, t) - ε̂(z_t; p_neg, t)  above, p_neg's prediction as an estimate of the noise
     """
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}
     Settings = NFSDSettings
-
-    @classmethod
-    def check(cls, settings, require):
-        below = settings.denoised_below
-        require(0 <= below <= 1, f"--algo.nfsd.denoised-below {below}: a fraction from 0 to 1 is needed")
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
@@ -39,12 +36,11 @@ class NFSD(Method):
         self.p_neg = particles.embed([prompt] * len(particles))
 
     def gradient(self, z, t, progress):
+        text, empty = self.particles.text, self.particles.empty
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
-        with_text, empty, negative = self.prior.predict_noises(
-            z_t, t, self.particles.text, self.particles.empty, self.p_neg
-        )
-        self.prior.note("x0", z_t, with_text, t)
+        noise_text, noise_empty, noise_negative = self.prior.predict_noises(z_t, t, text, empty, self.p_neg)
+        self.record("x0", z_t, noise_text, t)
         noisy = per_row(t >= self.settings.denoised_below * len(self.prior.alphas_cumprod), z)
-        delta_C = with_text - empty
-        delta_D = empty - noisy * negative
+        delta_C = noise_text - noise_empty
+        delta_D = noise_empty - noisy * noise_negative
         return delta_D + self.s * delta_C

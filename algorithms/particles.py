@@ -1,10 +1,11 @@
-"""What an algorithm knows of the batch besides its latents: each row's prompt, its source, and its own randomness."""
+"""The batch: each row's prompt, its source picture, and its own random numbers."""
 
 import contextlib
+import hashlib
 
 import torch
 
-from priors.prior import to_device
+from priors.prior import Prior, to_device
 
 
 class Particles:
@@ -15,13 +16,21 @@ class Particles:
     source_images, source         the pictures to be edited (B, 3, H, W) and their latents (B, C, h, w), or None
     source_prompts, source_text   the prompts that describe them, and their embeddings, or None
 
-    Row i draws from a generator of its own, seeded with seed + i. So its path does not depend on what else is in the batch,
-    and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The generators live on the CPU: every
-    device gets the same numbers.
+    Row i draws from a generator of its own, seeded with seed + i. So its path does not depend on what else is in the
+    batch, and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The generators live
+    on the CPU: every device gets the same numbers.
     """
 
-    def __init__(self, prior, prompts, negative_prompt, seed, source_prompts=None, source_images=None):
-        self.prior, self.device = prior, prior.device
+    def __init__(
+        self,
+        prior: Prior,
+        prompts: list[str],
+        negative_prompt: str = "",
+        seed: int = 0,
+        source_prompts: list[str] | None = None,
+        source_images: torch.Tensor | None = None,
+    ):
+        self.prior, self.device, self.seed = prior, prior.device, seed
         self.embeddings = {}
         self.prompts, self.negative_prompt = prompts, negative_prompt
         self.text = self.embed(prompts)
@@ -37,58 +46,71 @@ class Particles:
         # Numbers that all rows share come from none of theirs.
         self.shared_generator = torch.Generator().manual_seed((seed + 1) * 2654435761 % 2**63)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.prompts)
 
-    def embed(self, prompts):
-        """Embeddings of one prompt a row, (B, L, D); the same tensor for the same prompts, so that the network is asked once."""
+    def embed(self, prompts: list[str]) -> torch.Tensor:
+        """Embeddings of one prompt a row, (B, L, D); the same tensor for the same prompts, so that the network is
+        called once for both."""
         if tuple(prompts) not in self.embeddings:
             self.embeddings[tuple(prompts)] = self.prior.embed(prompts)
         return self.embeddings[tuple(prompts)]
 
     @property
-    def texts(self):
-        """Every prompt that has been embedded, whatever method asked for it."""
-        return dict.fromkeys(prompt for prompts in self.embeddings for prompt in prompts)
+    def texts(self) -> list[str]:
+        """Every prompt that has been embedded."""
+        return list(dict.fromkeys(prompt for prompts in self.embeddings for prompt in prompts))
+
+    # ------------------------------------------------------------------------------------------------ random numbers
+
+    def seed_for(self, purpose: str, row: int = 0) -> int:
+        """A seed for another stream of random numbers than the rows' own."""
+        return int.from_bytes(hashlib.sha256(f"{purpose} {self.seed + row}".encode()).digest()[:4], "big")
 
     @contextlib.contextmanager
-    def rehearsal(self):
-        """Inside, every row draws its numbers from the first again; outside, they go on as if nothing had been drawn."""
-        kept = self.generators, self.shared_generator
-        fresh = [
-            torch.Generator().manual_seed(generator.initial_seed())
-            for generator in (*self.generators, self.shared_generator)
-        ]
-        *self.generators, self.shared_generator = fresh
+    def stream(self, purpose: str):
+        """Inside, all numbers come from generators for this purpose, the same at each entry; the rows' own stay as
+        they are."""
+        own = self.generators, self.shared_generator
+        self.generators = [torch.Generator().manual_seed(self.seed_for(purpose, row)) for row in range(len(self))]
+        self.shared_generator = torch.Generator().manual_seed(self.seed_for(f"shared {purpose}"))
         try:
             yield
         finally:
-            self.generators, self.shared_generator = kept
+            self.generators, self.shared_generator = own
 
-    def draw(self, sampler, *shape):
+    def state_dict(self) -> dict:
+        return {"generators": [generator.get_state() for generator in (*self.generators, self.shared_generator)]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError for the state of another number of rows."""
+        for generator, value in zip((*self.generators, self.shared_generator), state["generators"], strict=True):
+            generator.set_state(value)
+
+    def draw(self, sampler, *shape: int) -> torch.Tensor:
         """sampler, torch.randn or torch.rand, for every row from its own generator: (B, *shape) on the device."""
         numbers = torch.stack([sampler(shape, generator=generator) for generator in self.generators])
         return to_device(numbers, self.device)
 
-    def randn(self, *shape):
+    def randn(self, *shape: int) -> torch.Tensor:
         """Standard normal noise (B, *shape)."""
         return self.draw(torch.randn, *shape)
 
-    def rand(self, *shape):
+    def rand(self, *shape: int) -> torch.Tensor:
         """Uniform numbers in [0, 1), (B, *shape)."""
         return self.draw(torch.rand, *shape)
 
-    def noise_like(self, z, *count):
+    def noise_like(self, z: torch.Tensor, *count: int) -> torch.Tensor:
         """ε for latents z (B, C, h, w); with a count (B, count, C, h, w)."""
         return self.randn(*count, *z.shape[1:])
 
-    def randint(self, low, high, shared=False):
+    def randint(self, low: int, high: int, shared: bool = False) -> torch.Tensor:
         """Integers of U{low … high}, both included: (B,) long on the CPU; one for all rows if shared."""
         if shared:
             return torch.randint(low, high + 1, (1,), generator=self.shared_generator).expand(len(self)).clone()
         return torch.cat([torch.randint(low, high + 1, (1,), generator=generator) for generator in self.generators])
 
-    def choose(self, count):
+    def choose(self, count: int | None) -> torch.Tensor | None:
         """`count` rows at random, none twice: (count,) long on the CPU; None where that is all of them."""
         if count is None or count >= len(self):
             return None

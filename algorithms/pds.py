@@ -1,29 +1,34 @@
 """Posterior Distillation Sampling. Koo et al. 2023, arXiv 2311.13831."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import torch
 
 from algorithms.dds import delta_noise
 from algorithms.method import Method
-from errors import InputError
+from errors import InputError, Range
 from priors.prior import per_row
 
 
 @dataclass
 class PDSSettings:
-    ladder: int = 500
-    """S, steps of the ladder on which t' is the one below t: t' = t - T/S. S = T makes PDS into DDS, weighted."""
+    num_inference_steps: Annotated[int, Range(1)] = 500
+    """S, the number of timesteps among which t' is the next below t: t' = t - T/S. S = T makes PDS a weighted DDS."""
     posterior: Literal["authors", "exact"] = "authors"
-    """Whose β_t and α_t: of one training step beside a t' that lies T/S below, or of the step from t' to t."""
+    """Whose β_t and α_t: of one training step, although t' is T/S below, or of the step from t' to t."""
 
 
-def posterior_coefficients(alphas_cumprod, t, stride, posterior):
+def posterior_coefficients(
+    alphas_cumprod: torch.Tensor, t: torch.Tensor, stride: int, posterior: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """ψ(t) and χ(t) of PDS, float64, each (B,).
 
     The posterior mean μ(z_t; y) = c_0 ẑ_0 + c_1 z_t has c_0 = √ᾱ_t' β_t/(1-ᾱ_t) and c_1 = √α_t (1-ᾱ_t')/(1-ᾱ_t), its
-    deviation is σ_t² = (1-ᾱ_t')/(1-ᾱ_t) β_t. The two differ by posterior: the authors' code takes β_t and α_t of one training
-    step although t' lies `stride` below. That alone makes ψ > 0. With the exact posterior of the ladder √ᾱ_t' = c_0 + c_1 √ᾱ_t,
-    so ψ = 0: PDS is DDS under the weight χ.
+    deviation is σ_t² = (1-ᾱ_t')/(1-ᾱ_t) β_t. `posterior` makes the
+    difference: the authors' code takes β_t and α_t of one training step although t' is `stride` below, and that
+    alone makes ψ > 0. The exact posterior of the step from t' to t has √ᾱ_t' = c_0 + c_1 √ᾱ_t, so ψ = 0: PDS is DDS
+    under the weight χ.
     """
     alphas_cumprod = alphas_cumprod.double()
     a, a_below = alphas_cumprod[t], alphas_cumprod[t - stride]
@@ -35,43 +40,38 @@ def posterior_coefficients(alphas_cumprod, t, stride, posterior):
     chi = c_0 * ((1 - a) / a).sqrt() / sigma
     psi = (a_below.sqrt() - c_0 - c_1 * a.sqrt()) / sigma
     if posterior == "exact" or stride == 1:
-        psi = psi.new_zeros(psi.shape)  # what its sum of equal parts is but for rounding
+        psi = torch.zeros_like(psi)  # The sum above is 0 up to rounding.
     return psi, chi
 
 
 class PDS(Method):
     """g = ζ(z; y) - ζ(z^src; y^src), the difference of the stochastic latents ζ = (z_t' - μ(z_t; y))/σ_t: an edit.
 
-    z_t and z_t' carry the same two noises for source and target, which cancel and leave
+    z_t and z_t' have the same two noises for source and target, which cancel:
 
         g = ψ(t) (z - z^src) + χ(t) (ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t)),
 
-    DDS and a pull back to the source.
+    DDS and an attraction to the source.
     """
 
     defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "constant", "rep.init": "source", "particles": 1}
     edits = True
     Settings = PDSSettings
 
-    @classmethod
-    def check(cls, settings, require):
-        cls.check_counts(require, "pds", settings, "ladder")
-
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        T, S = len(prior.alphas_cumprod), self.settings.ladder
+        T, S = len(prior.alphas_cumprod), self.settings.num_inference_steps
         if S > T:
-            raise InputError(f"--algo.pds.ladder {S}: the prior has {T} timesteps")
-        self.stride = round(T / S)
+            raise InputError(f"--algo.pds.num-inference-steps {S}: the prior has {T} timesteps")
+        self.min_t = self.stride = round(T / S)
 
-    def least_timestep(self):
-        return self.stride
+    def coefficients(self, t):
+        return posterior_coefficients(self.prior.alphas_cumprod, t, self.stride, self.settings.posterior)
 
     def gradient(self, z, t, progress):
-        psi, chi = posterior_coefficients(self.prior.alphas_cumprod, t, self.stride, self.settings.posterior)
-        delta = delta_noise(self.prior, self.particles, self.s, z, t)
-        return per_row(psi, z) * (z - self.particles.source) + per_row(chi, z) * delta
+        psi, chi = self.coefficients(t)
+        return per_row(psi, z) * (z - self.particles.source) + per_row(chi, z) * delta_noise(self, z, t)
 
-    def points_at(self, z, t, gradient):
-        _, chi = posterior_coefficients(self.prior.alphas_cumprod, t, self.stride, self.settings.posterior)
-        return super().points_at(z, t, gradient / per_row(chi, z))  # in units of noise
+    def pseudo_gt(self, z, t, gradient):
+        _, chi = self.coefficients(t)
+        return super().pseudo_gt(z, t, gradient / per_row(chi, z))  # in units of noise

@@ -1,69 +1,59 @@
 """Score Distillation via Inversion. Lukoianov et al. 2024, arXiv 2405.15891, equations 8, 10 and 11."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from algorithms.inversion import climb
+from algorithms.ddim_inversion import ddim_invert
 from algorithms.method import Method
+from errors import Range
 from priors.prior import per_row
 
 
 @dataclass
 class SDISettings:
-    inversion_guidance_scale: float = -7.5
-    """s_inv, the guidance scale of the inversion; negative, so that the inverted noise undoes the guidance that follows."""
-    inversion_steps: int = 10
-    """n, steps that an inversion up to T would take."""
-    eta: float = 0.3
+    inversion_guidance_scale: Annotated[float, Range()] = -7.5
+    """s_inv, the guidance scale of the inversion; negative, so that the inverted noise undoes the guidance that
+    follows."""
+    inversion_steps: Annotated[int, Range(1)] = 10
+    """n, the steps of an inversion up to T."""
+    eta: Annotated[float, Range(0)] = 0.3
     """η, how much fresh noise each of them adds; 0 is deterministic."""
 
 
 class SDI(Method):
-    """g = ε̂^s(z_t; y, t) - ε_inv: SDS whose noise is regressed from z by DDIM inversion, not drawn.
+    """g = ε̂^s(z_t; y, t) - ε_inv: SDS whose noise comes from z by DDIM inversion and is not drawn.
 
-    z is inverted with the prompt at guidance s_inv over the multiples of T/n below t and then onto t; a step from a to b adds
-    η σ ξ, σ² = (1-ᾱ_a)/(1-ᾱ_b) (1-ᾱ_b/ᾱ_a). Then ε_inv = (z_t - √ᾱ_t z)/√(1-ᾱ_t). With the weight √((1-ᾱ_t)/ᾱ_t) this is the
-    gradient of ½‖z - ẑ_0(z_t, ε̂^s)‖² with the prediction held fixed.
+    z is inverted with the prompt at guidance s_inv over the multiples of T/n below t and then to t; a step from a
+    to b adds η σ ξ, σ² = (1-ᾱ_a)/(1-ᾱ_b) (1-ᾱ_b/ᾱ_a). Then ε_inv = (z_t - √ᾱ_t z)/√(1-ᾱ_t). With the weight
+    √((1-ᾱ_t)/ᾱ_t) this is the gradient of ½‖z - ẑ_0(z_t, ε̂^s)‖² with the prediction held fixed.
     """
 
-    # One timestep to look at in place of three: each costs an inversion, and few steps make a run.
-    defaults = {
-        "algo.guidance_scale": 7.5,
-        "schedule.timestep": "linear",
-        "schedule.weight": "ism",
-        "log.timesteps": [500],
-    }
+    # One timestep to probe instead of three: each costs an inversion, and a run has few steps.
+    defaults = {"algo.guidance_scale": 7.5, "log.timesteps": [500]}
+    defaults |= {"schedule.timestep": "linear", "schedule.weight": "ism"}
     Settings = SDISettings
-
-    @classmethod
-    def check(cls, settings, require):
-        scale, eta = settings.inversion_guidance_scale, settings.eta
-        require(abs(scale) < float("inf"), f"--algo.sdi.inversion-guidance-scale {scale}: a finite number is needed")
-        cls.check_counts(require, "sdi", settings, "inversion_steps")
-        require(0 <= eta < float("inf"), f"--algo.sdi.eta {eta}: 0 or more is needed")
 
     def gradient(self, z, t, progress):
         prior, particles, setting = self.prior, self.particles, self.settings
         T, n = len(prior.alphas_cumprod), setting.inversion_steps
-        # ξ, drawn for all n steps: how many a row needs must not depend on the others.
+        # ξ, drawn for all n steps: a row's random numbers must not depend on how many steps the others need.
         xi = particles.noise_like(z, n)
 
-        def fresh_noise(k, a, b):
+        def timestep(k):
+            return torch.full_like(t, round(k * T / n))
+
+        def predict(z_a, a):
+            s_inv = setting.inversion_guidance_scale
+            return prior.guided_noise(z_a, a, particles.text, particles.negative, s_inv)
+
+        def extra_noise(k, a, b):
             alpha_a, alpha_b = prior.alphas_cumprod[a], prior.alphas_cumprod[b]
             sigma = ((1 - alpha_a) / (1 - alpha_b) * (1 - alpha_b / alpha_a)).sqrt()
             return setting.eta * per_row(sigma, z) * xi[:, k]
 
-        s_inv = setting.inversion_guidance_scale
-        z_t = climb(
-            prior,
-            z,
-            torch.zeros_like(t),
-            t,
-            stop=lambda k: torch.full_like(t, round(k * T / n)),
-            predict=lambda z_a, a: prior.guided_noise(z_a, a, particles.text, particles.negative, s_inv),
-            added=fresh_noise,
-        )
+        z_t = ddim_invert(prior, z, torch.zeros_like(t), t, timestep, predict, extra_noise)
         alpha, sigma = prior.coefficients(t, z)
         noise_inv = (z_t - alpha * z) / sigma
-        return prior.guided_noise(z_t, t, particles.text, particles.negative, self.s) - noise_inv
+        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise_inv

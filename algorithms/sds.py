@@ -6,8 +6,9 @@ from algorithms.method import Method
 class SDS(Method):
     """g = ε̂^s(z_t; y, t) - ε.
 
-    The gradient of the diffusion loss with the network's Jacobian left out: move the rendering so that the noise which the
-    prior sees in it is the noise that was put in. Guidance is ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); the paper's ω is s - 1.
+    The gradient of the diffusion loss with the network's Jacobian left out: move the rendering so that the noise
+    which the prior sees in it is the noise that was put in. Guidance is ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); the paper's ω
+    is s - 1.
     """
 
     defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "dreamfusion"}  # w(t) = 1 - ᾱ_t, the paper's σ_t²
@@ -15,4 +16,4 @@ class SDS(Method):
     def gradient(self, z, t, progress):
         noise = self.particles.noise_like(z)
         z_t = self.prior.add_noise(z, noise, t)
-        return self.prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s) - noise
+        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise

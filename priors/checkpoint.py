@@ -54,7 +54,8 @@ def locate(path):
 
 
 def fetch(path):
-    """The folder of a checkpoint that locate() has found, from the hub if need be: of that, what FILES names and nothing else."""
+    """The folder of a checkpoint that locate() has found, from the hub if need be: of that, what FILES names and
+    nothing else."""
     if isinstance(path, Path):
         return path
     from huggingface_hub import snapshot_download
@@ -71,8 +72,8 @@ def fetch(path):
 
 
 def vet(folder):
-    """Raises InputError for a folder that is no StableDiffusionPipeline of networks that diffusers and transformers know, with
-    weights in safetensors: sds2d runs no code that comes with a checkpoint, and a pickle is code."""
+    """Raises InputError for a folder that is no StableDiffusionPipeline of networks that diffusers and transformers
+    know, with weights in safetensors: sds2d runs no code that comes with a checkpoint, and a pickle is code."""
     index = read_json(folder / "model_index.json")
     if "text_encoder_2" in index or "unet" not in index:
         raise InputError(

@@ -17,8 +17,8 @@ from priors.checkpoint import locate
 @dataclass
 class EvalConfig:
     clip: str | None = None
-    """Folder or hub id of the CLIP that scores the pictures along the way; none: no scores. None: the one that lies in the
-    checkpoint's clip/, if there is one."""
+    """Folder or hub id of the CLIP that scores the pictures along the way; none: no scores. None: the one that lies
+    in the checkpoint's clip/, if there is one."""
 
 
 def with_background(phrase, background):
@@ -53,7 +53,8 @@ def background_colours(images, captions):
 
 
 def saturations(images):
-    """Images (B, 3, H, W) → (B,), the mean over each one's pixels of HSV's S, (max - min) / max of red, green and blue."""
+    """Images (B, 3, H, W) → (B,), the mean over each one's pixels of HSV's S, (max - min) / max of red, green and
+    blue."""
     images = images.clamp(0, 1)
     high, low = images.amax(1), images.amin(1)
     return ((high - low) / high.clamp(min=1e-6)).mean((1, 2))
@@ -86,7 +87,8 @@ class Judge:
             return torch.nn.functional.normalize(self.clip.get_image_features(**inputs).pooler_output, dim=-1)
 
     def diversity(self, images, particles):
-        """Mean CLIP distance (1 - cosine) of two pictures of one prompt; `particles` of each prompt follow one another."""
+        """Mean CLIP distance (1 - cosine) of two pictures of one prompt; `particles` of each prompt follow one
+        another."""
         features = self.image_features(images).unflatten(0, (-1, particles))  # (P, n, D)
         apart = 1 - features @ features.mT
         return (apart.sum((1, 2)) / (particles * (particles - 1))).mean().item()
@@ -110,7 +112,8 @@ class Judge:
 class Evaluator:
     """Scores of a run's pictures by a CLIP, one a particle, from -100 to 100 both:
 
-    clip_score    100 cos(image, prompt). Hessel et al. 2021, arXiv 2104.08718, without their clipping at 0 and factor of 2.5
+    clip_score    100 cos(image, prompt). Hessel et al. 2021, arXiv 2104.08718, without their clipping at 0 and
+                  factor of 2.5
     directional   of an edit, 100 cos(image - source image, prompt - source prompt). Gal et al. 2021, arXiv 2108.00946
     """
 

@@ -1,7 +1,7 @@
 """The prior: a Stable Diffusion checkpoint, in a folder or on the hub, behind a handful of methods.
 
-Everything is read from the checkpoint: the noise schedule, what the network predicts, the size and scale of its latents,
-how long a prompt may be. Nothing here knows which checkpoint it is.
+Everything is read from the checkpoint: the noise schedule, what the network predicts, the size and scale of its
+latents, how long a prompt may be. Nothing here knows which checkpoint it is.
 """
 
 import functools
@@ -38,11 +38,9 @@ class Prior:
 
     Timesteps t are long (B,) on the CPU everywhere: what a step does may depend on them, and no GPU is waited for.
 
-    folder: where the checkpoint's files lie.
-    notes: None, or a dictionary in which note() leaves the latest predictions for who records them.
+    folder: of the checkpoint's files.
     """
 
-    notes = None
     folder = None
 
     def __init__(self, config: PriorConfig):
@@ -134,7 +132,8 @@ class Prior:
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
 
     def warnings(self, prompt):
-        """What of the prompt the text encoder can't use, as a list of lines: a cut-off end, words it was never taught."""
+        """What of the prompt the text encoder can't use, as a list of lines: a cut-off end, words it was never
+        taught."""
         lines = []
         ids = self.tokenizer(prompt, verbose=False).input_ids
         if len(ids) > self.text_length:
@@ -150,7 +149,8 @@ class Prior:
     # ---------------------------------------------------------------------------------------------------- pictures
 
     def encode(self, images):
-        """Images (B, 3, H, W) in [0, 1] → latents (B, C, h, w), differentiable: the posterior's mean in scaled units."""
+        """Images (B, 3, H, W) in [0, 1] → latents (B, C, h, w), differentiable: the posterior's mean in scaled
+        units."""
         mean = self.vae.encode((images * 2 - 1).to(self.dtype)).latent_dist.mean.float()
         return (mean - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
 
@@ -180,7 +180,8 @@ class Prior:
         return (z_t - sigma * noise) / alpha
 
     def ddim_step(self, z_t, noise, t, to):
-        """z_t' = √ᾱ_t' ẑ_0 + √(1-ᾱ_t') e, to a timestep below (denoising) or above (inversion). Song et al. 2020, eq. 12."""
+        """z_t' = √ᾱ_t' ẑ_0 + √(1-ᾱ_t') e, to a timestep below (denoising) or above (inversion). Song et al. 2020,
+        eq. 12."""
         return self.add_noise(self.predict_clean(z_t, noise, t), noise, to)
 
     def ddim_scheduler(self, steps):
@@ -205,7 +206,8 @@ class Prior:
 
     def network(self, z_t, t, text):
         """The UNet as it is, ε̂ or v, in the dtype of z_t: one call, for z_t (N, C, h, w), t (N,), text (N, L, D)."""
-        # forward is the UNet that --prior.compile leaves alone: compiling the backward pass of one that learns takes minutes.
+        # forward is the UNet that --prior.compile leaves alone: compiling the backward pass of one that learns
+        # takes minutes.
         unet = self.unet.forward if torch.is_grad_enabled() else self.unet
         return unet(z_t.to(self.dtype), to_device(t, z_t.device), text).sample.to(z_t.dtype)
 
@@ -229,8 +231,8 @@ class Prior:
         return alpha * output + sigma * z_t
 
     def predict_noises(self, z_t, t, *texts):
-        """ε̂(z_t; y, t) for several embeddings y of the same latents, in one call of the network, which is asked once for an
-        embedding that comes twice."""
+        """ε̂(z_t; y, t) for several embeddings y of the same latents, in one call of the network, which is asked
+        once for an embedding that comes twice."""
         different = list({id(text): text for text in texts}.values())
         n = len(different)
         noises = self.predict_noise(torch.cat([z_t] * n), torch.cat([t] * n), torch.cat(different)).chunk(n)
@@ -238,24 +240,12 @@ class Prior:
         return [found[id(text)] for text in texts]
 
     def guided_noise(self, z_t, t, text, negative, scale):
-        """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)), classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), in one call
-        of 2B; of B where s is 0 or 1 and one of the two is all there is to it."""
+        """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)), classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), in
+        one call of 2B; of B where s is 0 or 1 and one of the two is all there is to it."""
         if scale in (0, 1):
-            noise = self.predict_noise(z_t, t, text if scale else negative)
-        else:
-            without, with_text = self.predict_noises(z_t, t, negative, text)
-            noise = without + scale * (with_text - without)
-        return self.note("x0", z_t, noise, t)
-
-    def note(self, name, z_t, noise, t):
-        """Leaves a noise prediction where recording finds it, if anybody records → the prediction.
-
-        x0 is the one that a step follows, as guided_noise notes it by itself; other names make pictures of their own. Rows
-        beyond the particles' are not shown: an edit's source, which comes behind its target.
-        """
-        if self.notes is not None:
-            self.notes[name] = z_t, noise, t
-        return noise
+            return self.predict_noise(z_t, t, text if scale else negative)
+        without, with_text = self.predict_noises(z_t, t, negative, text)
+        return without + scale * (with_text - without)
 
 
 def to_device(tensor, device):
@@ -269,7 +259,8 @@ def per_row(values, like):
 
 
 def repeat_on_cuda():
-    """The same bytes from the same command, as far as PyTorch has deterministic kernels: it warns of an operation that has none."""
+    """The same bytes from the same command, as far as PyTorch has deterministic kernels: it warns of an operation
+    that has none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
