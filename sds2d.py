@@ -7,36 +7,42 @@
     python sds2d.py --prior.path stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"
 """
 
-import contextlib
-import shlex
-import signal
 import sys
+
+if __name__ == "__main__":
+    print("loading PyTorch …", file=sys.stderr, flush=True)  # It takes seconds, in which the screen would be empty.
+
+import contextlib
+import re
+import shlex
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from recording.environment import changes, environment
+from recording.folder import lock_folder, make_folder, write_atomic
+from tqdm import tqdm
+
 from algorithms import ALGORITHMS
+from algorithms.method import Method
 from algorithms.particles import Particles
-from errors import InputError
+from config import Config, defaults, dump, parse, parse_resume, resolve, validate
+from errors import explain
 from priors.evaluation import evaluator
 from priors.prior import Prior, per_row
-from recording import Recorder
-from recording.checkpoint import NAME, Checkpoints
-from recording.files import held, make_folder, write
 from recording.interruption import Interrupted, Interruption
-from recording.look import named_timesteps
-from recording.made_with import changes, made_with
-from recording.plots import schedule_plot
-from recording.resume import go_on
-from representations import REPRESENTATIONS, make_optimizer
+from recording.plots import plot_schedule
+from recording.recorder import Recorder
+from representations import REPRESENTATIONS
+from representations.representation import Representation, make_optimizer
 from representations.start import load_images
-from schedules import Schedule
-from settings import command, parse, reopen, repeats, resumes
-from settings.stored import dump
+from schedules.schedule import Schedule
 
 
-def build(config, prior):
-    """Everything that a step needs: (algorithm, representation, schedule, optimizer)."""
+def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedule, torch.optim.Optimizer]:
+    """The four parts of a step, for a resolved Config."""
     rows = len(config.prompt) * config.particles
 
     def each(values):
@@ -49,117 +55,116 @@ def build(config, prior):
     )
     algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo, config.steps)
     representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
-    least, samplers = algorithm.least_timestep(), algorithm.timesteps()
-    schedule = Schedule(config.schedule, prior, particles, config.steps, least, samplers)
-    optimizer = make_optimizer(config.rep.optimizer, representation.parameters(), config.rep.lr)
-    return algorithm, representation, schedule, optimizer
+    schedule = Schedule(config.schedule, prior, particles, config.steps, algorithm.min_t, algorithm.timesteps)
+    return algorithm, representation, schedule, make_optimizer(config.rep, representation.parameters())
 
 
-def distill(algorithm, representation, schedule, optimizer, step):
-    """One step → its latents z (B, C, h, w), timesteps t (B,) and weights w (B,), both on the CPU, and gradient (B, C, h, w)."""
+def distill(
+    algorithm: Method, representation: Representation, schedule: Schedule, optimizer: torch.optim.Optimizer, step: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One step → its latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C, h, w)."""
+    progress = step / schedule.steps
     t = schedule.timestep(step)  # (B,)
     weight = schedule.weight(t, step)  # (B,)
     z = representation.latents()  # (B, C, h, w), differentiable
-    gradient = algorithm.gradient(z.detach(), t, step / schedule.steps)  # (B, C, h, w), no graph through the prior
-    algorithm.update(z.detach())  # VSD's LoRA learns; nothing for the others
+    gradient = algorithm.gradient(z.detach(), t, progress)  # (B, C, h, w), no graph through the prior
+    algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
     optimizer.zero_grad(set_to_none=True)
-    z.backward(per_row(weight, gradient) * gradient)  # carries it to the representation's parameters
+    z.backward(per_row(weight, gradient) * gradient)  # to the representation's parameters
     optimizer.step()
     representation.project()
     return z.detach(), t, weight, gradient
 
 
-def run(config, prior=None, watch=None, then=None, resume=False):
-    """One run, from a checked and resolved Config to the folder config.out → the final images (B, 3, H, W).
+def run(
+    config: Config, prior: Prior | None = None, watch: Callable | None = None, resume: bool = False
+) -> torch.Tensor:
+    """One run, in the folder config.out → the final images (B, 3, H, W). What is not set in the Config gets its default.
 
-    prior: one that is loaded already, to save loading it again; None loads config.prior.
-    watch: watch(step, images) is given the images as they stand before the step, whenever a picture is taken.
-    then: what an earlier run of this Config was made with: what has changed since is told.
-    resume: goes on with that run, which is in config.out, from its last checkpoint.
+    prior: one that is loaded already; None loads config.prior.
+    watch: called as watch(step, images) with the images before that step, whenever they are recorded.
+    resume: continues the run that is in config.out from its last checkpoint.
+
+    Raises InputError for settings that can not be used, FloatingPointError for numbers that are not finite, and Interrupted
+    after Ctrl-C or SIGTERM, when everything is written.
     """
-    from tqdm import tqdm
-
-    repeat, folder = command(config), Path(config.out)
+    if not resume:
+        validate(resolve(config))
     prior = prior or Prior(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
     algorithm, representation, schedule, optimizer = parts = build(config, prior)
-    for prompt in algorithm.particles.texts:
-        for line in prior.warnings(prompt):
-            print(f"warning: {prompt[:60]!r}: {line}", file=sys.stderr)
-    if schedule.note:
-        print(f"note: {schedule.note}", file=sys.stderr)
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
-    timesteps = named_timesteps(config.log.timesteps, algorithm)
-    now = made_with(prior, config)
-    for line in changes(then, now, resume):
+    then, config.environment = config.environment, environment(prior, config)
+    for line in [*prior_warnings(algorithm), *changes(then, config.environment, resume)]:
         print(f"warning: {line}", file=sys.stderr)
-    if not resume:
-        make_folder(folder, dump(config, now))
-    with held(folder), Interruption() as interruption:
-        checkpoints = Checkpoints(folder, optimizer, algorithm)
-        first = go_on(folder, dump(config, then), checkpoints, config.steps) if resume else 0
-        write(folder / "schedule.png", lambda beside: schedule_plot(beside, schedule))
-        recorder = Recorder(folder, config, algorithm, representation, checkpoints, timesteps, scores)
-        bar, step = tqdm(initial=first, total=config.steps, desc=config.algo.name, unit="step"), first
+    config.out = str(make_folder(config.out or default_out(config), dump(config)) if not resume else config.out)
+    print(describe(config, schedule), file=sys.stderr)
+    folder = Path(config.out)
+    with lock_folder(folder), Interruption() as interruption:
+        recorder = Recorder(folder, config, algorithm, representation, optimizer, scores)
+        step = recorder.resume() if resume else 0
+        write_atomic(folder / "config.yaml", lambda path: path.write_text(dump(config), encoding="utf-8"))
+        write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))
+        bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step")
         with contextlib.closing(recorder), bar:
             try:
                 while step < config.steps and not interruption.signal:
-                    images = recorder.before(step)
+                    images = recorder.before_step(step)
                     if watch and images is not None:
                         watch(step, images)
                     start = time.perf_counter()
                     z, t, weight, gradient = distill(*parts, step)
-                    recorder.after(step, z, t, weight, gradient, time.perf_counter() - start)
+                    recorder.after_step(step, z, t, weight, gradient, time.perf_counter() - start)
                     step += 1
                     bar.set_postfix(t=t[0].item(), refresh=False)
                     bar.update()
-                images = recorder.finish(step, repeat)
+                images = recorder.finish(step)
             except FloatingPointError:
                 with contextlib.suppress(OSError):
-                    recorder.summarize(repeat)  # An earlier step may show where it began.
+                    recorder.summarize()  # An earlier step may show the cause.
                 raise
         if interruption.signal:
             raise Interrupted(interruption.signal)
     return images
 
 
+def default_out(config: Config) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", config.prompt[0].lower()).strip("-")[:40] or "prompt"
+    return f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{config.algo.name}-{config.rep.kind}-{slug}"
+
+
+def prior_warnings(algorithm: Method) -> list[str]:
+    """What the prior's text encoder can not use of the prompts."""
+    texts = algorithm.particles.texts
+    return [f"{text[:60]!r}: {line}" for text in texts for line in algorithm.prior.warnings(text)]
+
+
+def describe(config: Config, schedule: Schedule) -> str:
+    """The run in one line, and where its defaults are from."""
+    _, source = defaults(config)
+    plan = f"{config.steps} steps, {config.schedule.timestep} timesteps, {config.schedule.weight} weight"
+    note = f"\nnote: {schedule.note}" if schedule.note else ""
+    return f"{config.out}: {plan}, {config.rep.optimizer} at {config.rep.lr:g} (defaults: {source}){note}"
+
+
 def main():
-    arguments, config = sys.argv[1:], None
+    arguments = sys.argv[1:]
+    config = None
     try:
         sys.stdout.reconfigure(errors="backslashreplace")  # A terminal without UTF-8 can show any path.
-        resume = resumes(arguments)
-        if resume:
-            config, then = reopen(arguments)
-        else:
-            config = parse(arguments, __doc__)
-            then = repeats(arguments)
-        run(config, then=then, resume=resume)
+        resume = any(word.split("=")[0] == "--resume" for word in arguments)
+        config = parse_resume(arguments) if resume else parse(arguments, __doc__)
+        run(config, resume=resume)
         print(f"{config.out}/final.png")
     except (Exception, KeyboardInterrupt) as error:
-        code, line = explain(error, config)
+        code, line = explain(error)
         if line is None or "--debug" in arguments:
             traceback.print_exc()
         if line is not None:
-            print(f"sds2d.py: {' '.join(line.split())}", file=sys.stderr)
+            started = code != 2 and config and config.out and (Path(config.out) / "config.yaml").is_file()
+            advice = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} continues" if started else ""
+            print(f"sds2d.py: {' '.join(line.split())}{advice}", file=sys.stderr)
         sys.exit(code)
-
-
-def explain(error, config):
-    """An error → the exit code and its one line, or None for one that should not have been."""
-    folder = config and Path(config.out)
-    there = folder and (folder / "config.yaml").is_file()
-    goes_on = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} goes on" if there else ""
-    if isinstance(error, InputError):
-        return 2, str(error)
-    if isinstance(error, FloatingPointError):
-        return 1, f"{error}" + (f"; {folder / NAME} is from before" if there and (folder / NAME).is_file() else "")
-    if isinstance(error, KeyboardInterrupt):
-        return 128 + getattr(error, "signal", signal.SIGINT), f"stopped{goes_on}"
-    if isinstance(error, OSError):
-        return 1, f"{error.filename or folder or ''}: {error.strerror or error}{goes_on}"
-    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "DefaultCPUAllocator" in str(error):
-        return 1, "there is too little memory for this run; fewer --particles or prompts need less"
-    return 1, None
 
 
 if __name__ == "__main__":

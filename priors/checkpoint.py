@@ -33,18 +33,26 @@ FILES = [
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
-def locate(path):
+def user_path(path: str | Path) -> Path:
+    """A path as a user gives it, ~ expanded: every one goes through here. Raises InputError for an unknown ~user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {first_line(error)}") from error
+
+
+def locate(path: str) -> Path | str:
     """The checkpoint's folder as a Path, or the hub id as it is. Costs nothing: no network, no weights.
 
     Raises InputError where `path` can be neither.
     """
     for parent in (Path.cwd(), EMBEDDED.parent.parent):  # What ships with sds2d is found from any working directory.
         try:
-            folder = parent / Path(path).expanduser()
+            folder = parent / user_path(path)
             if (folder / "model_index.json").is_file():
                 return folder.resolve()
             exists = folder.exists()
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise InputError(f"--prior.path {path} can not be read: {first_line(error)}") from error
         if exists:
             raise InputError(f"--prior.path {path} is no diffusers checkpoint: it has no model_index.json")

@@ -1,10 +1,9 @@
 """What is optimised: anything that yields latents and pictures. A new one is a new file and a line in REPRESENTATIONS."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-import torch
-
+from errors import Range
 from representations.gaussian2d import Gaussian2D
 from representations.latent import Latent
 from representations.pixel import Pixel
@@ -17,24 +16,23 @@ class Common:
     kind: Literal[tuple(REPRESENTATIONS)] = "latent"
     """What is optimised."""
     init: Literal["noise", "constant", "image", "source"] | None = None
-    """What it starts from. None: noise, unless the method or the checkpoint knows better."""
-    init_std: float | None = None
-    """Deviation of the noise for --rep.init noise: of the latents, or of four times the pixels. None: 1."""
-    init_color: tuple[float, float, float] | None = None
-    """Red, green and blue in [0, 1] for --rep.init constant, which it implies. None: gray."""
+    """What it starts from. None: noise, unless the method or the checkpoint has a default of its own."""
+    init_std: Annotated[float | None, Range(0)] = None
+    """Standard deviation of the noise for --rep.init noise: of the latents, or of pixels times 4. None: 1."""
+    init_color: Annotated[tuple[float, float, float] | None, Range(0, 1)] = None
+    """Red, green and blue in [0, 1] for --rep.init constant, which this flag implies. None: gray."""
     init_images: tuple[str, ...] = ()
-    """Image files for --rep.init image, which they imply: one for all, one a prompt, or one a particle."""
+    """Image files for --rep.init image, which this flag implies: one for all, one a prompt, or one a particle."""
     optimizer: Literal["adam", "adamw", "sgd"] | None = None
-    """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the method or the checkpoint knows better."""
-    lr: float | None = None
+    """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the method or the checkpoint has a default of its own."""
+    lr: Annotated[float | None, Range(0, 1e30, above=True)] = None
     """Learning rate; for gaussian2d, a factor on those of its groups. None: the representation's own for this optimizer."""
+    betas: Annotated[tuple[float, float] | None, Range(0, 0.9999999)] = None
+    """β_1 and β_2 of Adam and AdamW. None: PyTorch's own, 0.9 and 0.999."""
+    eps: Annotated[float | None, Range(0, above=True)] = None
+    """ε of Adam and AdamW. None: PyTorch's own, 1e-8."""
 
 
 @dataclass
 class RepresentationConfig(*(cls.Settings for cls in REPRESENTATIONS.values() if cls.Settings), Common):
     """Common, and --rep.<field> for every representation that has settings of its own."""
-
-
-def make_optimizer(name, parameters, lr):
-    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    return classes[name](parameters, lr=lr)

@@ -1,35 +1,36 @@
-"""2D Gaussians, each an ellipse of one colour and opacity, laid over each other front to back: the splatting of Kerbl et al. 2023
+"""2D Gaussians, each an ellipse of one colour and opacity, drawn front to back: the splatting of Kerbl et al. 2023
 (arXiv 2308.04079) on a canvas in place of a scene."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
+from errors import Range
 from representations.representation import Representation, clamp_colors
 from representations.start import start_images
 
 
 @dataclass
 class GaussianSettings:
-    num_points: int | None = None
+    num_points: Annotated[int | None, Range(1)] = None
     """Gaussians a particle. None: one for 8 pixels, so 512 at 64×64 and 32,768 at 512×512."""
     layout: Literal["random", "grid"] = "random"
     """Where they start: anywhere on the canvas, or on a grid of squares."""
-    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    background: Annotated[tuple[float, float, float], Range(0, 1)] = (1.0, 1.0, 1.0)
     """Red, green and blue in [0, 1] of the canvas behind them."""
-    fit_steps: int | None = None
+    fit_steps: Annotated[int | None, Range(1)] = None
     """Optimiser steps that fit them to the pictures of --rep.init image or source, before the run. None: 500."""
-    center_lr: float = 0.002
+    center_lr: Annotated[float, Range(0, 1e30)] = 0.002
     """Learning rate of the centers, in sides of the canvas. --rep.lr is a factor on this and the next four."""
-    scale_lr: float = 0.05
+    scale_lr: Annotated[float, Range(0, 1e30)] = 0.05
     """Of the scales' logits."""
-    angle_lr: float = 0.05
+    angle_lr: Annotated[float, Range(0, 1e30)] = 0.05
     """Of the angles, in radians."""
-    color_lr: float = 0.02
+    color_lr: Annotated[float, Range(0, 1e30)] = 0.02
     """Of the colours."""
-    opacity_lr: float = 0.05
+    opacity_lr: Annotated[float, Range(0, 1e30)] = 0.05
     """Of the opacities' logits."""
 
 
@@ -48,21 +49,6 @@ class Gaussian2D(Representation):
 
     learning_rates = {"adam": 1.0, "adamw": 1.0, "sgd": 100.0}
     Settings = GaussianSettings
-
-    @classmethod
-    def check(cls, config, require):
-        count = config.num_points
-        require(count is None or count >= 1, f"--rep.num-points {count}: at least 1 is needed")
-        steps, fits = config.fit_steps, config.init in ("image", "source")
-        require(steps is None or steps >= 1, f"--rep.fit-steps {steps}: at least 1 is needed")
-        require(steps is None or fits, f"--rep.fit-steps is for --rep.init image and source, not {config.init}")
-        require(
-            all(0 <= c <= 1 for c in config.background),
-            f"--rep.background {config.background}: three numbers in [0, 1]",
-        )
-        for name in ("center", "scale", "angle", "color", "opacity"):
-            lr = getattr(config, f"{name}_lr")
-            require(0 <= lr < 1e30, f"--rep.{name}-lr {lr}: a learning rate of 0 or more is needed, below 1e30")
 
     def __init__(self, config, prior, particles):
         self.config, self.prior, self.size = config, prior, prior.image_size
@@ -126,7 +112,7 @@ class Gaussian2D(Representation):
         clamp_colors(self.groups["color"].data)
 
     def views(self, images):
-        """The ellipses over the picture, and how densely the centers lie."""
+        """The ellipses over the picture, and the density of their centers."""
         from representations.gaussian_views import density, ellipses
 
         gaussians = self.gaussians()

@@ -11,6 +11,7 @@ The order is that of the index: Gaussian 0 lies in front. A pixel ends before th
 opaque one as much as a tenth of the background can remain. Where α is cut off, the gradient is that of the part that is left.
 """
 
+import contextlib
 import functools
 import sys
 from pathlib import Path
@@ -92,15 +93,22 @@ def to_numpy(tensor):
     return tensor.detach().cpu().to(torch.float64, copy=True).contiguous().numpy()
 
 
-def set_threads():
-    """numba's kernels take as many threads as torch's."""
+@contextlib.contextmanager
+def same_threads():
+    """Inside, numba's kernels take as many threads as torch. numba's first parallel call sets OpenMP's count, which is torch's."""
     import numba
 
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 @functools.cache
-def tell_of_compiling():
+def announce_compilation():
     """numba compiles the kernels when they are first called, unless an earlier run's are on disk."""
     from representations.gaussian_kernels import forward
 
@@ -118,15 +126,15 @@ class Rasterize(torch.autograd.Function):
 
         from representations import gaussian_kernels as kernels
 
-        tell_of_compiling()
-        set_threads()
+        announce_compilation()
         arrays = [to_numpy(value) for value in (centers, scales, angles, colors, opacities)]
         if not all(np.isfinite(array).all() for array in arrays):
             raise FloatingPointError("a Gaussian's parameters are not finite: the learning rate may be too high")
-        ellipses, boxes = kernels.shapes(*arrays[:3], arrays[4], *size)
-        starts, order = kernels.sort_into_tiles(boxes, *size)
         ground = to_numpy(background)
-        images, transmittances, ends = kernels.forward(ellipses, boxes, arrays[3], ground, starts, order, *size)
+        with same_threads():
+            ellipses, boxes = kernels.shapes(*arrays[:3], arrays[4], *size)
+            starts, order = kernels.sort_into_tiles(boxes, *size)
+            images, transmittances, ends = kernels.forward(ellipses, boxes, arrays[3], ground, starts, order, *size)
         context.scales = arrays[1]
         context.kept = (ellipses, boxes, arrays[3], ground, starts, order, transmittances, ends)
         return torch.from_numpy(images).movedim(-1, 1).to(centers.dtype).to(centers.device)
@@ -136,7 +144,7 @@ class Rasterize(torch.autograd.Function):
     def backward(context, gradient):
         from representations import gaussian_kernels as kernels
 
-        set_threads()
-        sums = kernels.backward(*context.kept, to_numpy(gradient.movedim(1, -1)))
-        gradients = kernels.gradients(sums, context.kept[0], context.scales)
+        with same_threads():
+            sums = kernels.backward(*context.kept, to_numpy(gradient.movedim(1, -1)))
+            gradients = kernels.gradients(sums, context.kept[0], context.scales)
         return *(torch.from_numpy(array).to(gradient.dtype).to(gradient.device) for array in gradients), None, None

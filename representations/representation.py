@@ -1,4 +1,6 @@
-"""What the loop asks of a representation, and the answers that most give."""
+"""The interface of a representation, and what most representations share."""
+
+import torch
 
 
 class Representation:
@@ -8,36 +10,41 @@ class Representation:
     Settings         a dataclass of its own flags --rep.<field>, or None; RepresentationConfig inherits from it
     """
 
+    learning_rates: dict[str, float] = {}
     Settings = None
 
-    @classmethod
-    def check(cls, config, require):
-        """require(good, message) for every setting of its own that can be wrong."""
-
-    def parameters(self):
+    def parameters(self) -> list:
         """What torch.optim takes: tensors, or groups of them with learning rates of their own."""
         raise NotImplementedError
 
-    def latents(self):
+    def latents(self) -> torch.Tensor:
         """(B, C, h, w), differentiable."""
         raise NotImplementedError
 
-    def images(self):
+    def images(self) -> torch.Tensor:
         """(B, 3, H, W) in [0, 1], or near it."""
         raise NotImplementedError
 
-    def project(self):
-        """Back to what is valid, after an optimiser step. What is not finite must stay so, and be found."""
+    def project(self) -> None:
+        """Makes the parameters valid again after an optimiser step. What is not finite must stay so, and be found."""
 
-    def views(self, images):
-        """Further pictures of its state, taken whenever the run takes `images`: {name: (pictures (B, 3, H, W), a note)}."""
+    def views(self, images: torch.Tensor) -> dict:
+        """More pictures of its state, recorded with `images`: {name: (pictures (B, 3, H, W), a note)}."""
         return {}
 
-    def files(self):
-        """What else it leaves at the end of the run: {file name: a function that writes the path it is given}."""
+    def files(self) -> dict:
+        """More files for the end of the run: {file name: a function that writes to a path}."""
         return {}
 
 
-def clamp_colors(values):
-    """Back into [0, 1], in place; but what an update has thrown to infinity becomes NaN, not a colour."""
+def clamp_colors(values: torch.Tensor) -> None:
+    """Back into [0, 1], in place. What is not finite becomes NaN: it is an error, not a colour."""
     values.copy_(values.clamp(0, 1).where(values.isfinite(), float("nan")))
+
+
+def make_optimizer(config, parameters: list) -> torch.optim.Optimizer:
+    """The optimizer of a resolved RepresentationConfig."""
+    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    options = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    given = {name: value for name, value in options.items() if value is not None}
+    return classes[config.optimizer](parameters, **given)

@@ -1,45 +1,70 @@
-"""What timesteps and weights share: how their numbers are read, and curves given by coefficients or by points.
+"""Curves that timesteps and weights share, given by coefficients or by points.
 
-i is the step, 0 … N-1, float64; x = i/(N-1), from 0 at the first step to 1 at the last. Points are step, value, step, value, …:
-steps that are all at most 1 stand for x, and the last value holds to the end.
+i is the step, 0 … N-1, float64; x = i/(N-1), from 0 at the first step to 1 at the last. Points are step, value, step,
+value, …: steps that are all at most 1 are values of x, and the last value holds to the end.
 """
 
+import numpy as np
 import torch
 
+from errors import InputError
 
-def timesteps(numbers, T):
-    """Numbers that are all at most 1 are fractions of T, 1 being its last; others are timesteps. → whole numbers, float64."""
-    # Still float64: what is not finite or lies outside [0, T) is refused later, by its value.
+
+def timesteps(numbers, T: int) -> torch.Tensor:
+    """Numbers that are all at most 1 are fractions of T, 1 being its last; others are timesteps. → whole numbers, float64.
+
+    Still float64: what is not finite or outside [0, T) is refused later, by its value.
+    """
     numbers = torch.as_tensor(numbers, dtype=torch.float64)
     return (numbers * T).round().clamp(max=T - 1) if (numbers <= 1).all() else numbers.round()
 
 
-def progress(i, steps):
+def progress(i: torch.Tensor, steps: int) -> torch.Tensor:
     """x; 0 where the run has one step."""
     return i / max(1, steps - 1)
 
 
-def polynomial(coefficients, i, steps):
+def polynomial(coefficients: tuple[float, ...], i: torch.Tensor, steps: int) -> torch.Tensor:
     """Σ c_k x^k."""
     x = progress(i, steps)
     return sum(c * x**k for k, c in enumerate(coefficients))
 
 
-def split(points, i, steps):
+def split(points: tuple[float, ...], i: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """→ i or x, and the points' places on that axis and their values, all float64."""
     at, values = torch.tensor(points, dtype=torch.float64).view(-1, 2).T.contiguous()
     return (progress(i, steps) if at[-1] <= 1 else i), at, values
 
 
-def piecewise_linear(points, i, steps):
+def piecewise_linear(points: tuple[float, ...], i: torch.Tensor, steps: int) -> torch.Tensor:
     """A straight line from each point to the next."""
-    import numpy as np
-
     i, at, values = split(points, i, steps)
     return torch.from_numpy(np.interp(i, at, values))
 
 
-def stepping(points, i, steps):
-    """The value of the last point that has been reached."""
+def stepping(points: tuple[float, ...], i: torch.Tensor, steps: int) -> torch.Tensor:
+    """The value of the last point at or before i."""
     i, at, values = split(points, i, steps)
     return values[torch.searchsorted(at, i, right=True) - 1]
+
+
+def validate_points(flag: str, points: tuple[float, ...], steps: int) -> None:
+    """Raises InputError unless they are step, value, step, value, … with steps that rise from 0 and end within the run."""
+    at = points[::2]
+    if len(points) % 2:
+        raise InputError(f"{flag}: {len(points)} numbers; pairs of a step and a value are needed")
+    if points and (at[0] != 0 or list(at) != sorted(set(at)) or at[-1] > max(1, steps)):
+        raise InputError(
+            f"{flag}: steps {numbers(at)}; they must rise from 0 and end within the run's {steps}, or at 1"
+        )
+    validate_unit(f"{flag}: steps", at)
+
+
+def validate_unit(what: str, values: tuple[float, ...]) -> None:
+    """Raises InputError unless all are fractions, or none but 0 and 1 could be one."""
+    if any(0 < value < 1 for value in values) and max(values) > 1:
+        raise InputError(f"{what} {numbers(values)}: all must be fractions up to 1, or none")
+
+
+def numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -7,11 +7,12 @@ import tempfile
 from dataclasses import fields
 from pathlib import Path
 
+from schedules.check import check as check_schedule
+
 from algorithms import ALGORITHMS
 from errors import InputError
 from representations import REPRESENTATIONS
 from representations.start import open_image
-from schedules.check import check as check_schedule
 from settings.flags import flatten
 
 

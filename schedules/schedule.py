@@ -1,0 +1,188 @@
+"""Timesteps and weights of one run.
+
+A new schedule is a function in timestep.py or weight.py and its name in the table at the end of that file. Its settings are
+fields of ScheduleConfig and lines in USED_BY.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+
+from algorithms.particles import Particles
+from errors import InputError, Range
+from priors.prior import Prior
+from schedules import curves
+from schedules.dreamtime import DreamTimeSettings, densities
+from schedules.timestep import RANGED, TIMESTEPS
+from schedules.weight import WEIGHTS
+
+Timestep = Annotated[float | None, Range(0)]
+
+
+@dataclass
+class RandomDecaySettings:
+    curve: Literal["step", "linear", "exponential"] = "step"
+    """How the range falls: at once, linearly, or by the same factor at each step."""
+    t_min_end: Timestep = None
+    """t_min at the end, a fraction of T or a timestep. None: it is constant."""
+    t_max_end: Timestep = None
+    """t_max at the end. None: 0.5 as in ProlificDreamer, or t_max if that is lower."""
+    at: Annotated[float, Range(0, 1)] = 0.2
+    """The part of the run after which the step curve falls (ProlificDreamer: 5,000 steps of 25,000)."""
+
+
+@dataclass
+class ScheduleConfig:
+    timestep: Literal[tuple(TIMESTEPS)] | None = None
+    """How t changes over the run. None: uniform, unless the method or the checkpoint has a default of its own."""
+    weight: Literal[tuple(WEIGHTS)] | None = None
+    """The factor on the gradient. dreamtime with the timesteps of that name counts W twice. None: the method's own."""
+    t_min: Timestep = None
+    """Least timestep: up to 1 a fraction of T, above 1 a timestep. None: 0.02, or the method's or checkpoint's default."""
+    t_max: Timestep = None
+    """Greatest timestep, likewise; 1 is T-1. None: 0.98, likewise."""
+    shared_t: bool = False
+    """One t for all particles at each step, instead of one each, where t is random."""
+    t: Timestep = None
+    """The timestep of --schedule.timestep constant, in the units of t_min."""
+    timestep_points: Annotated[tuple[float, ...], Range(0)] = ()
+    """step t step t … for piecewise_linear and stepping. Steps all up to 1 are parts of the run, t all up to 1 fractions
+    of T."""
+    timestep_coefficients: Annotated[tuple[float, ...], Range()] = ()
+    """c_0 c_1 … for polynomial: t = Σ c_k x^k, x from 0 to 1 over the run; fractions of T if no t is above 1."""
+    weight_points: Annotated[tuple[float, ...], Range(0)] = ()
+    """step w step w … for the weights piecewise_linear and stepping."""
+    weight_coefficients: Annotated[tuple[float, ...], Range()] = ()
+    """c_0 c_1 … for the weight polynomial."""
+    weight_ends: Annotated[tuple[float, ...], Range(0)] = ()
+    """a b for the weight linear: w at the first step, and at the last."""
+    snr_gamma: Annotated[float, Range(0, above=True)] = 5.0
+    """γ of the weight snr."""
+    random_decay: RandomDecaySettings = field(default_factory=RandomDecaySettings)
+    dreamtime: DreamTimeSettings = field(default_factory=DreamTimeSettings)
+
+
+# Settings that only some schedules use: {setting: {"timestep" or "weight": the schedules' names}}.
+USED_BY = {
+    "t": {"timestep": ["constant"]},
+    "timestep_points": {"timestep": ["piecewise_linear", "stepping"]},
+    "timestep_coefficients": {"timestep": ["polynomial"]},
+    "weight_points": {"weight": ["piecewise_linear", "stepping"]},
+    "weight_coefficients": {"weight": ["polynomial"]},
+    "weight_ends": {"weight": ["linear"]},
+    "snr_gamma": {"weight": ["snr"]},
+    "random_decay": {"timestep": ["random_decay"]},
+    "random_decay.at": {"random_decay.curve": ["step"]},
+    "dreamtime": {"timestep": ["dreamtime"], "weight": ["dreamtime"]},
+    "t_min": {"timestep": list(RANGED)},
+    "t_max": {"timestep": list(RANGED)},
+}
+
+
+def validate_schedule(config: ScheduleConfig, steps: int) -> None:
+    """Raises InputError for settings that can not be right with any prior, in a run of `steps` steps."""
+    low, high = config.t_min, config.t_max
+    if low is not None and high is not None and (low <= 1) == (high <= 1) and low > high:
+        raise InputError(f"--schedule.t-min {low} --schedule.t-max {high}: t_min ≤ t_max is needed")
+    if len(config.weight_ends) not in (0, 2):
+        raise InputError("--schedule.weight-ends: two weights are needed, of the first and of the last step")
+    curves.validate_points("--schedule.timestep-points", config.timestep_points, steps)
+    curves.validate_points("--schedule.weight-points", config.weight_points, steps)
+    curves.validate_unit("--schedule.timestep-points: timesteps", config.timestep_points[1::2])
+
+
+class Schedule:
+    """t and w of one run of `steps` steps.
+
+    min_t              the least timestep that the method can be called with; t_min is raised to it
+    sampler_timesteps  the timesteps (N,) of a method that is a sampler, or None
+
+    bounds     the least and the greatest t of each step, long (N,) each, equal where t is not random
+    random     whether each particle draws its t between them
+    note       a line for the user where t_min was raised, or None
+    dreamtime  W_d, W_p, W where timesteps or weight need them, else None
+
+    Raises InputError for settings that do not fit the prior, t outside [min_t, T), and weights that are negative (they
+    would lead away from the prompt) or not finite.
+    """
+
+    note = None
+
+    def __init__(
+        self,
+        config: ScheduleConfig,
+        prior: Prior,
+        particles: Particles,
+        steps: int,
+        min_t: int = 0,
+        sampler_timesteps: torch.Tensor | None = None,
+    ):
+        self.config, self.prior, self.particles, self.steps, self.min_t = config, prior, particles, steps, min_t
+        self.sampler_timesteps, self.T = sampler_timesteps, len(prior.alphas_cumprod)
+        self.t_min, self.t_max = self.range()
+        self.dreamtime = densities(self) if "dreamtime" in (config.timestep, config.weight) else None
+        self.i = torch.arange(steps, dtype=torch.float64)
+        t = TIMESTEPS[config.timestep](self.i, self)
+        self.random = isinstance(t, tuple)
+        self.bounds = tuple(self.whole(end) for end in (t if self.random else (t, t)))
+        for end in self.bounds:
+            w = self.weights(end)
+            for step in (~((w >= 0) & w.isfinite())).nonzero()[:1, 0].tolist():
+                raise InputError(
+                    f"--schedule.weight {config.weight}: w = {w[step]:g} at step {step}, timestep {end[step]}; "
+                    "finite weights of 0 or more are needed"
+                )
+
+    def range(self) -> tuple[int, int]:
+        """t_min and t_max as timesteps; all of them for schedules without such settings."""
+        low, high = self.config.t_min, self.config.t_max
+        t_min = self.min_t if low is None else self.at_least("t-min", low)
+        t_max = self.T - 1 if high is None else self.to_timestep("t-max", high)
+        if t_max < self.min_t:
+            raise InputError(f"--schedule.t-max {high:g} is timestep {t_max}; the method needs {self.min_t} at least")
+        if t_min > t_max:
+            raise InputError(
+                f"--schedule.t-min {low:g} --schedule.t-max {high:g}: timesteps {t_min} and {t_max}; "
+                "t_min ≤ t_max is needed"
+            )
+        return t_min, t_max
+
+    def at_least(self, flag: str, number: float) -> int:
+        """The timestep of a setting, or the method's least, and then a note."""
+        t = self.to_timestep(flag, number)
+        if t < self.min_t:
+            self.note = f"timesteps start at {self.min_t}, the method's least, not at --schedule.{flag} {number:g}"
+        return max(self.min_t, t)
+
+    def to_timestep(self, flag: str, number: float) -> int:
+        """A setting that is a fraction of T or a timestep → the timestep."""
+        t = int(curves.timesteps(number, self.T))
+        if t >= self.T:
+            raise InputError(f"--schedule.{flag} {number:g}: the prior has timesteps 0 to {self.T - 1}")
+        return t
+
+    def whole(self, t: torch.Tensor) -> torch.Tensor:
+        """t (N,) float64 → long."""
+        t = t.round()
+        for step in (~((t >= self.min_t) & (t < self.T))).nonzero()[:1, 0].tolist():
+            raise InputError(
+                f"--schedule.timestep {self.config.timestep}: t = {t[step]:g} at step {step}; "
+                f"timesteps from {self.min_t} to {self.T - 1} are needed"
+            )
+        return t.long()
+
+    def timestep(self, step: int) -> torch.Tensor:
+        """t (B,) long, on the CPU."""
+        low, high = (int(end[step]) for end in self.bounds)
+        if self.random:
+            return self.particles.randint(low, high, shared=self.config.shared_t)
+        return self.bounds[0][step].repeat(len(self.particles))
+
+    def weights(self, t: torch.Tensor) -> torch.Tensor:
+        """w (N,) of the whole run, of one timestep a step, t (N,)."""
+        return WEIGHTS[self.config.weight](t, self.i, self)
+
+    def weight(self, t: torch.Tensor, step: int) -> torch.Tensor:
+        """w (B,) float64, on the CPU, of timesteps t (B,) at that step."""
+        return WEIGHTS[self.config.weight](t, self.i[step].expand(len(t)), self)
