@@ -1,33 +1,21 @@
 """What a user can get wrong, and how an error becomes an exit code and one line."""
 
-import math
 import signal
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, FiniteFloat
+
+# Numbers with limits, as types of settings; pydantic has more.
+Finite = FiniteFloat
+NonNegative = Annotated[FiniteFloat, Field(ge=0)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e30)]  # A learning rate that float32 can hold.
 
 
 class InputError(ValueError):
     """Something that the user gave can not be used. The message is one line: what was wrong, and what would be
     right."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """The limits of a number, as an annotation of a setting: `steps: Annotated[int, Range(1)]`. It must be finite,
-    too."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: bool = False
-    """Whether `low` itself is too low."""
-
-    def __contains__(self, value: float) -> bool:
-        return (
-            math.isfinite(value) and (value > self.low or value == self.low and not self.above) and value <= self.high
-        )
-
-    def __str__(self) -> str:
-        least = [f"{'above' if self.above else 'at least'} {self.low:,}"] if self.low > -math.inf else []
-        return " and ".join(least + ([f"at most {self.high:,}"] if self.high < math.inf else [])) or "finite"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """The published methods, one file each. A new one is a new file and a line in ALGORITHMS."""
 
 from dataclasses import dataclass, field, make_dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from algorithms.bridge import Bridge
 from algorithms.csd import CSD
@@ -14,7 +14,7 @@ from algorithms.sdedit import SDEdit
 from algorithms.sdi import SDI
 from algorithms.sds import SDS
 from algorithms.vsd import VSD
-from errors import Range
+from errors import Finite
 
 ALGORITHMS = {"sds": SDS, "vsd": VSD, "ism": ISM, "csd": CSD, "nfsd": NFSD, "sdi": SDI, "bridge": Bridge}
 ALGORITHMS |= {"dds": DDS, "pds": PDS}  # edits
@@ -25,7 +25,7 @@ ALGORITHMS |= {"ddim": DDIM, "sdedit": SDEdit}  # samplers, for comparison
 class Common:
     name: Literal[tuple(ALGORITHMS)] = "sds"
     """The method."""
-    guidance_scale: Annotated[float | None, Range()] = None
+    guidance_scale: Finite | None = None
     """Classifier-free guidance s in ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); 1 is the conditional prediction. None: the
     method's own."""
 

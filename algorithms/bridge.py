@@ -2,11 +2,10 @@
 2406.09417."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from algorithms.method import Method
 from algorithms.sds import SDS
-from errors import Range
+from errors import Fraction
 
 SOURCE_WORDS = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 
@@ -17,7 +16,7 @@ class BridgeSettings:
     """Added to the prompt in the second stage to describe the pictures that SDS makes."""
     target_words: str = ", detailed high resolution, high quality, sharp"
     """Added to the prompt to describe the pictures that are wanted."""
-    switch: Annotated[float, Range(0, 1)] = 0.5
+    switch: Fraction = 0.5
     """Fraction of the run that is SDS."""
 
 

@@ -1,19 +1,18 @@
 """Classifier Score Distillation. Yu et al. 2023, arXiv 2310.19415."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from algorithms.method import Method
-from errors import Range
+from errors import Finite
 
 
 @dataclass
 class CSDSettings:
-    w1: Annotated[float, Range()] = 1.0
+    w1: Finite = 1.0
     """Weight w₁ of the prompt's classifier score."""
-    w2: Annotated[float, Range()] = 0.5
+    w2: Finite = 0.5
     """Weight w₂ of the negative prompt's classifier score; without a negative prompt it has no effect."""
-    w2_end: Annotated[float | None, Range()] = None
+    w2_end: Finite | None = None
     """Value of w₂ at the end of the run, reached linearly: the paper's annealing. None: w₂ is constant."""
 
 

@@ -1,26 +1,25 @@
 """Interval Score Matching. Liang et al. 2023, LucidDreamer, arXiv 2311.11284, equation 17."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
+from pydantic import PositiveInt
 
 from algorithms.ddim_inversion import ddim_invert
 from algorithms.method import Method
-from errors import Range
 from priors.prior import per_row
 
 
 @dataclass
 class ISMSettings:
-    delta_t: Annotated[int, Range(1)] = 80
+    delta_t: PositiveInt = 80
     """δ_T, the interval of timesteps whose scores are matched."""
-    delta_t_start: Annotated[int | None, Range(1)] = None
+    delta_t_start: PositiveInt | None = None
     """δ_T at the start of the run, from where it changes linearly to delta-t (the authors: 100). None: it is
     constant."""
-    delta_s: Annotated[int, Range(1)] = 200
+    delta_s: PositiveInt = 200
     """δ_S, the step of the inversion."""
-    max_steps: Annotated[int, Range(1)] = 5
+    max_steps: PositiveInt = 5
     """n_max, the most inversion steps; where they do not start at t = 0, the latents at their start are noised at
     random."""
 

@@ -1,10 +1,9 @@
 """Noise-Free Score Distillation. Katzir et al. 2023, arXiv 2310.17590."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from algorithms.method import Method
-from errors import Range
+from errors import Fraction
 from priors.prior import per_row
 
 P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
@@ -14,7 +13,7 @@ P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dul
 class NFSDSettings:
     negative_prompt: str | None = None
     """p_neg, a prompt for pictures unlike the data. None: --negative-prompt, or the paper's where that is empty."""
-    denoised_below: Annotated[float, Range(0, 1)] = 0.2
+    denoised_below: Fraction = 0.2
     """Fraction of T below which the prediction for the empty prompt contains no noise to subtract."""
 
 

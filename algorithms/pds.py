@@ -1,19 +1,20 @@
 """Posterior Distillation Sampling. Koo et al. 2023, arXiv 2311.13831."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
+from pydantic import PositiveInt
 
 from algorithms.dds import delta_noise
 from algorithms.method import Method
-from errors import InputError, Range
+from errors import InputError
 from priors.prior import per_row
 
 
 @dataclass
 class PDSSettings:
-    num_inference_steps: Annotated[int, Range(1)] = 500
+    num_inference_steps: PositiveInt = 500
     """S, the number of timesteps among which t' is the next below t: t' = t - T/S. S = T makes PDS a weighted DDS."""
     posterior: Literal["authors", "exact"] = "authors"
     """Whose β_t and α_t: of one training step, although t' is T/S below, or of the step from t' to t."""

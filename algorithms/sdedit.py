@@ -4,14 +4,16 @@ that edit."""
 from dataclasses import dataclass
 from typing import Annotated
 
+from pydantic import Field
+
 from algorithms.ddim import DDIM
 from algorithms.method import Method
-from errors import Range
+from errors import Fraction
 
 
 @dataclass
 class SDEditSettings:
-    strength: Annotated[float, Range(0, 1, above=True)] = 0.6
+    strength: Annotated[Fraction, Field(gt=0)] = 0.6
     """How far the source is noised, as a fraction of the sampler's steps: at 1 nothing of it is left."""
 
 

@@ -1,24 +1,24 @@
 """Score Distillation via Inversion. Lukoianov et al. 2024, arXiv 2405.15891, equations 8, 10 and 11."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
+from pydantic import PositiveInt
 
 from algorithms.ddim_inversion import ddim_invert
 from algorithms.method import Method
-from errors import Range
+from errors import Finite, NonNegative
 from priors.prior import per_row
 
 
 @dataclass
 class SDISettings:
-    inversion_guidance_scale: Annotated[float, Range()] = -7.5
+    inversion_guidance_scale: Finite = -7.5
     """s_inv, the guidance scale of the inversion; negative, so that the inverted noise undoes the guidance that
     follows."""
-    inversion_steps: Annotated[int, Range(1)] = 10
+    inversion_steps: PositiveInt = 10
     """n, the steps of an inversion up to T."""
-    eta: Annotated[float, Range(0)] = 0.3
+    eta: NonNegative = 0.3
     """η, how much fresh noise each of them adds; 0 is deterministic."""
 
 

@@ -1,25 +1,25 @@
 """Variational Score Distillation. Wang et al. 2023, ProlificDreamer, arXiv 2305.16213, equations 8 and 9."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
+from pydantic import PositiveInt
 
 from algorithms.lora import add_lora
 from algorithms.method import Method
-from errors import Range
+from errors import Rate
 from priors.prior import to_device
 
 
 @dataclass
 class VSDSettings:
-    lora_rank: Annotated[int, Range(1)] = 4
+    lora_rank: PositiveInt = 4
     """Rank of the LoRA, which makes the prior into φ."""
-    lora_lr: Annotated[float, Range(0, 1e30, above=True)] = 1e-4
+    lora_lr: Rate = 1e-4
     """Learning rate of φ (AdamW without weight decay)."""
-    lora_updates: Annotated[int, Range(1)] = 1
+    lora_updates: PositiveInt = 1
     """Updates of φ at each step."""
-    lora_particles: Annotated[int | None, Range(1)] = None
+    lora_particles: PositiveInt | None = None
     """Particles, drawn at random, that each update learns from. None: all."""
 
 

@@ -1,13 +1,17 @@
-"""What is optimised: anything that yields latents and pictures. A new one is a new file and a line in REPRESENTATIONS."""
+"""What is optimised: anything that yields latents and pictures. A new one is a new file and a line in
+REPRESENTATIONS."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from errors import Range
+from pydantic import Field
+
+from errors import Fraction, NonNegative, Positive, Rate
 from representations.gaussian2d import Gaussian2D
 from representations.latent import Latent
 from representations.pixel import Pixel
 
+Beta = Annotated[NonNegative, Field(lt=1)]
 REPRESENTATIONS = {"latent": Latent, "pixel": Pixel, "gaussian2d": Gaussian2D}
 
 
@@ -17,19 +21,21 @@ class Common:
     """What is optimised."""
     init: Literal["noise", "constant", "image", "source"] | None = None
     """What it starts from. None: noise, unless the method or the checkpoint has a default of its own."""
-    init_std: Annotated[float | None, Range(0)] = None
+    init_std: NonNegative | None = None
     """Standard deviation of the noise for --rep.init noise: of the latents, or of pixels times 4. None: 1."""
-    init_color: Annotated[tuple[float, float, float] | None, Range(0, 1)] = None
+    init_color: tuple[Fraction, Fraction, Fraction] | None = None
     """Red, green and blue in [0, 1] for --rep.init constant, which this flag implies. None: gray."""
     init_images: tuple[str, ...] = ()
     """Image files for --rep.init image, which this flag implies: one for all, one a prompt, or one a particle."""
     optimizer: Literal["adam", "adamw", "sgd"] | None = None
-    """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the method or the checkpoint has a default of its own."""
-    lr: Annotated[float | None, Range(0, 1e30, above=True)] = None
-    """Learning rate; for gaussian2d, a factor on those of its groups. None: the representation's own for this optimizer."""
-    betas: Annotated[tuple[float, float] | None, Range(0, 0.9999999)] = None
+    """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the method or the checkpoint has a default
+    of its own."""
+    lr: Rate | None = None
+    """Learning rate; for gaussian2d, a factor on those of its groups. None: the representation's own for this
+    optimizer."""
+    betas: tuple[Beta, Beta] | None = None
     """β_1 and β_2 of Adam and AdamW. None: PyTorch's own, 0.9 and 0.999."""
-    eps: Annotated[float | None, Range(0, above=True)] = None
+    eps: Positive | None = None
     """ε of Adam and AdamW. None: PyTorch's own, 1e-8."""
 
 

@@ -6,31 +6,32 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, PositiveInt
 
-from errors import Range
+from errors import Fraction, NonNegative
 from representations.representation import Representation, clamp_colors
 from representations.start import start_images
 
 
 @dataclass
 class GaussianSettings:
-    num_points: Annotated[int | None, Range(1)] = None
+    num_points: PositiveInt | None = None
     """Gaussians a particle. None: one for 8 pixels, so 512 at 64×64 and 32,768 at 512×512."""
     layout: Literal["random", "grid"] = "random"
     """Where they start: anywhere on the canvas, or on a grid of squares."""
-    background: Annotated[tuple[float, float, float], Range(0, 1)] = (1.0, 1.0, 1.0)
+    background: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
     """Red, green and blue in [0, 1] of the canvas behind them."""
-    fit_steps: Annotated[int | None, Range(1)] = None
+    fit_steps: PositiveInt | None = None
     """Optimiser steps that fit them to the pictures of --rep.init image or source, before the run. None: 500."""
-    center_lr: Annotated[float, Range(0, 1e30)] = 0.002
+    center_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.002
     """Learning rate of the centers, in sides of the canvas. --rep.lr is a factor on this and the next four."""
-    scale_lr: Annotated[float, Range(0, 1e30)] = 0.05
+    scale_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.05
     """Of the scales' logits."""
-    angle_lr: Annotated[float, Range(0, 1e30)] = 0.05
+    angle_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.05
     """Of the angles, in radians."""
-    color_lr: Annotated[float, Range(0, 1e30)] = 0.02
+    color_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.02
     """Of the colours."""
-    opacity_lr: Annotated[float, Range(0, 1e30)] = 0.05
+    opacity_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.05
     """Of the opacities' logits."""
 
 
@@ -40,11 +41,11 @@ class Gaussian2D(Representation):
     centers (B, N, 2)     x and y in sides of the canvas; anywhere: off the canvas they paint nothing
     scales (B, N, 2)      sigmoid → (0, 1) sides of the canvas: like exp for small ones, and none outgrows the canvas
     angles (B, N)         radians, free
-    colors (B, N, 3)      red, green, blue; projected onto [0, 1] after each step, as Pixel's are and for the same reason
-    opacities (B, N)      sigmoid → (0, 1)
+    colors (B, N, 3)      red, green, blue; projected onto [0, 1] after each step, as Pixel's are and for the same
+    reason opacities (B, N)      sigmoid → (0, 1)
 
-    One that has left the canvas, or whose opacity has sunk below 1/255, is not drawn and gets no gradient any more; none is
-    added or taken away. The density view says how many there are.
+    One that has left the canvas, or whose opacity has sunk below 1/255, is not drawn and gets no gradient any more;
+    none is added or taken away. The density view says how many there are.
     """
 
     learning_rates = {"adam": 1.0, "adamw": 1.0, "sgd": 100.0}
@@ -63,7 +64,8 @@ class Gaussian2D(Representation):
             colors = torch.stack(
                 [picture[:, at[:, 1], at[:, 0]].T for picture, at in zip(pictures, pixels, strict=True)]
             )
-        # Standard deviations of a spacing and opacities of ½ let a twentieth of the background be seen: Σα is π at each pixel.
+        # Standard deviations of a spacing and opacities of ½ let a twentieth of the background be seen: Σα is π at
+        # each pixel.
         start = {
             "center": centers,
             "scale": torch.full_like(centers, min(spacing, 0.5)).logit(),
@@ -77,7 +79,8 @@ class Gaussian2D(Representation):
             self.fit(pictures, config.fit_steps or 500)
 
     def parameters(self):
-        """The optimizer's groups. None decays, whatever the optimizer: 0 is a corner for centers, and half the canvas for scales."""
+        """The optimizer's groups. None decays, whatever the optimizer: 0 is a corner for centers, and half the
+        canvas for scales."""
         return self.groups_at(self.config.lr)
 
     def groups_at(self, factor):

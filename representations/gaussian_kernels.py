@@ -1,11 +1,12 @@
 """The CPU's kernels for 2D Gaussians, compiled by numba at their first use and kept beside this file for the next.
 
-They compute in float64: it costs little here, and sums over a thousand layers stay exact. Every number is added up in an order
-that does not depend on the threads.
+They compute in float64: it costs little here, and sums over a thousand layers stay exact. Every number is added up
+in an order that does not depend on the threads.
 
-ellipses (B, N, 8)   center x, y, cos θ, sin θ, 1/λ₁, 1/λ₂, opacity, cutoff;  λ = s² + 0.3 are the eigenvalues of Σ, and α falls
-                     below 1/255 where σ = ½ dᵀΣ⁻¹d exceeds the cutoff. In the Gaussian's own axes u = d·(cos θ, sin θ) and
-                     v = d·(-sin θ, cos θ), σ = ½ (u²/λ₁ + v²/λ₂): no determinant, so nothing cancels in long thin ones.
+ellipses (B, N, 8)   center x, y, cos θ, sin θ, 1/λ₁, 1/λ₂, opacity, cutoff;  λ = s² + 0.3 are the eigenvalues of Σ,
+                     and α falls below 1/255 where σ = ½ dᵀΣ⁻¹d exceeds the cutoff. In the Gaussian's own axes u =
+                     d·(cos θ, sin θ) and v = d·(-sin θ, cos θ), σ = ½ (u²/λ₁ + v²/λ₂): no determinant, so nothing
+                     cancels in long thin ones.
 boxes (B, N, 4)      first x, last x + 1, first y, last y + 1 of the pixels on the canvas that it can touch
 """
 
@@ -68,7 +69,8 @@ def _tiles(box):
 
 @kernel(parallel=True)
 def sort_into_tiles(boxes, height, width):
-    """A list of Gaussians for every tile, front to back → starts (B · tiles + 1,), order: tile k has order[starts[k]:starts[k+1]]."""
+    """A list of Gaussians for every tile, front to back → starts (B · tiles + 1,), order: tile k has
+    order[starts[k]:starts[k+1]]."""
     batch, count = boxes.shape[:2]
     across, down = -(-width // TILE), -(-height // TILE)
     starts = np.zeros(batch * across * down + 1, np.int64)
@@ -131,7 +133,8 @@ def _sigma(ellipse, x, y):
 
 @kernel(parallel=True)
 def forward(ellipses, boxes, colors, ground, starts, order, height, width):
-    """→ images (B, H, W, 3), T after the last Gaussian (B, H, W), and how many of its tile's list each pixel saw (B, H, W)."""
+    """→ images (B, H, W, 3), T after the last Gaussian (B, H, W), and how many of its tile's list each pixel saw
+    (B, H, W)."""
     batch = ellipses.shape[0]
     across, down = -(-width // TILE), -(-height // TILE)
     images = np.zeros((batch, height, width, 3))
@@ -175,8 +178,8 @@ def forward(ellipses, boxes, colors, ground, starts, order, height, width):
 
 @kernel(parallel=True)
 def backward(ellipses, boxes, colors, ground, starts, order, transmittances, ends, gradient):
-    """gradient ∂L/∂images (B, H, W, 3) → sums (B, N, 9) over the pixels of every Gaussian: ∂L/∂color (3), ∂L/∂opacity, and of
-    ∂L/∂σ times u, v, u², v², uv, for σ = ½ (u²/λ₁ + v²/λ₂).
+    """gradient ∂L/∂images (B, H, W, 3) → sums (B, N, 9) over the pixels of every Gaussian: ∂L/∂color (3),
+    ∂L/∂opacity, and of ∂L/∂σ times u, v, u², v², uv, for σ = ½ (u²/λ₁ + v²/λ₂).
 
     Back to front: T_i = T_{i+1} / (1 - α_i), and ∂C/∂α_i = T_i (c_i - what lies behind).
     """

@@ -11,9 +11,11 @@ from representations.gaussian_kernels import LOW_PASS
 
 
 def ellipses(images, centers, scales, angles, colors, opacities, least=384):
-    """Every Gaussian's outline at one standard deviation, in its colour, as opaque as it is, over the faded image, back to front.
+    """Every Gaussian's outline at one standard deviation, in its colour, as opaque as it is, over the faded image,
+    back to front.
 
-    images (B, 3, H, W) and what rasterize() takes → (B, 3, side, side), enlarged by a whole factor to at least `least` pixels.
+    images (B, 3, H, W) and what rasterize() takes → (B, 3, side, side), enlarged by a whole factor to at least
+    `least` pixels.
     """
     turn = torch.linspace(0, 2 * math.pi, 25)[:-1]
     circle = torch.stack([turn.cos(), turn.sin()], -1)  # (24, 2)
@@ -38,7 +40,8 @@ def ellipses(images, centers, scales, angles, colors, opacities, least=384):
 
 
 def density(centers, opacities, size):
-    """How densely the centers lie, as a heat map from none to four times the mean → (B, 3, cells, cells), a note that says so.
+    """How densely the centers lie, as a heat map from none to four times the mean → (B, 3, cells, cells), a note
+    that says so.
 
     A cell would hold four of them on an even canvas: fewer, and the map would show chance.
     """
@@ -57,10 +60,11 @@ def density(centers, opacities, size):
 def write_ply(path, centers, scales, angles, colors, opacities, size, background):
     """One particle's Gaussians in the layout of Kerbl et al.'s code, which splat viewers read.
 
-    The canvas is the unit square around the origin, in the plane z = 0, to be looked at along +z with y downwards, as theirs;
-    the first Gaussian lies nearest, a tenth of the canvas before the last. Logarithms of scales, into which the low-pass is
-    folded, since viewers have one of their own screen; logits of opacities; colours as the constant spherical harmonic;
-    quaternions with the real part first. A comment holds what the layout has no place for, the background.
+    The canvas is the unit square around the origin, in the plane z = 0, to be looked at along +z with y downwards,
+    as theirs; the first Gaussian lies nearest, a tenth of the canvas before the last. Logarithms of scales, into
+    which the low-pass is folded, since viewers have one of their own screen; logits of opacities; colours as the
+    constant spherical harmonic; quaternions with the real part first. A comment holds what the layout has no place
+    for, the background.
     """
     count = len(angles)
     zero = torch.zeros(count)

@@ -9,9 +9,10 @@ from representations.start import start_images
 class Pixel(Representation):
     """Parameters are the image itself, (B, 3, H, W) in [0, 1].
 
-    A colour range is needed, or the optimiser leaves it: the decoder's idea of white is soft. Clamping while rendering has no
-    gradient outside the range, and a sigmoid has almost none near its ends, so pixels that reach 0 or 1 would stay there.
-    Here every step ends with a projection onto [0, 1], so that the gradient at 0 and 1 is the whole gradient.
+    A colour range is needed, or the optimiser leaves it: the decoder's idea of white is soft. Clamping while
+    rendering has no gradient outside the range, and a sigmoid has almost none near its ends, so pixels that reach 0
+    or 1 would stay there. Here every step ends with a projection onto [0, 1], so that the gradient at 0 and 1 is
+    the whole gradient.
     """
 
     learning_rates = {"adam": 0.02, "adamw": 0.02, "sgd": 10.0}

@@ -1,14 +1,16 @@
-"""Rasterization of 2D Gaussians: on the CPU by our own kernels, on CUDA by gsplat's. Both show the same picture, to 1/255.
+"""Rasterization of 2D Gaussians: on the CPU by our own kernels, on CUDA by gsplat's. Both show the same picture, to
+1/255.
 
-The conventions are gsplat's (Kerbl et al. 2023, arXiv 2308.04079, eq. 3 and appendix C). Gaussian i at pixel p, whose centre
-lies at half-integers, with d = p - center_i:
+The conventions are gsplat's (Kerbl et al. 2023, arXiv 2308.04079, eq. 3 and appendix C). Gaussian i at pixel p,
+whose centre lies at half-integers, with d = p - center_i:
 
     Σ_i = R(θ_i) diag(s_i²) R(θ_i)ᵀ + 0.3 I        the low-pass of 0.3 pixel², so that none falls between the pixels
     α_i = min(0.999, opacity_i · exp(-½ dᵀ Σ_i⁻¹ d)),  skipped where below 1/255
     C   = Σ_i c_i α_i T_i + T_end · background,  T_i = Π_{j<i} (1 - α_j)
 
-The order is that of the index: Gaussian 0 lies in front. A pixel ends before the Gaussian that would take T to 1e-4, so behind an
-opaque one as much as a tenth of the background can remain. Where α is cut off, the gradient is that of the part that is left.
+The order is that of the index: Gaussian 0 lies in front. A pixel ends before the Gaussian that would take T to
+1e-4, so behind an opaque one as much as a tenth of the background can remain. Where α is cut off, the gradient is
+that of the part that is left.
 """
 
 import contextlib
@@ -23,9 +25,9 @@ from torch.autograd.function import once_differentiable
 def rasterize(centers, scales, angles, colors, opacities, background, size):
     """Gaussians → images (B, 3, H, W), differentiable in all but the background.
 
-    centers (B, N, 2) x and y in pixels, from the canvas's upper left corner;  scales (B, N, 2) standard deviations in pixels;
-    angles (B, N) in radians, from the x axis towards the y axis, which points down;  colors (B, N, 3);  opacities (B, N) in
-    [0, 1];  background (3,);  size (H, W).  float32 or float64; gsplat renders in float32.
+    centers (B, N, 2) x and y in pixels, from the canvas's upper left corner;  scales (B, N, 2) standard deviations
+    in pixels; angles (B, N) in radians, from the x axis towards the y axis, which points down;  colors (B, N, 3);
+    opacities (B, N) in [0, 1];  background (3,);  size (H, W).  float32 or float64; gsplat renders in float32.
     Raises ValueError for other shapes and, on the CPU, FloatingPointError where a Gaussian is not finite.
     """
     batch, count = angles.shape
@@ -95,7 +97,8 @@ def to_numpy(tensor):
 
 @contextlib.contextmanager
 def same_threads():
-    """Inside, numba's kernels take as many threads as torch. numba's first parallel call sets OpenMP's count, which is torch's."""
+    """Inside, numba's kernels take as many threads as torch. numba's first parallel call sets OpenMP's count, which
+    is torch's."""
     import numba
 
     threads = torch.get_num_threads()

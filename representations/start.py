@@ -9,7 +9,8 @@ from errors import InputError
 
 
 def open_image(path):
-    """The file as a Pillow RGB image: turned as its EXIF says, transparency laid over white, of an animation the first frame.
+    """The file as a Pillow RGB image: turned as its EXIF says, transparency laid over white, of an animation the
+    first frame.
 
     Raises InputError for a file that is missing, no image, or larger than Pillow's limit for what may be an attack.
     """

@@ -11,7 +11,8 @@ from errors import InputError
 
 
 def timesteps(numbers, T: int) -> torch.Tensor:
-    """Numbers that are all at most 1 are fractions of T, 1 being its last; others are timesteps. → whole numbers, float64.
+    """Numbers that are all at most 1 are fractions of T, 1 being its last; others are timesteps. → whole numbers,
+    float64.
 
     Still float64: what is not finite or outside [0, T) is refused later, by its value.
     """
@@ -48,23 +49,16 @@ def stepping(points: tuple[float, ...], i: torch.Tensor, steps: int) -> torch.Te
     return values[torch.searchsorted(at, i, right=True) - 1]
 
 
-def validate_points(flag: str, points: tuple[float, ...], steps: int) -> None:
-    """Raises InputError unless they are step, value, step, value, … with steps that rise from 0 and end within the run."""
+def validate_points(flag: str, points: tuple[float, ...], steps: int, timesteps: bool = False) -> None:
+    """Raises InputError unless they are step, value, step, value, … with steps that rise from 0 and end within the run.
+
+    timesteps: whether the values are timesteps, of which, as of the steps, all or none may be fractions.
+    """
     at = points[::2]
     if len(points) % 2:
         raise InputError(f"{flag}: {len(points)} numbers; pairs of a step and a value are needed")
     if points and (at[0] != 0 or list(at) != sorted(set(at)) or at[-1] > max(1, steps)):
-        raise InputError(
-            f"{flag}: steps {numbers(at)}; they must rise from 0 and end within the run's {steps}, or at 1"
-        )
-    validate_unit(f"{flag}: steps", at)
-
-
-def validate_unit(what: str, values: tuple[float, ...]) -> None:
-    """Raises InputError unless all are fractions, or none but 0 and 1 could be one."""
-    if any(0 < value < 1 for value in values) and max(values) > 1:
-        raise InputError(f"{what} {numbers(values)}: all must be fractions up to 1, or none")
-
-
-def numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in values)
+        raise InputError(f"{flag}: steps {at}; they must rise from 0 and end within the run's {steps}, or at 1")
+    for values in (at, points[1::2] if timesteps else ()):
+        if any(0 < value < 1 for value in values) and max(values) > 1:
+            raise InputError(f"{flag}: {values}; all must be fractions up to 1, or none")

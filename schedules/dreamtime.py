@@ -1,34 +1,33 @@
 """DreamTime: a share of the run for each timestep. Huang et al. 2023, arXiv 2306.12422."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 
-from errors import InputError, Range
-
-Positive = Annotated[float, Range(0, above=True)]
+from errors import InputError, NonNegative, Positive
 
 
 @dataclass
 class DreamTimeSettings:
     """m and s up to 1 are fractions of T, above 1 timesteps. m1 = m2 with s1 = s2 makes W_p one bell."""
 
-    m1: Annotated[float, Range(0)] = 0.8
+    m1: NonNegative = 0.8
     """W_p falls above it."""
     s1: Positive = 0.3
     """Standard deviation of that fall."""
-    m2: Annotated[float, Range(0)] = 0.5
+    m2: NonNegative = 0.5
     """W_p falls below it. Between m2 and m1 it is 1."""
     s2: Positive = 0.1
     """Standard deviation of that fall."""
 
 
 def densities(schedule) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """W_d, W_p and W = W_d W_p at all timesteps, each (T,) float64; W is scaled so that its greatest value in t_min … t_max is 1.
+    """W_d, W_p and W = W_d W_p at all timesteps, each (T,) float64; W is scaled so that its greatest value in t_min
+    … t_max is 1.
 
     W_d = √((1-ᾱ_t)/ᾱ_t) grows with t: steps at high noise decide more. W_p leaves the run to content,
-    not to the coarsest and finest timesteps. Raises InputError where m2 > m1, or where W is 0 or not finite in all of t_min … t_max.
+    not to the coarsest and finest timesteps. Raises InputError where m2 > m1, or where W is 0 or not finite in all
+    of t_min … t_max.
     """
     setting = schedule.config.dreamtime
     m_1, s_1, m_2, s_2 = (v * schedule.T if v <= 1 else v for v in (setting.m1, setting.s1, setting.m2, setting.s2))

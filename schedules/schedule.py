@@ -1,23 +1,23 @@
 """Timesteps and weights of one run.
 
-A new schedule is a function in timestep.py or weight.py and its name in the table at the end of that file. Its settings are
-fields of ScheduleConfig and lines in USED_BY.
+A new schedule is a function in timestep.py or weight.py and its name in the table at the end of that file. Its
+settings are fields of ScheduleConfig and lines in USED_BY.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 
 from algorithms.particles import Particles
-from errors import InputError, Range
+from errors import Finite, Fraction, InputError, NonNegative, Positive
 from priors.prior import Prior
 from schedules import curves
 from schedules.dreamtime import DreamTimeSettings, densities
 from schedules.timestep import RANGED, TIMESTEPS
 from schedules.weight import WEIGHTS
 
-Timestep = Annotated[float | None, Range(0)]
+Timestep = NonNegative | None  # a fraction of T up to 1, a timestep above
 
 
 @dataclass
@@ -28,7 +28,7 @@ class RandomDecaySettings:
     """t_min at the end, a fraction of T or a timestep. None: it is constant."""
     t_max_end: Timestep = None
     """t_max at the end. None: 0.5 as in ProlificDreamer, or t_max if that is lower."""
-    at: Annotated[float, Range(0, 1)] = 0.2
+    at: Fraction = 0.2
     """The part of the run after which the step curve falls (ProlificDreamer: 5,000 steps of 25,000)."""
 
 
@@ -39,25 +39,26 @@ class ScheduleConfig:
     weight: Literal[tuple(WEIGHTS)] | None = None
     """The factor on the gradient. dreamtime with the timesteps of that name counts W twice. None: the method's own."""
     t_min: Timestep = None
-    """Least timestep: up to 1 a fraction of T, above 1 a timestep. None: 0.02, or the method's or checkpoint's default."""
+    """Least timestep: up to 1 a fraction of T, above 1 a timestep. None: 0.02, or the method's or checkpoint's
+    default."""
     t_max: Timestep = None
     """Greatest timestep, likewise; 1 is T-1. None: 0.98, likewise."""
     shared_t: bool = False
     """One t for all particles at each step, instead of one each, where t is random."""
     t: Timestep = None
     """The timestep of --schedule.timestep constant, in the units of t_min."""
-    timestep_points: Annotated[tuple[float, ...], Range(0)] = ()
-    """step t step t … for piecewise_linear and stepping. Steps all up to 1 are parts of the run, t all up to 1 fractions
-    of T."""
-    timestep_coefficients: Annotated[tuple[float, ...], Range()] = ()
+    timestep_points: tuple[NonNegative, ...] = ()
+    """step t step t … for piecewise_linear and stepping. Steps all up to 1 are parts of the run, t all up to 1
+    fractions of T."""
+    timestep_coefficients: tuple[Finite, ...] = ()
     """c_0 c_1 … for polynomial: t = Σ c_k x^k, x from 0 to 1 over the run; fractions of T if no t is above 1."""
-    weight_points: Annotated[tuple[float, ...], Range(0)] = ()
+    weight_points: tuple[NonNegative, ...] = ()
     """step w step w … for the weights piecewise_linear and stepping."""
-    weight_coefficients: Annotated[tuple[float, ...], Range()] = ()
+    weight_coefficients: tuple[Finite, ...] = ()
     """c_0 c_1 … for the weight polynomial."""
-    weight_ends: Annotated[tuple[float, ...], Range(0)] = ()
+    weight_ends: tuple[NonNegative, NonNegative] | None = None
     """a b for the weight linear: w at the first step, and at the last."""
-    snr_gamma: Annotated[float, Range(0, above=True)] = 5.0
+    snr_gamma: Positive = 5.0
     """γ of the weight snr."""
     random_decay: RandomDecaySettings = field(default_factory=RandomDecaySettings)
     dreamtime: DreamTimeSettings = field(default_factory=DreamTimeSettings)
@@ -78,18 +79,6 @@ USED_BY = {
     "t_min": {"timestep": list(RANGED)},
     "t_max": {"timestep": list(RANGED)},
 }
-
-
-def validate_schedule(config: ScheduleConfig, steps: int) -> None:
-    """Raises InputError for settings that can not be right with any prior, in a run of `steps` steps."""
-    low, high = config.t_min, config.t_max
-    if low is not None and high is not None and (low <= 1) == (high <= 1) and low > high:
-        raise InputError(f"--schedule.t-min {low} --schedule.t-max {high}: t_min ≤ t_max is needed")
-    if len(config.weight_ends) not in (0, 2):
-        raise InputError("--schedule.weight-ends: two weights are needed, of the first and of the last step")
-    curves.validate_points("--schedule.timestep-points", config.timestep_points, steps)
-    curves.validate_points("--schedule.weight-points", config.weight_points, steps)
-    curves.validate_unit("--schedule.timestep-points: timesteps", config.timestep_points[1::2])
 
 
 class Schedule:

@@ -2,10 +2,11 @@
 
 i         the steps 0 … N-1, float64 (N,)
 schedule  the Schedule: schedule.steps is N, t_min and t_max are timesteps, both included, config the settings
-t         float64 (N,), rounded by Schedule to the nearest timestep, one for all particles; or a pair (low, high) of such:
-          each particle draws from U{low_i … high_i}, both included
+t         float64 (N,), rounded by Schedule to the nearest timestep, one for all particles; or a pair (low, high) of
+          such: each particle draws from U{low_i … high_i}, both included
 
-Those in RANGED lie between t_min and t_max, and but for the random ones never rise; the others have settings of their own.
+Those in RANGED lie between t_min and t_max, and but for the random ones never rise; the others have settings of
+their own.
 """
 
 import torch
@@ -30,7 +31,8 @@ def hifa(i, schedule):
 
 
 def dreamtime(i, schedule):
-    """The t whose Σ_{j ≥ t} W(j) is nearest to i/N, for Σ W = 1: W is the share of the run that t gets. Huang et al. 2023, dreamtime.py."""
+    """The t whose Σ_{j ≥ t} W(j) is nearest to i/N, for Σ W = 1: W is the share of the run that t gets. Huang et
+    al. 2023, dreamtime.py."""
     W = schedule.dreamtime[2][schedule.t_min : schedule.t_max + 1]
     tail = W.flip(0).cumsum(0) / W.sum()  # from t = t_max downwards
     midpoints = (tail[1:] + tail[:-1]) / 2
@@ -38,7 +40,8 @@ def dreamtime(i, schedule):
 
 
 def random_decay(i, schedule):
-    """U{low_i … high_i}, falling from t_min … t_max. The step curve is ProlificDreamer's, Wang et al. 2023, arXiv 2305.16213.
+    """U{low_i … high_i}, falling from t_min … t_max. The step curve is ProlificDreamer's, Wang et al. 2023, arXiv
+    2305.16213.
 
     Raises InputError where an end would rise, where low would overtake high, and where an exponential should reach 0.
     """

@@ -25,20 +25,22 @@ def fantasia3d(t, i, schedule):
 
 
 def ism(t, i, schedule):
-    """w = √((1-ᾱ_t)/ᾱ_t), which turns a difference of noises into one of clean latents. Liang et al. 2023, arXiv 2311.11284."""
+    """w = √((1-ᾱ_t)/ᾱ_t), which turns a difference of noises into one of clean latents. Liang et al. 2023, arXiv
+    2311.11284."""
     a = schedule.prior.alphas_cumprod[t]
     return ((1 - a) / a).sqrt()
 
 
 def dreamtime(t, i, schedule):
-    """w = W(t)/max W. In the paper, W is the share of the run that t gets, not a weight. Huang et al. 2023, dreamtime.py."""
+    """w = W(t)/max W. In the paper, W is the share of the run that t gets, not a weight. Huang et al. 2023,
+    dreamtime.py."""
     _, _, W = schedule.dreamtime
     return W[t]
 
 
 def snr(t, i, schedule):
-    """w = min(SNR, γ)/SNR, SNR = ᾱ_t/(1-ᾱ_t): 1 down to SNR = γ, less where there is less noise. Min-SNR, Hang et al. 2023,
-    arXiv 2303.09556."""
+    """w = min(SNR, γ)/SNR, SNR = ᾱ_t/(1-ᾱ_t): 1 down to SNR = γ, less where there is less noise. Min-SNR, Hang et
+    al. 2023, arXiv 2303.09556."""
     a = schedule.prior.alphas_cumprod[t]
     return (schedule.config.snr_gamma * (1 - a) / a).clamp(max=1)
 
