@@ -21,8 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from recording.environment import changes, environment
-from recording.folder import lock_folder, make_folder, write_atomic
 from tqdm import tqdm
 
 from algorithms import ALGORITHMS
@@ -32,6 +30,8 @@ from config import Config, defaults, dump, parse, parse_resume, resolve, validat
 from errors import explain
 from priors.evaluation import evaluator
 from priors.prior import Prior, per_row
+from recording.environment import changes, environment
+from recording.folder import lock_folder, make_folder, write_atomic
 from recording.interruption import Interrupted, Interruption
 from recording.plots import plot_schedule
 from recording.recorder import Recorder
@@ -97,7 +97,9 @@ def run(
     then, config.environment = config.environment, environment(prior, config)
     for line in [*prior_warnings(algorithm), *changes(then, config.environment, resume)]:
         print(f"warning: {line}", file=sys.stderr)
-    config.out = str(make_folder(config.out or default_out(config), dump(config)) if not resume else config.out)
+    if not resume:
+        out = Path(config.out or default_out(config))
+        config.out = str(make_folder(out, dump(config), unique=not config.out))
     print(describe(config, schedule), file=sys.stderr)
     folder = Path(config.out)
     with lock_folder(folder), Interruption() as interruption:
@@ -106,7 +108,7 @@ def run(
         write_atomic(folder / "config.yaml", lambda path: path.write_text(dump(config), encoding="utf-8"))
         write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))
         bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step")
-        with contextlib.closing(recorder), bar:
+        with bar:
             try:
                 while step < config.steps and not interruption.signal:
                     images = recorder.before_step(step)

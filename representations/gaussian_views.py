@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from recording.pictures import heat_map
 from representations.gaussian_kernels import LOW_PASS
+from representations.heat_map import heat_map
 
 
 def ellipses(images, centers, scales, angles, colors, opacities, least=384):

@@ -1,0 +1,64 @@
+"""What a run depends on besides its settings, for config.yaml: versions, hashes of its files, the commit, the device."""
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from errors import InputError
+from priors.prior import Prior
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "numba", "pillow")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment(prior: Prior, config) -> dict:
+    """{name: text, or {name: text}} for a resolved Config."""
+    images = dict.fromkeys((*config.source_image, *config.rep.init_images))
+    return {
+        "sds2d": commit(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "device": torch.cuda.get_device_name(prior.device) if prior.device.type == "cuda" else platform.platform(),
+        "threads": torch.get_num_threads(),
+        "prior_sha256": prior.sha256,
+        "images_sha256": {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in images},
+    }
+
+
+def commit() -> str | None:
+    """The git commit of this code, with "-dirty" where files differ from it; None outside git."""
+    command = [
+        "git",
+        f"--git-dir={ROOT / '.git'}",
+        f"--work-tree={ROOT}",
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+    ]
+    try:
+        return subprocess.run([*command, "--exclude=*"], capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # There is no git.
+        return None
+
+
+def changes(then: dict, now: dict, resume: bool) -> list[str]:
+    """Lines for what differs from an earlier run of the same settings; {} stands for none.
+
+    Raises InputError for another prior or other pictures in a run that is to be resumed.
+    """
+    if not then:
+        return []
+    images = then.get("images_sha256") if isinstance(then.get("images_sha256"), dict) else {}
+    other = ["the prior's files differ from that run's"] if then.get("prior_sha256") != now["prior_sha256"] else []
+    other += [
+        f"{path} differs from that run's" for path, sha in now["images_sha256"].items() if images.get(path) != sha
+    ]
+    if other and resume:
+        raise InputError(f"{other[0]}; --config begins a new run")
+    names = [name for name in now if not name.endswith("_sha256") and then.get(name) != now[name]]
+    return other + [f"{name} was {then.get(name)}, is {now[name]}: the last bits may differ" for name in names]

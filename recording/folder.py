@@ -1,0 +1,80 @@
+"""A run's folder on disk: made by one process, locked by one process, and its files whole or not there."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+
+from errors import InputError
+
+
+def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
+    """writer(part) must make the file `part`, which then replaces `path`."""
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        writer(part)
+        os.replace(part, path)
+    except Exception:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
+    """A new folder with its config.yaml, whose text is `config` → its path. Of several processes one can make it.
+
+    unique: whether a number is added to a name that is taken. Otherwise, and for other faults, raises InputError.
+    """
+    for number in itertools.count(1):
+        name = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            name.mkdir(parents=True)
+            write_text(name / "config.yaml", config)
+            return name
+        except FileExistsError as error:
+            if not unique:
+                raise InputError(f"--out {folder} exists; name another folder") from error
+        except OSError as error:
+            shutil.rmtree(name, ignore_errors=True)
+            raise InputError(f"--out {folder} can not be made: {error.strerror}") from error
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path):
+    """Inside, no other process can lock the folder; the lock ends with the process. Raises InputError where one has it."""
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise InputError(f"{folder} is being written by another process; wait for it, or stop it") from error
+
+
+def truncate_records(folder: Path, step: int) -> None:
+    """Deletes what a run recorded at `step` and later, and partial files."""
+    for name in ("metrics.jsonl", "scores.jsonl"):
+        if (folder / name).is_file():
+            lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            write_text(folder / name, "".join(line for line in lines if 0 <= step_of(line) < step))
+    for file in [*folder.glob("*"), *folder.glob("*/*")]:
+        ours = file.parent != folder and (file.parent.name == "timesteps" or file.name.startswith("step_"))
+        number = re.fullmatch(r"\w+_(\d{6,})\.png", file.name) if ours else None
+        if number and int(number[1]) >= step or re.fullmatch(r"\..+\.part(\.\w+)?", file.name):
+            file.unlink()
+
+
+def step_of(line: str) -> int:
+    """The step of a line of metrics.jsonl or scores.jsonl; -1 for one that is not whole."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else -1
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return -1

@@ -1,0 +1,50 @@
+"""The method's gradient and predictions at timesteps other than the step's own, without a trace in the run."""
+
+import copy
+
+import torch
+
+from algorithms.method import Method
+from errors import InputError
+
+
+def probe_timesteps(given: tuple[float, ...], algorithm: Method) -> list[int]:
+    """--log.timesteps for this prior and method: at least the method's min_t, each once; none for a sampler.
+
+    Raises InputError for one beyond the prior's last.
+    """
+    T = len(algorithm.prior.alphas_cumprod)
+    steps = [] if algorithm.is_sampler else [round(t * T) if t <= 1 else round(t) for t in given]
+    if any(t > T for t in steps):
+        raise InputError(f"--log.timesteps {max(steps)}: the prior's timesteps end at {T - 1}")
+    return list(dict.fromkeys(max(algorithm.min_t, min(t, T - 1)) for t in steps))
+
+
+def clean_latents(
+    algorithm: Method, z: torch.Tensor, t: torch.Tensor, gradient: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """{name: (B, C, h, w)}: the clean latents of the method's last predictions, and its pseudo ground truth."""
+    predictions = algorithm.predictions.items()
+    clean = {name: algorithm.prior.predict_clean(*prediction) for name, prediction in predictions}
+    return clean | {"pseudo_gt": algorithm.pseudo_gt(z, t, gradient)}
+
+
+def probe(
+    algorithm: Method, z: torch.Tensor, timesteps: list[int], progress: float
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The gradient at each of R timesteps, (R·B, C, h, w), and clean_latents there, each (R·B, C, h, w).
+
+    The method's state and all random numbers of the run stay as they are, and each call draws the same noise.
+    """
+    state, predictions = copy.deepcopy(algorithm.state_dict()), algorithm.predictions
+    gradients, clean = [], {}
+    with algorithm.particles.stream("probe"):
+        for timestep in timesteps:
+            t = torch.full((len(z),), timestep)
+            algorithm.predictions = {}
+            gradients.append(algorithm.gradient(z, t, progress))
+            for name, latents in clean_latents(algorithm, z, t, gradients[-1]).items():
+                clean.setdefault(name, []).append(latents)
+    algorithm.load_state_dict(state)
+    algorithm.predictions = predictions
+    return torch.cat(gradients), {name: torch.cat(rows) for name, rows in clean.items()}
