@@ -198,9 +198,4 @@ class Recorder:
             # SDS's pseudo ground truth is the prediction up to rounding: one decoding is enough.
             same = next((other for other in decoded if torch.allclose(clean[other], latents, atol=1e-3)), None)
             decoded[name] = decoded[same] if same else self.prior.decode(latents)
-            if not self.warned and not decoded[name].isfinite().all():
-                self.warned = True
-                print(
-                    f"warning: {path.format(name)}: decoding in {self.prior.dtype} overflows (magenta)", file=sys.stderr
-                )
             self.save(path.format(name), grid(decoded[name], labels, columns, self.log.tile))

@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from recording.pictures import letters, shorten
+from PIL import Image, ImageDraw
+
+from recording.pictures import font, shorten
 
 GAP, INNER, LINE = 12, 2, 20  # between cells, between the pictures of a cell, from one line of text to the next
 BLACK, GREY, PALE = (20, 20, 20), (110, 110, 110), (233, 233, 233)
@@ -24,8 +26,6 @@ def draw(rows, columns, blocks, cell, tile):
                    Those of one prompt make a square, those of several a line each.
     tile           about how wide a picture is; it is enlarged or reduced by a whole factor, so that it stays sharp
     """
-    from PIL import Image, ImageDraw
-
     cells = [
         [
             [content(cell(block, row, column), tile) for column in range(len(columns.texts))]
@@ -51,7 +51,7 @@ def draw(rows, columns, blocks, cell, tile):
     for b, name in enumerate(blocks):
         top = b * (block_height + GAP)
         if name:
-            ink.text((GAP, top + GAP), shorten(name, letters(18), sheet_width - 2 * GAP), BLACK, letters(18))
+            ink.text((GAP, top + GAP), shorten(name, sheet_width - 2 * GAP), BLACK, font(18))
         top += title
         middle = left + (len(columns.texts) * (width + GAP) - GAP) / 2
         centred(ink, columns.name, max(middle, left + measure(columns.name) / 2), top + GAP, GREY)
@@ -64,7 +64,7 @@ def draw(rows, columns, blocks, cell, tile):
             y = top + head + r * (height + GAP)
             for i, line in enumerate(lines):
                 at = left - 10 - math.ceil(measure(line)), y + (height - LINE * len(lines)) // 2 + LINE * i
-                ink.text(at, line, BLACK, letters())
+                ink.text(at, line, BLACK, font(15))
             for c, part in enumerate(cells[b][r]):
                 x = left + c * (width + GAP)
                 if isinstance(part, Image.Image):
@@ -77,8 +77,6 @@ def draw(rows, columns, blocks, cell, tile):
 
 def content(found, tile):
     """The pictures of a cell as one, or the texts in their place."""
-    from PIL import Image
-
     if isinstance(found[0], str):
         return found
     pictures = [sharp(file, tile) for files in found for file in files]
@@ -93,8 +91,6 @@ def content(found, tile):
 
 def sharp(file, tile):
     """The picture about `tile` wide: every pixel a square of pixels, or squares of pixels averaged into one."""
-    from PIL import Image
-
     with Image.open(file) as picture:
         picture = picture.convert("RGB")
     if picture.width >= 2 * tile:
@@ -118,15 +114,13 @@ def message(ink, texts, box):
 
 def centred(ink, text, middle, y, colour, size=15):
     """At whole pixels, where letters are sharpest."""
-    ink.text((round(middle - measure(text, size) / 2), y), text, colour, letters(size))
+    ink.text((round(middle - measure(text, size) / 2), y), text, colour, font(size))
 
 
 def upright(sheet, text, x, middle):
     """Text that reads upwards, its middle at the height `middle`."""
-    from PIL import Image, ImageDraw
-
     strip = Image.new("RGB", (math.ceil(measure(text)), LINE), "white")
-    ImageDraw.Draw(strip).text((0, 1), text, GREY, letters())
+    ImageDraw.Draw(strip).text((0, 1), text, GREY, font(15))
     strip = strip.rotate(90, expand=True)
     sheet.paste(strip, (x, round(middle - strip.height / 2)))
 
@@ -135,7 +129,7 @@ def upright(sheet, text, x, middle):
 
 
 def measure(text, size=15):
-    return letters(size).getlength(text)
+    return font(size).getlength(text)
 
 
 def widest_word(text):

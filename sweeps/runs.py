@@ -1,8 +1,8 @@
 """One run of a sweep, and its folder.
 
-    DIR/unfinished/NAME  while it goes on;  DIR/runs/NAME  once it is finished;  DIR/failed/NAME  where it failed
+    DIR/unfinished/NAME  until it ends;  DIR/runs/NAME  once it is finished;  DIR/failed/NAME  where it failed
 
-A folder moves as a whole, so where it lies says how the run stands, whatever was killed and when.
+A folder moves as a whole, so its place is the run's status, whatever was killed and when.
 """
 
 import contextlib
@@ -11,31 +11,32 @@ import os
 import shutil
 import time
 import traceback
+from pathlib import Path
 
 import sds2d
+from config import Config, parse, parse_resume
 from errors import InputError, first_line
-from priors.prior import Prior
-from recording.files import write, write_text
-from settings import reopen
+from priors.prior import Prior, PriorConfig
+from recording.folder import write_atomic, write_text
+from recording.pictures import to_pillow
 
 FINISHED, FAILED, WAITING = "finished", "failed", "not run"
+PLACES = {FINISHED: "runs", FAILED: "failed"}
 
 
-def status(folder, name):
-    return next(
-        (word for word, place in ((FINISHED, "runs"), (FAILED, "failed")) if (folder / place / name).is_dir()), WAITING
-    )
+def status(folder: Path, name: str) -> str:
+    return next((status for status, place in PLACES.items() if (folder / place / name).is_dir()), WAITING)
 
 
-def place(folder, name):
+def run_folder(folder: Path, name: str) -> Path | None:
     """The folder of a finished or failed run, or None."""
-    return {FINISHED: folder / "runs" / name, FAILED: folder / "failed" / name}.get(status(folder, name))
+    return folder / PLACES[status(folder, name)] / name if status(folder, name) in PLACES else None
 
 
-def report(folder, name):
-    """What the run has left to say: {"seconds": …, "error": None or a line}, or {}."""
+def run_result(folder: Path, name: str) -> dict:
+    """{"seconds": …, "error": None or a line} of a run that has ended, or {}."""
     try:
-        return json.loads((place(folder, name) / "run.json").read_text(encoding="utf-8"))
+        return json.loads((run_folder(folder, name) / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -43,8 +44,8 @@ def report(folder, name):
 _loaded = {}
 
 
-def shared_prior(config):
-    """The prior of this process for a PriorConfig; the last one is kept, and let go before another is loaded."""
+def shared_prior(config: PriorConfig) -> Prior:
+    """This process's prior; the last one is kept, and freed before another is loaded."""
     key = (config.path, config.dtype, config.device)
     if key not in _loaded:
         _loaded.clear()
@@ -52,72 +53,57 @@ def shared_prior(config):
     return _loaded[key]
 
 
-def moments(config):
-    """The steps whose pictures a figure shows before the end: at each fifth of the run, the last that --log.every records."""
+def moments(config: Config) -> list[int]:
+    """The steps of a run that a figure shows besides the end: at each fifth, the last that --log.every records."""
     return [config.steps * part // 5 // config.log.every * config.log.every for part in range(5)]
 
 
-def moment_file(folder, step, particle):
+def moment_file(folder: Path, step: int, particle: int) -> Path:
     return folder / "moments" / f"step_{step:06d}_{particle:02d}.png"
 
 
-def execute(folder, name, arguments):
-    """Runs sds2d.py with these arguments in this process, as DIR/runs/NAME or, whatever goes wrong, DIR/failed/NAME."""
-    if status(folder, name) == FINISHED:  # A worker may die when all is done but said.
+def execute(folder: Path, name: str, arguments: list[str]) -> None:
+    """Runs sds2d.py with these arguments in this process, as DIR/runs/NAME or, whatever fails, DIR/failed/NAME."""
+    if status(folder, name) == FINISHED:  # A worker may die after its run's end.
         return
     out, start = folder / "unfinished" / name, time.perf_counter()
     shutil.rmtree(folder / "failed" / name, ignore_errors=True)
     try:
-        config, then, resume = begin(out, arguments)
-        wanted = moments(config)
+        config = open_run(out)
+        resume, config = config is not None, config or parse([*arguments, "--out", str(out)])
 
         def watch(step, images):
-            from recording.pictures import to_pillow
-
-            if step in wanted:
+            if step in moments(config):
                 (out / "moments").mkdir(exist_ok=True)
                 for particle, image in enumerate(images):
-                    write(moment_file(out, step, particle), to_pillow(image).save)
+                    write_atomic(moment_file(out, step, particle), to_pillow(image).save)
 
-        sds2d.run(config, shared_prior(config.prior), watch, then, resume)
-    except Exception as error:  # Whatever a run dies of, the others go on.
-        reason = first_line(error)
-        if not isinstance(error, (InputError, FloatingPointError)):
-            reason = f"{type(error).__name__}: {reason}"
+        sds2d.run(config, shared_prior(config.prior), watch, resume)
+    except Exception as error:  # A run that fails does not end the sweep.
+        expected = isinstance(error, InputError | FloatingPointError)
+        reason = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
         fail(folder, name, reason, time.perf_counter() - start, traceback.format_exc())
     else:
-        correct_out(out / "config.yaml", str(folder / "runs" / name))
         settle(out, folder / "runs" / name, time.perf_counter() - start)
 
 
-def begin(out, arguments):
-    """(Config, what it was made with, whether it is there): of the run that was stopped there, or else of a new one."""
-    if out.exists():
-        with contextlib.suppress(InputError):
-            return *reopen(["--resume", str(out)]), True
-        shutil.rmtree(out)
-    return sds2d.parse([*arguments, "--out", str(out)]), None, False
+def open_run(out: Path) -> Config | None:
+    """The Config of a run that was stopped in this folder; None, and nothing is left there, if there is none."""
+    with contextlib.suppress(InputError):
+        return parse_resume(["--resume", str(out)])
+    shutil.rmtree(out, ignore_errors=True)
+    return None
 
 
-def fail(folder, name, reason, seconds=None, details=""):
-    """Notes that a run failed; what it had written is kept beside the reason."""
+def fail(folder: Path, name: str, reason: str, seconds: float | None = None, details: str = "") -> None:
+    """Marks a run as failed; what it has written is kept."""
     out = folder / "unfinished" / name
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "error.txt", f"{reason}\n\n{details}")
     settle(out, folder / "failed" / name, seconds, reason)
 
 
-def settle(out, target, seconds, error=None):
-    text = json.dumps({"seconds": seconds and round(seconds, 3), "error": error})
-    write_text(out / "run.json", text)
+def settle(out: Path, target: Path, seconds: float | None, error: str | None = None) -> None:
+    write_text(out / "run.json", json.dumps({"seconds": seconds and round(seconds, 3), "error": error}))
     target.parent.mkdir(exist_ok=True)
     os.replace(out, target)
-
-
-def correct_out(file, out):
-    """config.yaml says where the run lies, not where it was made."""
-    import yaml
-
-    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    settings["out"] = out
-    write_text(file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

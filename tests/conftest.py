@@ -100,8 +100,8 @@ def save_stable_diffusion(folder, version):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    font = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = font + [letter + "</w>" for letter in font] + ["<|startoftext|>", "<|endoftext|>"]
     CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=77
     ).save_pretrained(folder / "tokenizer")
@@ -192,7 +192,7 @@ def no_plots(monkeypatch):
     """A plot takes longer than most tests' runs. test_schedules.py draws its own, and commands in other processes draw theirs."""
     import sds2d
 
-    monkeypatch.setattr(sds2d, "schedule_plot", lambda path, schedule: path.write_bytes(b""))
+    monkeypatch.setattr(sds2d, "plot_schedule", lambda path, schedule: path.write_bytes(b""))
 
 
 @pytest.fixture(scope="session")

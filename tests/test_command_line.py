@@ -13,6 +13,7 @@ from conftest import ROOT
 from PIL import Image
 
 import sds2d
+from errors import InputError
 from priors.checkpoint import fetch
 
 
@@ -113,7 +114,7 @@ def test_a_hub_behind_a_dead_proxy(monkeypatch):
         raise ConnectionError("Cannot connect to proxy.\nConnection refused")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
-    with pytest.raises(sds2d.InputError, match="owner/name.*ships with sds2d.*Cannot connect to proxy"):
+    with pytest.raises(InputError, match="owner/name.*ships with sds2d.*Cannot connect to proxy"):
         fetch("owner/name")
 
 

@@ -12,8 +12,8 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file
 
+from config import load
 from recording import checkpoint
-from settings.stored import load
 
 
 def own_disks():

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from settings.flags import spell
 
 import sds2d
+from config import Config
+from errors import InputError
 from priors.prior import Prior, PriorConfig
-from settings.config import Config
-from settings.flags import spell
 
 
 def flags_of(cls, prefix="--"):
@@ -45,7 +46,7 @@ OWN = {  # Flags that only take what a test can afford, or what lies in its fold
     "--log.tile": st.sampled_from(["1", "64", "100", "0"]),
     "--prior.dtype": st.sampled_from(["float32", "bfloat16", "float16"]),
     "--prior.device": st.just("cpu"),
-    "--algo.pds.ladder": st.sampled_from(["1", "100", "500", "1000", "1001"]),
+    "--algo.pds.num-inference-steps": st.sampled_from(["1", "100", "500", "1000", "1001"]),
 }
 SKIPPED = {"--out", "--prior.path"}  # which the test gives
 
@@ -73,7 +74,7 @@ KNOWN["--schedule.shared-t"] = st.just([])
 def command_lines(draw):
     """A method and a representation, what an edit needs, a schedule with its own flags as often as not, and a few flags more."""
     name, kind = draw(st.sampled_from(list(sds2d.ALGORITHMS))), draw(st.sampled_from(list(sds2d.REPRESENTATIONS)))
-    samples = sds2d.ALGORITHMS[name].samples()
+    samples = sds2d.ALGORITHMS[name].is_sampler
     given = {"--algo.name": [name], "--rep.kind": ["latent" if samples else kind]}
     given |= {"--steps": ["5" if samples else "2"], "--particles": ["1"]}
     if sds2d.ALGORITHMS[name].edits and draw(st.integers(0, 9)):
@@ -107,7 +108,7 @@ def one(flags, tiny, folder):
     try:
         config = sds2d.parse([*flags, "--prior.path", str(tiny), "--out", str(out)])
         images = sds2d.run(config, loaded(str(tiny), config.prior.dtype.replace("auto", "float32")))
-    except sds2d.InputError as error:
+    except InputError as error:
         ends["refused"] += 1
         assert str(error) and "\n" not in str(error) and len(str(error)) < 1000
         assert sorted(folder.rglob("*")) == before, "nothing is written"

@@ -14,10 +14,11 @@ from conftest import ROOT
 from PIL import Image
 
 import sds2d
+from config import load
+from errors import InputError
 from priors.evaluation import EvalConfig, evaluator
 from priors.prior import Prior, PriorConfig
 from representations.start import open_image
-from settings.stored import load
 
 # ------------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -38,7 +39,7 @@ def copy(tiny, tmp_path):
 
 
 def refused(folder, match):
-    with pytest.raises(sds2d.InputError, match=match) as error:
+    with pytest.raises(InputError, match=match) as error:
         Prior(PriorConfig(path=str(folder)))
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
@@ -132,14 +133,14 @@ def test_a_checkpoint_from_the_hub(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert settings["prior"]["path"] == "owner/name"
-    assert settings["made_with"]["prior_sha256"] == Prior(PriorConfig(path=str(tiny))).sha256
+    assert settings["environment"]["prior_sha256"] == Prior(PriorConfig(path=str(tiny))).sha256
 
 
 def test_a_clip_of_pickles_is_refused(tmp_path):
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "config.json").write_text('{"model_type": "clip"}')
     (tmp_path / "clip" / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "opened")))
-    with pytest.raises(sds2d.InputError, match="could not be loaded as a CLIP"):
+    with pytest.raises(InputError, match="could not be loaded as a CLIP"):
         evaluator(EvalConfig(clip=str(tmp_path / "clip")), "none", None)
     assert not (tmp_path / "opened").exists()
 
@@ -203,7 +204,7 @@ def test_greys_of_any_depth(tmp_path, kind, name):
 @pytest.mark.parametrize("values", [np.nan, np.inf, -0.1, 200.0])
 def test_greys_that_are_none_are_refused(tmp_path, values):
     Image.fromarray(np.full((4, 4), values, np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(sds2d.InputError, match="x.tif .*not all from 0 to 1"):
+    with pytest.raises(InputError, match="x.tif .*not all from 0 to 1"):
         open_image(tmp_path / "x.tif")
 
 
@@ -266,7 +267,7 @@ def test_profiles_are_followed(tmp_path):
 
 def test_no_program_is_started_for_a_picture(tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "x.eps")
-    with pytest.raises(sds2d.InputError, match="x.eps can not be read"):
+    with pytest.raises(InputError, match="x.eps can not be read"):
         open_image(tmp_path / "x.eps")
 
 
@@ -286,13 +287,13 @@ def test_a_picture_too_large_for_memory(tmp_path, halves):
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     )
     for name in ("bomb.png", "large.png"):
-        with pytest.raises(sds2d.InputError, match=f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels"):
+        with pytest.raises(InputError, match=f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels"):
             open_image(tmp_path / name)
 
 
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(sds2d.InputError, match="pipe.png: no file"):
+    with pytest.raises(InputError, match="pipe.png: no file"):
         open_image(tmp_path / "pipe.png")
 
 
@@ -398,7 +399,7 @@ HOSTILE = {
     "no float": lambda good: good.read_text().replace("seed: 0", 'seed: !!float ""'),
     "no time": lambda good: good.read_text().replace("seed: 0", "seed: !!timestamp x"),
     "a date of its making": lambda good: with_settings(
-        good, lambda c: c["made_with"].update(day=__import__("datetime").date(2020, 1, 1))
+        good, lambda c: c["environment"].update(day=__import__("datetime").date(2020, 1, 1))
     ),
     "a date": lambda good: with_settings(good, lambda c: c.update(seed=__import__("datetime").date(2020, 1, 1))),
 }
@@ -416,8 +417,8 @@ def test_a_configuration_is_checked_as_all_input_is(good, tiny, tmp_path, monkey
         if flags[0] == "--config" and what in ("null where a number is needed", "no guidance"):
             continue  # The defaults fill them.
         monkeypatch.setattr(sys, "argv", ["sds2d.py", *flags])
-        with pytest.raises(sds2d.InputError) as error:
-            sds2d.reopen(flags) if flags[0] == "--resume" else sds2d.parse(flags)
+        with pytest.raises(InputError) as error:
+            sds2d.parse_resume(flags) if flags[0] == "--resume" else sds2d.parse(flags)
         errors.append(str(error.value))
     assert all("\n" not in error and len(error) < 500 for error in errors), errors
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -428,13 +429,13 @@ def test_references_are_not_followed(good, tmp_path):
     """Nine lines of them could stand for a billion words."""
     text = good.read_text().replace("seed: 0\n", "seed: &seed 0\n") + "more: *seed\n"
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(sds2d.InputError, match="references"):
+    with pytest.raises(InputError, match="references"):
         load(tmp_path / "config.yaml")
 
 
 def test_what_is_no_file_is_no_configuration(tmp_path):
     os.mkfifo(tmp_path / "config.yaml")
-    with pytest.raises(sds2d.InputError, match="is no file"):
+    with pytest.raises(InputError, match="is no file"):
         load(tmp_path / "config.yaml")
 
 
@@ -442,5 +443,5 @@ def test_a_sweep_whose_notes_are_broken(tiny, tmp_path):
     import sweep
 
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(sds2d.InputError, match="sweep.json can not be read"):
+    with pytest.raises(InputError, match="sweep.json can not be read"):
         sweep.plan(["--prior.path", str(tiny), "--seed", "0", "1", "--out", str(tmp_path)])

@@ -174,12 +174,12 @@ def test_dds(prediction_type, s, negative, t):
 @SCALE
 @NEGATIVE
 @TIMES
-@pytest.mark.parametrize("ladder, posterior", [(500, "authors"), (500, "exact"), (1000, "authors"), (50, "authors")])
-def test_pds(prediction_type, s, negative, t, ladder, posterior):
+@pytest.mark.parametrize("num_inference_steps, posterior", [(500, "authors"), (500, "exact"), (1000, "authors"), (50, "authors")])
+def test_pds(prediction_type, s, negative, t, num_inference_steps, posterior):
     """g = ζ(z; y) - ζ(z^src; y^src) from the definition of ζ, its noise ε' and all."""
 
     def by_hand(r):
-        below = r.t - 1000 // ladder
+        below = r.t - 1000 // num_inference_steps
         noise, noise_below = r.randn(), torch.randn(1, 2, 2, dtype=torch.float64)
         a, a_below = r.a(r.t), r.a(below)
         alpha = a / (a_below if posterior == "exact" else r.a(r.t - 1))
@@ -194,7 +194,7 @@ def test_pds(prediction_type, s, negative, t, ladder, posterior):
 
         return zeta(r.z, r.y) - zeta(r.z_src, r.y_src)
 
-    compare("pds", by_hand, t, prediction_type, negative, s, dict(ladder=ladder, posterior=posterior))
+    compare("pds", by_hand, t, prediction_type, negative, s, dict(num_inference_steps=num_inference_steps, posterior=posterior))
 
 
 def test_pds_coefficients_are_the_table():
@@ -287,7 +287,7 @@ def test_sdedit(prediction_type, s):
     for t in (561, 1):
         compare("sdedit", later, [t] * 3, prediction_type, "bad", s, progress=0.5, steps=30)
     sdedit = method("sdedit", GaussianPrior(DATA), s=1.0, images=batch([0] * 3)[1], steps=30)
-    assert sdedit.timesteps().tolist() == list(range(581, 0, -20))
+    assert sdedit.timesteps.tolist() == list(range(581, 0, -20))
 
 
 @ANY
@@ -306,7 +306,7 @@ def test_vsd(prediction_type):
     A, B = (dict(prior.unet.named_parameters())[f"to_q.lora_{part}.phi.weight"] for part in "AB")
     A_before = A.detach().clone()
     assert A.dtype == torch.float64 and A.shape == (2, 4) and (B == 0).all()
-    vsd.update(z)
+    vsd.update(z, torch.tensor([500] * len(z)), 0.0)
     total = torch.zeros(4, 2, dtype=torch.float64)
     for r in rows:
         u = int(torch.randint(0, 1000, (1,), generator=r.generator))
@@ -343,7 +343,7 @@ def test_one_call_of_the_network_where_the_method_allows(monkeypatch):
         algorithm = method(name, prior, negative, 7.5, images, settings)
         calls.clear()
         algorithm.gradient(z, t, 0.0)
-        algorithm.update(z)
+        algorithm.update(z, torch.tensor([500] * len(z)), 0.0)
         return list(calls)
 
     same = [500] * 3
@@ -369,10 +369,10 @@ def test_one_call_of_the_network_where_the_method_allows(monkeypatch):
 
 def test_timesteps_that_a_method_can_not_take():
     prior = GaussianPrior(DATA)
-    assert method("ism", prior, s=7.5).least_timestep() == 80
-    assert method("ism", prior, s=7.5, settings=dict(delta_t_start=100)).least_timestep() == 100
-    assert method("pds", prior, s=7.5, images=batch(torch.zeros(3))[1]).least_timestep() == 2
-    assert method("pds", prior, s=7.5, images=batch(torch.zeros(3))[1], settings=dict(ladder=501)).least_timestep() == 2
+    assert method("ism", prior, s=7.5).min_t == 80
+    assert method("ism", prior, s=7.5, settings=dict(delta_t_start=100)).min_t == 100
+    assert method("pds", prior, s=7.5, images=batch(torch.zeros(3))[1]).min_t == 2
+    assert method("pds", prior, s=7.5, images=batch(torch.zeros(3))[1], settings=dict(num_inference_steps=501)).min_t == 2
     with pytest.raises(IndexError):
         method("ism", prior, s=7.5).gradient(torch.zeros(3, 1, 2, 2), torch.tensor([500, 79, 500]), 0.0)
     for name, least in (("ism", 80), ("sdi", 0), ("sds", 0)):
@@ -419,7 +419,7 @@ def test_deterministic_where_promised():
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "vsd"])
 def test_particles_do_not_depend_on_the_batch(name):
     """Row 2 of seed 11 is row 0 of seed 13, whatever the other rows' timesteps."""
-    t = torch.tensor([481] * 3 if ALGORITHMS[name].samples() else [999, 90, 501])
+    t = torch.tensor([481] * 3 if ALGORITHMS[name].is_sampler else [999, 90, 501])
     z, images, _ = batch(t)
     prior = GaussianPrior(DATA)
     many = method(name, prior, "bad", 7.5, images, steps=60).gradient(z, t, 0.9)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from conftest import GaussianPrior
 from PIL import Image
+from settings import command
 
 import sds2d
 from algorithms import AlgorithmConfig
 from algorithms.method import Method
 from algorithms.particles import Particles
 from priors.evaluation import Evaluator
-from recording.look import look
 from recording.pictures import HEAT, grid, heat_grid
-from settings import command
+from recording.probe import look
 
 # m_∅, m_cat, m_dog: point masses, so that every prediction of a clean image is a mean, whatever the noise.
 MEANS = {"": 0.1, "cat": 0.4, "dog": 0.3, "bright cat": 0.5, "bad cat": 0.2}
@@ -51,13 +51,13 @@ def go(prior, tiny, tmp_path):
         ]
         if sds2d.ALGORITHMS[name].edits:
             base += ["--source-image", str(tmp_path / "dark.png"), "--source-prompt", "dog"]
-        elif not sds2d.ALGORITHMS[name].samples():
+        elif not sds2d.ALGORITHMS[name].is_sampler:
             base += ["--rep.init", "image", "--rep.init-images", str(tmp_path / "dark.png")]
         if name == "bridge":
             base += ["--algo.bridge.target-words", "", "--algo.bridge.source-words", ""]
         if name == "nfsd":
             base += ["--algo.nfsd.negative-prompt", ""]
-        if sds2d.ALGORITHMS[name].samples():
+        if sds2d.ALGORITHMS[name].is_sampler:
             base += ["--steps", "8"]
         sds2d.run(sds2d.parse([*base, *flags, "--out", str(tmp_path / out)]), prior)
         return tmp_path / out
@@ -84,7 +84,7 @@ def test_watching_changes_nothing(go, name):
     alone = go(name, "--log.every", "100", "--log.timesteps", "--eval.clip", "none", out="alone")
     assert (watched / "final.png").read_bytes() == (alone / "final.png").read_bytes()
     assert not (alone / "timesteps").exists() and len(list((watched / "images").iterdir())) > 3
-    if not sds2d.ALGORITHMS[name].samples():
+    if not sds2d.ALGORITHMS[name].is_sampler:
         assert len(list((watched / "timesteps").glob("gradients_*.png"))) == 3, "before steps 1 and 2, and at the end"
 
 

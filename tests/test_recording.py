@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from recording.files import write
-from recording.pictures import grid, letters, shorten, to_pillow, video_frame
+from recording.pictures import font, grid, shorten, to_pillow, video_frame
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -43,7 +42,7 @@ def test_grid_has_a_row_a_label_and_even_sides():
 
 
 def test_labels_are_shortened_to_the_width():
-    font = letters(15)
+    font = font(15)
     assert shorten("a\n red  apple", font, 400) == "a red apple"
     short = shorten("word " * 5000, font, 300)
     assert short.endswith("…") and 150 < font.getlength(short) <= 310

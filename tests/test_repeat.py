@@ -14,7 +14,7 @@ from PIL import Image
 
 import sds2d
 from priors.prior import Prior, PriorConfig
-from recording.made_with import commit
+from recording.environment import commit
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_same_command_gives_the_same_bytes(tiny, tmp_path, nursery, name, ki
         )
         _, error = process.communicate()
         assert process.returncode == 0, error
-    assert yaml.safe_load((tmp_path / "one/config.yaml").read_text())["made_with"]["threads"] == threads
+    assert yaml.safe_load((tmp_path / "one/config.yaml").read_text())["environment"]["threads"] == threads
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     for file in files:
         if file.name not in ("config.yaml", "metrics.jsonl", "index.html"):
@@ -70,7 +70,7 @@ def test_two_processes_that_share_nothing(tiny, tmp_path, command):
             env={**os.environ, "PYTHONHASHSEED": seed},
         )
         assert done.returncode == 0, done.stderr
-    for name in ("final.png", "checkpoint.safetensors"):
+    for name in ("final.png", "checkpoint.pt"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
@@ -175,11 +175,11 @@ def test_flags_beside_a_config_come_after_its_own(tiny, prior, tmp_path):
     assert other.out != sds2d.parse(["--config", file, "--out", "x"]).out and other.out.startswith("outputs/")
 
 
-def test_config_yaml_says_what_the_run_was_made_with(tiny, tmp_path):
+def test_config_yaml_says_what_the_run_was_environment(tiny, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
     copy = shutil.copytree(tiny, tmp_path / "prior")
 
-    def made_with(folder, out):
+    def environment(folder, out):
         sds2d.run(
             sds2d.parse(
                 [
@@ -196,19 +196,19 @@ def test_config_yaml_says_what_the_run_was_made_with(tiny, tmp_path):
                 ]
             )
         )
-        return yaml.safe_load((tmp_path / out / "config.yaml").read_text())["made_with"]
+        return yaml.safe_load((tmp_path / out / "config.yaml").read_text())["environment"]
 
-    first = made_with(tiny, "one")
+    first = environment(tiny, "one")
     assert first["torch"] == torch.__version__ and first["python"] == platform.python_version() and first["device"]
     assert first["images_sha256"] == {
         str(tmp_path / "black.png"): hashlib.sha256((tmp_path / "black.png").read_bytes()).hexdigest()
     }
-    assert made_with(copy, "two") == first, "wherever the checkpoint lies"
+    assert environment(copy, "two") == first, "wherever the checkpoint lies"
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert made_with(copy, "three")["prior_sha256"] != first["prior_sha256"], "one bit of the weights"
+    assert environment(copy, "three")["prior_sha256"] != first["prior_sha256"], "one bit of the weights"
 
 
 def test_the_commit_is_git_s():

@@ -7,9 +7,10 @@ from PIL import Image
 
 from algorithms.particles import Particles
 from priors.prior import Prior, PriorConfig
-from representations import REPRESENTATIONS, RepresentationConfig, make_optimizer
+from representations import REPRESENTATIONS, RepresentationConfig
 from representations.gaussian_views import density, ellipses
 from representations.rasterizer import rasterize
+from representations.representation import make_optimizer
 from representations.start import load_image
 
 
@@ -107,7 +108,7 @@ def test_images_are_resized_with_a_notice(tmp_path, capsys):
 
 def test_optimizers_are_torchs():
     for name, cls in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
-        optimizer = make_optimizer(name, [torch.nn.Parameter(torch.zeros(1))], 0.25)
+        optimizer = make_optimizer(RepresentationConfig(optimizer=name, lr=0.25), [torch.nn.Parameter(torch.zeros(1))])
         assert type(optimizer) is cls and optimizer.param_groups[0]["lr"] == 0.25
         for representation in REPRESENTATIONS.values():
             assert representation.learning_rates[name] > 0
@@ -167,7 +168,7 @@ def test_degenerate_gaussians_keep_finite_gradients(prior, group, value):
     representation = gaussians(prior)
     parameter = representation.groups[group]
     parameter.data[:, ::2] = value
-    optimizer = make_optimizer("adam", representation.parameters(), 1.0)
+    optimizer = make_optimizer(RepresentationConfig(optimizer="adam", lr=1.0), representation.parameters())
     for _ in range(3):
         optimizer.zero_grad()
         z = representation.latents()
@@ -204,7 +205,7 @@ def test_gradients_of_gaussians_go_through_their_maps(prior):
 
 def test_groups_have_their_own_learning_rates(prior):
     rates = dict(lr=2.0, center_lr=0.1, scale_lr=0.2, angle_lr=0.3, color_lr=0.4, opacity_lr=0.5)
-    optimizer = make_optimizer("adam", gaussians(prior, **rates).parameters(), 2.0)
+    optimizer = make_optimizer(RepresentationConfig(optimizer="adam", lr=2.0), gaussians(prior, **rates).parameters())
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 

@@ -12,12 +12,13 @@ import torch
 import yaml
 from PIL import Image
 
-import recording.files
+import recording.folder
 import sds2d
 from algorithms.sds import SDS
+from errors import InputError
 from priors.prior import Prior, PriorConfig
 from recording import checkpoint
-from recording.files import cut_back, held
+from recording.folder import lock_folder, truncate_records
 
 
 class Killed(BaseException):
@@ -37,7 +38,7 @@ def kill_at(monkeypatch, count, inside):
             raise Killed
         real(source, target)
 
-    monkeypatch.setattr(recording.files.os, "replace", replace)
+    monkeypatch.setattr(recording.folder.os, "replace", replace)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def prior(tiny):
 
 def flags_for(name, kind, tiny, folder):
     """Four steps, or DDIM's least, of each method and representation, with a checkpoint after each and pictures at every second."""
-    steps = 5 if sds2d.ALGORITHMS[name].samples() else 4
+    steps = 5 if sds2d.ALGORITHMS[name].is_sampler else 4
     flags = [
         "--prior.path",
         tiny,
@@ -111,8 +112,8 @@ def killed(flags, out, prior, monkeypatch, count):
 
 
 def resume(out, prior, *flags):
-    config, then = sds2d.reopen(["--resume", str(out), *map(str, flags)])
-    return sds2d.run(config, prior, then=then, resume=True)
+    config = sds2d.parse_resume(["--resume", str(out), *map(str, flags)])
+    return sds2d.run(config, prior, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def resume(out, prior, *flags):
         (name, kind)
         for kind in sds2d.REPRESENTATIONS
         for name in sds2d.ALGORITHMS
-        if kind == "latent" or not sds2d.ALGORITHMS[name].samples()
+        if kind == "latent" or not sds2d.ALGORITHMS[name].is_sampler
     ],
 )
 def test_every_method_and_representation_resumes(name, kind, tiny, prior, tmp_path, monkeypatch):
@@ -284,7 +285,7 @@ def test_before_the_first_checkpoint_a_run_begins_anew(tiny, prior, tmp_path, mo
 def test_one_process_at_a_time(tiny, prior, tmp_path):
     flags, out = flags_for("sds", "latent", tiny, tmp_path), tmp_path / "run"
     begin(flags, out, prior)
-    with held(out), pytest.raises(sds2d.InputError, match="another process"):
+    with lock_folder(out), pytest.raises(InputError, match="another process"):
         resume(out, prior)
 
 
@@ -293,11 +294,11 @@ def test_another_prior_or_another_picture_is_refused(tiny, stable_diffusion, pri
     begin(flags, out, prior)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
-    with pytest.raises(sds2d.InputError, match="noise.png is not the picture of that run"):
+    with pytest.raises(InputError, match="noise.png is not the picture of that run"):
         resume(out, prior, "--steps", 9)
     config = (out / "config.yaml").read_text()
     (out / "config.yaml").write_text(config.replace(prior.sha256, "0" * 64))
-    with pytest.raises(sds2d.InputError, match="the prior's files are not those of that run"):
+    with pytest.raises(InputError, match="the prior's files are not those of that run"):
         resume(out, prior, "--steps", 9)
     (out / "config.yaml").write_text(config)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -370,7 +371,7 @@ def test_a_damaged_checkpoint_is_refused(finished, prior, tmp_path, what):
     out = shutil.copytree(finished, tmp_path / "run")
     DAMAGE[what](out / checkpoint.NAME)
     before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*"))
-    with pytest.raises(sds2d.InputError, match=checkpoint.NAME) as error:
+    with pytest.raises(InputError, match=checkpoint.NAME) as error:
         resume(out, prior)
     assert "\n" not in str(error.value)
     assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before, "nothing is touched"
@@ -400,7 +401,7 @@ def test_cutting_back(tmp_path):
         + b'{"step": 1, "seconds": "x"}\n{"step": 1, "t": [[1]]}\n'
         + lines[5].encode()
     )
-    cut_back(tmp_path, 4)
+    truncate_records(tmp_path, 4)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert left == sorted(
         ["final_00.png", "images/step_000003.png", "metrics.jsonl", "scores.jsonl", "timesteps/x0_000003.png", *mine]

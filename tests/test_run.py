@@ -19,8 +19,9 @@ from conftest import ROOT, GaussianPrior
 from PIL import Image
 
 import sds2d
+from config import CommandLine
+from errors import InputError
 from priors.prior import Prior, PriorConfig
-from settings.config import CommandLine
 
 VIEWS = {"gaussian2d": ("density", "ellipses")}
 
@@ -66,7 +67,7 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
         [
             "config.yaml",
             "metrics.jsonl",
-            "checkpoint.safetensors",
+            "checkpoint.pt",
             "schedule.png",
             "video.mp4",
             "index.html",
@@ -266,7 +267,7 @@ def loaded(checkpoint):
 @pytest.mark.parametrize("name", list(sds2d.ALGORITHMS))
 def test_every_method_on_stable_diffusion(stable_diffusion, tmp_path, name):
     """The parser, the loop and the folder, by each method's own defaults. test_resume.py has the other representations."""
-    steps = 5 if sds2d.ALGORITHMS[name].samples() else 3  # DDIM's least, and enough for Bridge's second half
+    steps = 5 if sds2d.ALGORITHMS[name].is_sampler else 3  # DDIM's least, and enough for Bridge's second half
     Image.new("RGB", (80, 70), (200, 30, 30)).save(tmp_path / "red.png")
     edits = sds2d.ALGORITHMS[name].edits
     source = ["--source-image", str(tmp_path / "red.png"), "--source-prompt", "a hat"] if edits else []
@@ -408,13 +409,13 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
         "--prior.path",
         tiny,
         "--steps",
-        5 if sds2d.ALGORITHMS[name].samples() else 3,
+        5 if sds2d.ALGORITHMS[name].is_sampler else 3,
         "--rep.kind",
         kind,
         "--algo.name",
         name,
     ]
-    if not sds2d.ALGORITHMS[name].samples():
+    if not sds2d.ALGORITHMS[name].is_sampler:
         # Gaussians' own rates, which this multiplies, are made for Adam's steps.
         flags += ["--rep.optimizer", "sgd", "--rep.lr", 100 if kind == "gaussian2d" else 0.02]
     if sds2d.ALGORITHMS[name].edits:
@@ -464,7 +465,7 @@ FLAGS |= {
         "ism.delta-t-start": "200",
         "ism.delta-s": "50",
         "ism.max-steps": "1",
-        "pds.ladder": "100",
+        "pds.num-inference-steps": "100",
         "pds.posterior": "exact",
         "csd.w1": "2.0",
         "csd.w2": "0.9",
@@ -539,7 +540,7 @@ def base_of(flag):
     key = FLAGS[flag][1]
     name = key.split(".")[1] if key.startswith("algo.") and key.count(".") == 2 else "sds"
     base = ["--algo.name", name] if name != "sds" else []
-    if sds2d.ALGORITHMS[name].samples():
+    if sds2d.ALGORITHMS[name].is_sampler:
         return (*base, "--source-image", "{noise}", "--source-prompt", "a fish", "--steps", "8")
     base += [] if flag in ("--rep.lr", "--rep.optimizer") else ["--rep.lr", "5" if flag in GAUSSIAN else "0.1"]
     base += OF_SCHEDULES.get(flag.removeprefix("--schedule."), ("", ""))[1].split()
@@ -720,7 +721,7 @@ def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):
         ({"rep.init": "sourc"}, "sourc"),
     ):
         (folder / "sds2d.json").write_text(json.dumps({"sds": bad}))
-        with pytest.raises(sds2d.InputError, match=f"sds2d.json.*{word}"):
+        with pytest.raises(InputError, match=f"sds2d.json.*{word}"):
             sds2d.parse(base)
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
 from errors import InputError
-from recording.plots import schedule_plot
-from schedules import Schedule, ScheduleConfig
+from recording.plots import plot_schedule
 from schedules.dreamtime import DreamTimeSettings
-from schedules.timestep import RANGED, RandomDecaySettings
+from schedules.schedule import RandomDecaySettings, Schedule, ScheduleConfig
+from schedules.timestep import RANGED
 
 PRIOR = GaussianPrior({"": (0, 1)})
 RANGE = {"t_min": 0.02, "t_max": 0.98}
@@ -77,9 +77,7 @@ def test_fractions_and_timesteps():
     assert ends(t_min=0.0, t_max=1.4) == (0, 1)
     assert ends(t_max=999.4) == (20, 999)
     assert ends(least_t=80) == (80, 980), "the method's own least t"
-    assert build().note is None and build(least_t=80).note == (
-        "timesteps begin at 80, the least that the method can be asked for, not at --schedule.t-min 0.02"
-    )
+    assert build().note is None and "80" in build(least_t=80).note and "t-min 0.02" in build(least_t=80).note
     assert path("constant", t=0.5, steps=3) == path("constant", t=500, steps=3) == [500] * 3
     assert path("constant", t=1, steps=1) == [999] and path("constant", t=2, steps=1) == [2]
 
@@ -256,7 +254,7 @@ def test_points_where_they_were_put():
 def test_ddim_takes_the_samplers():
     particles = Particles(PRIOR, [""], "", 0)
     ddim = ALGORITHMS["ddim"](PRIOR, particles, AlgorithmConfig(name="ddim"), 5)
-    assert path("ddim", steps=5, samplers=ddim.timesteps()) == [801, 601, 401, 201, 1]
+    assert path("ddim", steps=5, samplers=ddim.timesteps) == [801, 601, 401, 201, 1]
 
 
 OUTSIDE = [
@@ -379,7 +377,7 @@ def test_plot_shows_t_and_w_and_dreamtimes_curves(tmp_path):
 
     def plot(*arguments, **options):
         file = tmp_path / "schedule.png"
-        schedule_plot(file, build(*arguments, **options))
+        plot_schedule(file, build(*arguments, **options))
         assert Image.open(file).size == (1200, 400)
         return {name: drawn(file, color) for name, color in COLORS.items()}
 

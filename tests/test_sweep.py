@@ -18,12 +18,12 @@ import pytest
 import yaml
 from conftest import ROOT, GaussianPrior
 from PIL import Image, ImageDraw
+from settings.flags import read
 
 import sds2d
 import sweep
-from recording.pictures import letters
-from settings.config import Config
-from settings.flags import read
+from config import Config
+from recording.pictures import font
 from sweeps import cluster, flags, runs
 from sweeps.figure import BLACK, GREY, PALE, wrap
 
@@ -95,9 +95,9 @@ def enlarged(file, factor):
 
 
 def written(text, colour=BLACK, upright=False, ground=(255, 255, 255)):
-    """The text as ink on its ground, cut to its letters."""
+    """The text as ink on its ground, cut to its font."""
     image = Image.new("RGB", (600, 30), ground)
-    ImageDraw.Draw(image).text((0, 1), text, colour, letters())
+    ImageDraw.Draw(image).text((0, 1), text, colour, font())
     pixels = np.asarray(image.rotate(90, expand=True) if upright else image)
     ys, xs = np.where((pixels != ground).any(-1))
     return pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
@@ -393,7 +393,7 @@ def test_three_flags_make_a_table_each(gaussian, swept, tiny, tmp_path):
 
 def test_long_labels_are_wrapped():
     lines = wrap("a long prompt " * 20, 120, 3)
-    assert len(lines) == 3 and lines[-1].endswith("…") and all(letters().getlength(line) <= 120 for line in lines)
+    assert len(lines) == 3 and lines[-1].endswith("…") and all(font().getlength(line) <= 120 for line in lines)
     assert wrap("a b", 120, 3) == ["a b"] and "".join(wrap("x" * 50, 120, 9)) == "x" * 50 and wrap("", 120, 3) == [""]
 
 

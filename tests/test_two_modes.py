@@ -6,7 +6,7 @@ from conftest import GaussianPrior
 
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
-from schedules import Schedule, ScheduleConfig
+from schedules.schedule import Schedule, ScheduleConfig
 
 MODE = 0.1  # deviation of each mode
 DATA = {"": [(0.5, 0.0, 1.0), (0.5, 0.0, 1.0)], "coin": [(0.25, -1.0, MODE), (0.75, 1.0, MODE)]}
@@ -32,11 +32,12 @@ def simulate(
     own = {name: ALGORITHMS[name].Settings(**settings)} if settings else {}
     method = ALGORITHMS[name](prior, particles, AlgorithmConfig(name=name, guidance_scale=s, **own), steps)
     config = ScheduleConfig(timestep=timestep, weight="constant", t_min=t_min, t_max=t_max)
-    schedule = Schedule(config, prior, particles, steps, method.least_timestep(), method.timesteps())
+    schedule = Schedule(config, prior, particles, steps, method.min_t, method.timesteps)
     z = start + noise * particles.randn(*prior.latent_shape).double()
     for step in range(steps):
-        g = method.gradient(z, schedule.timestep(step), step / steps)
-        method.update(z)
+        t = schedule.timestep(step)
+        g = method.gradient(z, t, step / steps)
+        method.update(z, t, step / steps)
         z = z - lr * g
     return z.mean((1, 2, 3)), z.flatten(1).std(1)
 
