@@ -36,7 +36,7 @@ class VSD(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.phi = add_lora(prior.unet, "phi", self.settings.lora_rank, particles.seed_for("phi"))
+        self.phi = add_lora(prior.unet, "phi", self.settings.lora_rank, particles.shared_generator.initial_seed())
         self.optimizer = torch.optim.AdamW(self.phi.parameters, lr=self.settings.lora_lr, weight_decay=0)
 
     def gradient(self, z, t, progress):

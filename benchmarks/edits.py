@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import torch
 
 from algorithms import ALGORITHMS
-from benchmarks.making import Cell, load, make, row_folder
+from benchmarks.options import Options, read_options
+from benchmarks.pictures import Cell, load, make, row_folder
 from benchmarks.scores import interval, resampled
-from benchmarks.settings import Settings, split
-from benchmarks.tables import say, write_csv, write_markdown, write_readme
+from benchmarks.tables import markdown, write_csv, write_docs, write_markdown
 from errors import InputError
 from priors.checkpoint import checkpoint_file, digest, locate
 from priors.evaluation import Judge, background_colours
-from recording.files import write
+from recording.folder import write_atomic
 from recording.pictures import grid
 from representations.start import load_image
 
@@ -33,12 +33,12 @@ COLUMNS = {
 
 
 @dataclass
-class EditSettings(Settings):
+class EditOptions(Options):
     rows: tuple[str, ...] = ("dds", "pds", "sds", "sdedit")
     """Methods, or "METHOD KIND". One that does not edit starts from the source."""
 
 
-class World:
+class Data:
     """The checkpoint's edits: pairs of pictures that share their drawing, and the prompts of both."""
 
     def __init__(self, path):
@@ -89,7 +89,7 @@ class World:
         }
 
 
-def cells_of(row, world, options, given):
+def cells_of(row, data, options, given):
     """Five edits each, in their order."""
     name, kind = row.split()
     if name not in ALGORITHMS:
@@ -97,52 +97,52 @@ def cells_of(row, world, options, given):
     flags = [*given, "--algo.name", name, "--rep.kind", kind, "--particles", "1"]
 
     def start(pairs):
-        files = [str(world.folder / pair.source) for pair in pairs]
+        files = [str(data.folder / pair.source) for pair in pairs]
         if ALGORITHMS[name].edits:
             return ["--source-image", *files, "--source-prompt", *(pair.source_prompt for pair in pairs)]
         return ["--rep.init", "image", "--rep.init-images", *files]
 
-    folder = row_folder(Path(options.out) / "edits", row, [*flags, *start(world.pairs[:1])], world.sha256)
+    folder = row_folder(Path(options.out) / "edits", row, [*flags, *start(data.pairs[:1])], data.sha256)
     cells = []
-    for first in range(0, len(world.pairs), BATCH):
-        pairs = world.pairs[first : first + BATCH]
+    for first in range(0, len(data.pairs), BATCH):
+        pairs = data.pairs[first : first + BATCH]
         prompts = ["--prompt", *(pair.prompt for pair in pairs), "--seed", str(first)]
         cells.append(Cell(folder / f"{first:02d}.png", (*flags, *start(pairs), *prompts)))
     return cells
 
 
 def main(arguments):
-    options, prior, given = split(arguments, EditSettings)
-    world = World(prior.path)
+    options, prior, given = read_options(arguments, EditOptions)
+    data = Data(prior.path)
     rows = [row if " " in row else f"{row} latent" for row in options.rows]
-    cells = {row: cells_of(row, world, options, given) for row in rows}
+    cells = {row: cells_of(row, data, options, given) for row in rows}
     make([cell for together in zip(*cells.values(), strict=True) for cell in together], options.workers, prior)
-    made = {"the source as it is": world.source, "the drawn target": world.target}
-    found = {name: world.scores(images) for name, images in made.items()}
+    made = {"the source as it is": data.source, "the drawn target": data.target}
+    found = {name: data.scores(images) for name, images in made.items()}
     for row in rows:
         images, seconds = load(cells[row])
         made[row] = images.flatten(0, 1)
-        found[row] = {**world.scores(made[row]), "seconds": seconds.double().repeat_interleave(BATCH) / BATCH}
-    replicates = resampled(len(world.pairs))
+        found[row] = {**data.scores(made[row]), "seconds": seconds.double().repeat_interleave(BATCH) / BATCH}
+    replicates = resampled(len(data.pairs))
     found = {
         row: {key: (values.mean().item(), *interval(replicates @ values)) for key, values in columns.items()}
         for row, columns in found.items()
     }
-    report(found, made, world, options)
+    report(found, made, data, options)
 
 
-def report(found, made, world, options):
+def report(found, made, data, options):
     """edits.csv, edits.md and edits.png in --out, the table on the screen and, where it is asked for, in the README."""
-    text = say(found, COLUMNS)
+    text = markdown(found, COLUMNS)
     text += (
-        f"\n\n{len(world.pairs)} edits with a known answer; 95 % intervals over them. The change is the root mean square, in % of "
+        f"\n\n{len(data.pairs)} edits with a known answer; 95 % intervals over them. The change is the root mean square, in % of "
         "the range, in the pixels that are the same in the drawn source and the drawn target."
     )
     out = Path(options.out)
     write_csv(out / "edits.csv", found)
     write_markdown(out / "edits.md", text)
-    sheet = grid(torch.cat(list(made.values())), list(made), len(world.pairs), 64)
-    write(out / "edits.png", sheet.save)
+    sheet = grid(torch.cat(list(made.values())), list(made), len(data.pairs), 64)
+    write_atomic(out / "edits.png", sheet.save)
     print(text)
-    if options.write_readme:
-        write_readme("edits", text)
+    if options.write_docs:
+        write_docs("edits", text)

@@ -8,17 +8,16 @@ import torch
 from PIL import Image
 
 from algorithms.particles import Particles
+from config import parse
 from priors.checkpoint import locate
 from representations import RepresentationConfig
 from representations.gaussian2d import Gaussian2D
 from representations.start import load_image
-from settings.config import Config
-from settings.flags import read
 
 
 def main(arguments):
     """500 on the drawings of the checkpoint's edits in 300 steps, 5,000 on a photograph in 1,000."""
-    folder = locate(read(arguments, Config).prior.path)
+    folder = locate(parse(arguments).prior.path)
     drawings = sorted((folder / "edits").glob("*_source.png"))[:20]
     with tempfile.TemporaryDirectory() as place:
         jobs = [("drawings", drawings, 64, 500, 300)]

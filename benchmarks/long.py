@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import sds2d
-from settings import parse
+from config import parse
 
 
 def main(arguments):

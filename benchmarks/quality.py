@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from algorithms import ALGORITHMS
 from benchmarks import shipped
-from benchmarks.making import Cell, load, make, row_folder, side_by_side
+from benchmarks.options import Options, read_options
+from benchmarks.pictures import Cell, load, make, row_folder, side_by_side
 from benchmarks.scores import Frechet, Reference, interval, median, rank_correlation, resampled, scores
-from benchmarks.settings import Settings, split
-from benchmarks.tables import asset, chart, say, write_csv, write_markdown, write_readme
+from benchmarks.tables import asset, chart, markdown, write_csv, write_docs, write_markdown
 from errors import InputError
 from priors.checkpoint import checkpoint_file, digest, locate
 from priors.evaluation import Judge, with_background
@@ -38,7 +38,7 @@ COLUMNS = {
 
 
 @dataclass
-class QualitySettings(Settings):
+class QualityOptions(Options):
     rows: tuple[str, ...] = ()
     """Only these, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all, and the best three on pixels and Gaussians."""
     quick: bool = False
@@ -49,7 +49,7 @@ class QualitySettings(Settings):
     """Take the scores that come with sds2d for rows that would come out the same; --no-shipped makes their pictures, too."""
 
 
-class World:
+class Data:
     """What a checkpoint's folder knows of the truth: its names, its CLIP, and the real pictures of the prompts."""
 
     def __init__(self, path):
@@ -73,16 +73,16 @@ class World:
         self.judge, self.sha256 = Judge(folder / "clip"), digest(folder)
 
 
-def cells_of(row, world, options, given):
+def cells_of(row, data, options, given):
     """The row's cells, one a prompt, in the order of the prompts."""
     name, kind = row.split()
     flags = [*given, "--algo.name", name, "--rep.kind", kind, "--particles", str(PARTICLES)]
-    folder = row_folder(options.out, row, flags, world.sha256)
+    folder = row_folder(options.out, row, flags, data.sha256)
     return [
         Cell(
             folder / f"{index:02d}.png", (*flags, "--prompt", with_background(*pair), "--seed", str(PARTICLES * index))
         )
-        for index, pair in enumerate(world.prompts)
+        for index, pair in enumerate(data.prompts)
     ]
 
 
@@ -112,15 +112,15 @@ class Row:
 class Table:
     """The rows' cells, their scores where they are known already, and how both are come by."""
 
-    def __init__(self, world, options, prior, given):
-        self.world, self.options, self.prior, self.given = world, options, prior, given
-        self.cells, self.known, self.shipped = {}, {}, shipped.read(world.prompts) if options.shipped else {}
+    def __init__(self, data, options, prior, given):
+        self.data, self.options, self.prior, self.given = data, options, prior, given
+        self.cells, self.known, self.shipped = {}, {}, shipped.read(data.prompts) if options.shipped else {}
 
     def make(self, rows, count):
         """The first `count` prompts of these rows, one by one, so that a stopped table is as far in every row, and all rows see the
         machine at the same times."""
         for row in rows:
-            self.cells[row] = cells_of(row, self.world, self.options, self.given)
+            self.cells[row] = cells_of(row, self.data, self.options, self.given)
             self.known[row] = self.shipped.get(self.name(row))
         missing = [self.cells[row][index] for index in range(count) for row in rows if index >= self.length(row)]
         if missing:
@@ -138,18 +138,18 @@ class Table:
         known = self.length(row)
         if known < count:
             images, seconds = load(self.cells[row][known:count])
-            found = scores(images, self.world.judge, self.world.prompts[known:count], self.world.captions)
+            found = scores(images, self.data.judge, self.data.prompts[known:count], self.data.captions)
             found["seconds"] = seconds.double() / images.shape[1]
             self.known[row] = {key: torch.cat([self.known[row][key], found[key]]) for key in found} if known else found
         return {key: values[:count] for key, values in self.known[row].items()}
 
     def measure(self, rows, count):
         """{row: its summary} over the first `count` prompts, the real drawings first."""
-        world = self.world
-        reference = Reference(world.reference[:count])
+        data = self.data
+        reference = Reference(data.reference[:count])
         weights = [torch.full((count,), 1 / count).double(), *resampled(count)]
         even, *replicates = [(each, reference.at(each)) for each in weights]
-        real = scores(world.pictures[:count], world.judge, world.prompts[:count], world.captions)
+        real = scores(data.pictures[:count], data.judge, data.prompts[:count], data.captions)
         found = {REAL: Row(real).summary(even, replicates)}
         for row in tqdm(rows, desc="intervals", leave=False):
             found[row] = Row(self.scores(row, count)).summary(even, replicates)
@@ -163,11 +163,11 @@ def best(found, count=BEST):
 
 
 def main(arguments):
-    options, prior, given = split(arguments, QualitySettings)
-    world = World(prior.path)
-    if options.prompts is not None and not 2 <= options.prompts <= len(world.prompts):
-        raise InputError(f"--prompts {options.prompts}: from 2 to {len(world.prompts)} are needed")
-    count = QUICK if options.quick else options.prompts or len(world.prompts)
+    options, prior, given = read_options(arguments, QualityOptions)
+    data = Data(prior.path)
+    if options.prompts is not None and not 2 <= options.prompts <= len(data.prompts):
+        raise InputError(f"--prompts {options.prompts}: from 2 to {len(data.prompts)} are needed")
+    count = QUICK if options.quick else options.prompts or len(data.prompts)
     rows = [row if " " in row else f"{row} latent" for row in options.rows]
     for row in rows:
         if row.split()[0] not in ALGORITHMS or ALGORITHMS[row.split()[0]].edits:
@@ -179,7 +179,7 @@ def main(arguments):
             "ddim latent",
             *(f"{name} latent" for name, cls in ALGORITHMS.items() if not cls.edits and name != "ddim"),
         ]
-    table = Table(world, options, prior, given)
+    table = Table(data, options, prior, given)
     table.make(rows, count)
     found = table.measure(rows, count)
     if not options.rows and not options.quick:
@@ -191,7 +191,7 @@ def main(arguments):
 
 def report(found, rows, table, options, count):
     """quality.csv, quality.md and quality.png (quick.… of --quick) in --out, the table on the screen and, where it is asked for, in the README."""
-    text = [say(found, COLUMNS, found[REAL]), ""]
+    text = [markdown(found, COLUMNS, found[REAL]), ""]
     pictures = count * PARTICLES
     text += [
         f"{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many "
@@ -214,11 +214,11 @@ def report(found, rows, table, options, count):
     write_markdown(out / f"{stem}.md", text)
     chart(out / f"{stem}.png", found, REAL)
     print(text)
-    if options.write_readme:
-        write_readme("quality", text)
+    if options.write_docs:
+        write_docs("quality", text)
         chart(asset("quality.png"), found, REAL)
         write_csv(asset("quality.csv"), found)
-        shipped.keep({table.name(row): table.known[row] for row in table.cells}, table.world.prompts)
+        shipped.keep({table.name(row): table.known[row] for row in table.cells}, table.data.prompts)
 
 
 def mean_bias(found, rows):

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from recording.files import write
+from recording.folder import write_atomic
 
 FILE = Path(__file__).parent / "quality.safetensors"
 
@@ -43,4 +43,4 @@ def keep(rows, prompts):
         for name, scores in rows.items()
         for column, values in scores.items()
     }
-    write(FILE, lambda beside: save_file(tensors, beside, {"prompts": json.dumps(prompts)}))
+    write_atomic(FILE, lambda part: save_file(tensors, part, {"prompts": json.dumps(prompts)}))

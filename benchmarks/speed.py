@@ -7,6 +7,7 @@ architecture with random weights, as time does not depend on their values; elsew
 import concurrent.futures
 import contextlib
 import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
@@ -19,24 +20,24 @@ from PIL import Image
 
 import sds2d
 from algorithms import ALGORITHMS
-from benchmarks.settings import split
+from benchmarks.options import read_options
 from benchmarks.stable_diffusion import save_random
-from benchmarks.tables import write_markdown, write_readme
+from benchmarks.tables import write_docs, write_markdown
+from config import parse
 from priors.prior import Prior
 from representations import REPRESENTATIONS
-from settings import parse
 
 
 @dataclass
-class SpeedSettings:
+class SpeedOptions:
     rounds: int = 30
     """Steps that are timed; the median counts."""
     variants: bool = True
     """Also what precision, memory format and compilation do to a step of SDS."""
     out: str = "outputs/benchmark"
     """Folder of speed.md."""
-    write_readme: bool = False
-    """Put the tables into the README, between their marks."""
+    write_docs: bool = False
+    """Write the tables into docs/BENCHMARKS.md, between their marks."""
 
 
 def paired(ours, bare, rounds=30, warmup=3):
@@ -58,7 +59,7 @@ def network_calls(prior, algorithm, step):
     calls, network = [], prior.network
 
     def noting(z_t, t, text):
-        phi = any(not layer.disable_adapters for layer in getattr(algorithm, "layers", ()))
+        phi = hasattr(algorithm, "phi") and not algorithm.phi.layers[0].disable_adapters
         calls.append((len(z_t), phi, torch.is_grad_enabled()))
         return network(z_t, t, text)
 
@@ -80,7 +81,7 @@ def bare_calls(prior, algorithm, kind, calls):
 
     def bare():
         for (_, phi, learns), given in zip(calls, inputs, strict=True):
-            with algorithm.phi() if phi else contextlib.nullcontext(), torch.set_grad_enabled(learns):
+            with algorithm.phi.active() if phi else contextlib.nullcontext(), torch.set_grad_enabled(learns):
                 unet = prior.unet.forward if learns else prior.unet  # as Prior.network has it
                 output = unet(*given).sample
                 if learns:
@@ -123,9 +124,15 @@ def measure(arguments, rounds=30, memory_format=None):
 
 
 def alone(*arguments):
-    """measure() in a process of its own."""
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
+    """measure() in a process of its own, with an empty cache of compiled code."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as cache:
+        with concurrent.futures.ProcessPoolExecutor(1, spawn, set_cache, (cache,)) as process:
+            return process.submit(measure, *arguments).result()
+
+
+def set_cache(folder):
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
 
 
 def steps_table(given, source, rounds):
@@ -137,7 +144,7 @@ def steps_table(given, source, rounds):
         flags = ["--algo.name", name, "--rep.kind", kind]
         if ALGORITHMS[name].edits:
             flags += ["--source-image", source, "--source-prompt", "a"]
-        if not ALGORITHMS[name].samples():
+        if not ALGORITHMS[name].is_sampler:
             flags += [
                 "--steps",
                 "50",
@@ -174,7 +181,7 @@ def variants_table(given, rounds):
 
 
 def main(arguments):
-    options, _, given = split(arguments, SpeedSettings)
+    options, _, given = read_options(arguments, SpeedOptions)
     lines = []
 
     def note(line):
@@ -200,5 +207,5 @@ def main(arguments):
             f"\n{where}, four particles, medians of {options.rounds} steps, each beside its bare calls; a process a row."
         )
     write_markdown(Path(options.out) / "speed.md", "\n".join(lines))
-    if options.write_readme:
-        write_readme("speed", "\n".join(lines))
+    if options.write_docs:
+        write_docs("speed", "\n".join(lines))

@@ -1,13 +1,13 @@
-"""A table as Markdown, as a CSV, as a picture, and in the README."""
+"""A table as Markdown, as a CSV, as a picture, and in the docs."""
 
 import csv
 import re
 from pathlib import Path
 
 from errors import InputError
-from recording.files import write, write_text
+from recording.folder import write_atomic, write_text
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "BENCHMARKS.md"
 PERCENT = ("top1", "top5", "background", "target")
 COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b"}
 
@@ -25,7 +25,7 @@ def cell(key, found, real):
     return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def say(found, columns, real=None):
+def markdown(found, columns, real=None):
     """{row: {column: (number, low, high)}} as Markdown."""
     lines = [f"| {' | '.join(['', *columns.values()])} |", f"| {' | '.join(['---'] * (1 + len(columns)))} |"]
     lines += [f"| {row} | {' | '.join(cell(key, values, real) for key in columns)} |" for row, values in found.items()]
@@ -36,8 +36,8 @@ def write_csv(path, found):
     keys = list(dict.fromkeys(key for values in found.values() for key in values))
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def writer(beside):
-        with open(beside, "w", newline="", encoding="utf-8") as file:
+    def writer(part):
+        with open(part, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["row", *(f"{key}{end}" for key in keys for end in ("", "_low", "_high"))])
             for row, values in found.items():
@@ -46,7 +46,7 @@ def write_csv(path, found):
                     [row, *("" if number is None else f"{number:.6g}" for three in numbers for number in three)]
                 )
 
-    write(path, writer)
+    write_atomic(path, writer)
 
 
 def write_markdown(path, text):
@@ -54,18 +54,18 @@ def write_markdown(path, text):
     write_text(path, text + "\n")
 
 
-def write_readme(name, text):
-    """Puts the text between <!-- NAME --> and <!-- /NAME --> in the README. Raises InputError where these are missing."""
-    old = README.read_text(encoding="utf-8")
+def write_docs(name, text):
+    """Puts the text between <!-- NAME --> and <!-- /NAME --> in docs/BENCHMARKS.md. Raises InputError where these are missing."""
+    old = DOCS.read_text(encoding="utf-8")
     marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if len(marks.findall(old)) != 1:
-        raise InputError(f"{README.name} needs one place marked <!-- {name} --> … <!-- /{name} -->")
-    write_text(README, marks.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", old))
+        raise InputError(f"{DOCS.name} needs one place marked <!-- {name} --> … <!-- /{name} -->")
+    write_text(DOCS, marks.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", old))
 
 
 def asset(name):
-    """Where a file of the README lies."""
-    return README.parent / "assets" / name
+    """Where an asset of the docs lies."""
+    return DOCS.parent.parent / "assets" / name
 
 
 def spread(value, ends, unit):
@@ -140,8 +140,8 @@ def chart(path, found, real):
     axes.xaxis.set_minor_formatter("")
     place(axes, labels)
 
-    def writer(beside):
-        figure.savefig(beside)
+    def writer(part):
+        figure.savefig(part)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, writer)
+    write_atomic(path, writer)
