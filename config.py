@@ -97,7 +97,10 @@ def parse_resume(arguments: list[str]) -> Config:
     for word in arguments:
         if word.startswith("--") and not word.startswith(RESUME_FLAGS):
             raise InputError(f"{word}: --resume takes --steps, --prior.device and --log.* only")
-    folder = user_path(tyro.cli(CommandLine, args=arguments).resume or "")
+    options = tyro.cli(CommandLine, args=arguments)
+    if not options.resume:
+        raise InputError("--resume needs the folder of a run")
+    folder = user_path(options.resume)
     stored = load(folder / "config.yaml")
     missing = [name for name in flatten(Config()) if name not in (*stored, "out")]
     if missing:
@@ -171,6 +174,10 @@ def set_values(config: Any, values: dict[str, Any], source: Any) -> Any:
             value = tuple(value) if isinstance(value, list | tuple) else (value,)
         *path, last = name.split(".")
         setattr(functools.reduce(getattr, path, config), last, value)
+    try:
+        check_values(config)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     return config
 
 
@@ -189,6 +196,8 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     file = checkpoint_file(checkpoint, "sds2d.json")
     method = next((key for key in (name, algorithm.like) if key in file), name)
     lines = [file.get(line, {}) for line in (kind, method, f"{method} {kind}")]
+    if not all(isinstance(line, dict) for line in lines):
+        raise InputError(f"{checkpoint}/sds2d.json: {method} and {kind} should be objects of settings")
     for key in (key for line in lines for key in line):
         if key.split(".")[0] not in ("algo", "rep", "schedule", "steps", "particles"):
             raise InputError(f"{checkpoint}/sds2d.json: {key} is no setting that a checkpoint has defaults for")
@@ -207,7 +216,6 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     optimizer = config.rep.optimizer or values["rep.optimizer"]
     if optimizer != values["rep.optimizer"] or "rep.lr" not in values:
         values["rep.lr"] = representation.learning_rates[optimizer]
-    values["log.every"] = max(5, math.ceil((config.steps or values["steps"]) / 10))
     flat = values | {key: value for key, value in flatten(config).items() if value is not None}
     values = {key: values[key] for key in values if key in algorithm.required or not unused(key, flat)}
     return values, f"{config.prior.path}/sds2d.json, {method}" if method in file else f"of {name} itself"
@@ -220,6 +228,7 @@ def resolve(config: Config) -> Config:
     given, initial, (values, source) = flatten(config), flatten(Config()), defaults(config)
     if any(given.get(name) is None and values[name] is not None for name in values):
         set_values(config, {name: values[name] for name in values if given.get(name) == initial.get(name)}, source)
+    config.log.every = config.log.every or max(5, math.ceil(config.steps / 10))
     # config.yaml must mean the same from any directory.
     config.rep.init_images = tuple(str(user_path(path).absolute()) for path in config.rep.init_images)
     config.source_image = tuple(str(user_path(path).absolute()) for path in config.source_image)
@@ -228,13 +237,14 @@ def resolve(config: Config) -> Config:
         config.prior.path = str(checkpoint)
     if config.eval.clip and user_path(config.eval.clip).is_dir():
         config.eval.clip = str(user_path(config.eval.clip).absolute())
-    config.out = config.out and str(user_path(config.out))
+    config.out = None if config.out is None else str(user_path(config.out))
     return config
 
 
 # --------------------------------------------------------------------------------------------------------- validation
 
 EDITORS = [name for name, cls in ALGORITHMS.items() if cls.edits]
+SAMPLERS = [name for name, cls in ALGORITHMS.items() if cls.is_sampler]
 GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in cls.defaults]
 # Settings, or groups of them, that only some choices use: (setting, {the setting that chooses: its values}).
 USERS = [
@@ -296,14 +306,13 @@ def validate(config: Config, new: bool = True) -> Config:
         reason = unused(key, flat)
         require(value == initial[key] or not reason, reason)
         if value in (None, ()) and not reason and key.removeprefix("schedule.") in USED_BY:
-            chosen = " ".join(flat[f"schedule.{kind}"] for kind in USED_BY[key.removeprefix("schedule.")])
-            raise InputError(f"--schedule: {chosen} needs {flag(key)}")
-    require(
-        algorithm.is_sampler or flat["schedule.timestep"] != "ddim", f"--schedule.timestep ddim: {name} is no sampler"
-    )
-    require(
-        algorithm.edits or flat["rep.init"] != "source", f"--rep.init source is for {', '.join(EDITORS)}, not {name}"
-    )
+            chooser = f"schedule.{next(iter(USED_BY[key.removeprefix('schedule.')]))}"
+            raise InputError(f"{flag(chooser)} {flat[chooser]} needs {flag(key)}")
+    for key, value, names in (("schedule.timestep", "ddim", SAMPLERS), ("rep.init", "source", EDITORS)):
+        require(
+            flat[key] != value or name in names,
+            f"{flag(key)} {value} is for --algo.name {', '.join(names)}, not {name}",
+        )
     require(config.prompt, "--prompt needs at least one prompt; an empty one is ''")
     require(config.seed <= 2**32 - rows, f"--seed {config.seed}: a number below 2^32 is needed")  # Larger seeds repeat.
     needed = ["source_image", "source_prompt"] if algorithm.edits else []
@@ -315,5 +324,8 @@ def validate(config: Config, new: bool = True) -> Config:
     validate_points("--schedule.weight-points", config.schedule.weight_points, config.steps)
     for path in (*config.source_image, *config.rep.init_images):
         open_image(path)
-    require(not (new and config.out and os.path.lexists(config.out)), f"--out {config.out} exists; name another folder")
+    require(
+        not (new and config.out is not None and os.path.lexists(config.out)),
+        f"--out {config.out} exists; name another folder",
+    )
     return config

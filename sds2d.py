@@ -34,6 +34,7 @@ from recording.environment import changes, environment
 from recording.folder import lock_folder, make_folder, write_atomic
 from recording.interruption import Interrupted, Interruption
 from recording.plots import plot_schedule
+from recording.probe import probe_timesteps
 from recording.recorder import Recorder
 from representations import REPRESENTATIONS
 from representations.representation import Representation, make_optimizer
@@ -94,6 +95,7 @@ def run(
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
     algorithm, representation, schedule, optimizer = parts = build(config, prior)
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
+    timesteps = probe_timesteps(config.log.timesteps, algorithm)
     then, config.environment = config.environment, environment(prior, config)
     for line in [*prior_warnings(algorithm), *changes(then, config.environment, resume)]:
         print(f"warning: {line}", file=sys.stderr)
@@ -103,7 +105,7 @@ def run(
     print(describe(config, schedule), file=sys.stderr)
     folder = Path(config.out)
     with lock_folder(folder), Interruption() as interruption:
-        recorder = Recorder(folder, config, algorithm, representation, optimizer, scores)
+        recorder = Recorder(folder, config, algorithm, representation, optimizer, timesteps, scores)
         step = recorder.resume() if resume else 0
         write_atomic(folder / "config.yaml", lambda path: path.write_text(dump(config), encoding="utf-8"))
         write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))

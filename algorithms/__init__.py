@@ -1,4 +1,4 @@
-"""The published methods, one file each. A new one is a new file and a line in ALGORITHMS."""
+"""The published methods, one file each. A new one is a new file and a line here that imports it: --algo.name is the class's name."""
 
 from dataclasses import dataclass, field, make_dataclass
 from typing import Literal
@@ -8,6 +8,7 @@ from algorithms.csd import CSD
 from algorithms.ddim import DDIM
 from algorithms.dds import DDS
 from algorithms.ism import ISM
+from algorithms.method import Method
 from algorithms.nfsd import NFSD
 from algorithms.pds import PDS
 from algorithms.sdedit import SDEdit
@@ -16,9 +17,8 @@ from algorithms.sds import SDS
 from algorithms.vsd import VSD
 from errors import Finite
 
-ALGORITHMS = {"sds": SDS, "vsd": VSD, "ism": ISM, "csd": CSD, "nfsd": NFSD, "sdi": SDI, "bridge": Bridge}
-ALGORITHMS |= {"dds": DDS, "pds": PDS}  # edits
-ALGORITHMS |= {"ddim": DDIM, "sdedit": SDEdit}  # samplers, for comparison
+METHODS = [value for value in tuple(vars().values()) if isinstance(value, type) and issubclass(value, Method)]
+ALGORITHMS = {cls.__name__.lower(): cls for cls in METHODS if cls is not Method}
 
 
 @dataclass

@@ -17,7 +17,7 @@ from recording.finite import require_finite_norms, require_finite_step, step_nor
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in
 from recording.pictures import grid, heat_grid, to_pillow
-from recording.probe import clean_latents, probe, probe_timesteps
+from recording.probe import clean_latents, probe
 from recording.video import save_video
 from representations.representation import Representation
 
@@ -41,7 +41,7 @@ class LogConfig:
 
 
 class Recorder:
-    """Records one run in its folder, which is there already. Raises InputError for --log.timesteps beyond the prior's."""
+    """Records one run in its folder, which is there already."""
 
     def __init__(
         self,
@@ -50,12 +50,14 @@ class Recorder:
         algorithm: Method,
         representation: Representation,
         optimizer: torch.optim.Optimizer,
+        timesteps: list[int],
         evaluator: Evaluator | None = None,
     ):
+        """timesteps: those of --log.timesteps, by probe_timesteps."""
         self.folder, self.log, self.evaluator, self.optimizer = folder, config.log, evaluator, optimizer
         self.algorithm, self.representation, self.prior = algorithm, representation, algorithm.prior
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
-        self.timesteps = probe_timesteps(config.log.timesteps, algorithm)
+        self.timesteps = timesteps
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
         self.pending, self.t = [], [0] * len(algorithm.particles)
 

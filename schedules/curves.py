@@ -58,7 +58,7 @@ def validate_points(flag: str, points: tuple[float, ...], steps: int, timesteps:
     if len(points) % 2:
         raise InputError(f"{flag}: {len(points)} numbers; pairs of a step and a value are needed")
     if points and (at[0] != 0 or list(at) != sorted(set(at)) or at[-1] > max(1, steps)):
-        raise InputError(f"{flag}: steps {at}; they must rise from 0 and end within the run's {steps}, or at 1")
+        raise InputError(f"{flag}: steps {at}; they must rise from 0 and end within --steps {steps}, or at 1")
     for values in (at, points[1::2] if timesteps else ()):
         if any(0 < value < 1 for value in values) and max(values) > 1:
             raise InputError(f"{flag}: {values}; all must be fractions up to 1, or none")

@@ -19,7 +19,8 @@ def prior():
 
 
 @pytest.mark.parametrize(
-    "name, kind", [*((name, "latent") for name, cls in sds2d.ALGORITHMS.items() if not cls.is_sampler), ("sds", "pixel")]
+    "name, kind",
+    [*((name, "latent") for name, cls in sds2d.ALGORITHMS.items() if not cls.is_sampler), ("sds", "pixel")],
 )
 def test_its_advice_leaves_every_start_open(name, kind):
     picture = str(EMBEDDED / "edits" / "15_source.png")

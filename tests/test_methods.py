@@ -174,7 +174,9 @@ def test_dds(prediction_type, s, negative, t):
 @SCALE
 @NEGATIVE
 @TIMES
-@pytest.mark.parametrize("num_inference_steps, posterior", [(500, "authors"), (500, "exact"), (1000, "authors"), (50, "authors")])
+@pytest.mark.parametrize(
+    "num_inference_steps, posterior", [(500, "authors"), (500, "exact"), (1000, "authors"), (50, "authors")]
+)
 def test_pds(prediction_type, s, negative, t, num_inference_steps, posterior):
     """g = ζ(z; y) - ζ(z^src; y^src) from the definition of ζ, its noise ε' and all."""
 
@@ -194,7 +196,15 @@ def test_pds(prediction_type, s, negative, t, num_inference_steps, posterior):
 
         return zeta(r.z, r.y) - zeta(r.z_src, r.y_src)
 
-    compare("pds", by_hand, t, prediction_type, negative, s, dict(num_inference_steps=num_inference_steps, posterior=posterior))
+    compare(
+        "pds",
+        by_hand,
+        t,
+        prediction_type,
+        negative,
+        s,
+        dict(num_inference_steps=num_inference_steps, posterior=posterior),
+    )
 
 
 def test_pds_coefficients_are_the_table():
@@ -372,7 +382,9 @@ def test_timesteps_that_a_method_can_not_take():
     assert method("ism", prior, s=7.5).min_t == 80
     assert method("ism", prior, s=7.5, settings=dict(delta_t_start=100)).min_t == 100
     assert method("pds", prior, s=7.5, images=batch(torch.zeros(3))[1]).min_t == 2
-    assert method("pds", prior, s=7.5, images=batch(torch.zeros(3))[1], settings=dict(num_inference_steps=501)).min_t == 2
+    assert (
+        method("pds", prior, s=7.5, images=batch(torch.zeros(3))[1], settings=dict(num_inference_steps=501)).min_t == 2
+    )
     with pytest.raises(IndexError):
         method("ism", prior, s=7.5).gradient(torch.zeros(3, 1, 2, 2), torch.tensor([500, 79, 500]), 0.0)
     for name, least in (("ism", 80), ("sdi", 0), ("sds", 0)):
