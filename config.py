@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,14 +80,20 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
     if options.resume:
         raise InputError(f"--resume {options.resume} is for sds2d.py alone")
     stored = load(options.config) if options.config else {}
+    command = stored.pop("command", ())
     default = set_values(CommandLine(), stored, options.config)
-    values, source = defaults(tyro.cli(CommandLine, args=arguments, default=default))
+    options = tyro.cli(CommandLine, args=arguments, default=default)
+    if command and any(flatten(options)[name] != stored[name] for name in ("algo.name", "rep.kind", "prior.path")):
+        # Of a run with another method only what its user gave holds; the rest were that method's defaults.
+        stored = {name: value for name, value in stored.items() if flag(name) in flags_in(command)}
+        default = set_values(CommandLine(), stored, options.config)
+        options = tyro.cli(CommandLine, args=arguments, default=default)
+    values, source = defaults(options)
     default = set_values(default, {name: values[name] for name in values if name not in stored}, source)
     default.command = without_out(arguments)
     options = tyro.cli(CommandLine, args=arguments, default=default)
-    given = [word.split("=")[0].replace("_", "-") for word in arguments]
     for name, value in flatten(options).items():
-        if isinstance(value, tuple) and given.count(flag(name)) > 1:
+        if isinstance(value, tuple) and flags_in(arguments).count(flag(name)) > 1:
             raise InputError(f"{flag(name)} is given twice; give all of its values after one")
     return validate(resolve(Config(**{entry.name: getattr(options, entry.name) for entry in fields(Config)})))
 
@@ -102,10 +108,11 @@ def parse_resume(arguments: list[str]) -> Config:
         raise InputError("--resume needs the folder of a run")
     folder = user_path(options.resume)
     stored = load(folder / "config.yaml")
-    missing = [name for name in flatten(Config()) if name not in (*stored, "out")]
-    if missing:
-        raise InputError(f"{folder / 'config.yaml'}: {missing[0]} is missing")
     default = set_values(CommandLine(out=str(folder)), stored, folder / "config.yaml")
+    needed = {name for name, value in defaults(default)[0].items() if value is not None}
+    for name in flatten(Config()):
+        if name != "out" and (name not in stored or stored[name] is None and name in needed):
+            raise InputError(f"{folder / 'config.yaml'}: {name} is missing")
     steps, options = default.steps, tyro.cli(CommandLine, args=arguments, default=default)
     fixed = ALGORITHMS[options.algo.name].is_sampler
     if options.steps < steps or fixed and options.steps > steps:
@@ -119,15 +126,25 @@ def without_out(arguments: list[str]) -> tuple[str, ...]:
     return tuple(word for before, word in pairs if "--out" not in (before, word) and not word.startswith("--out="))
 
 
+class PlainLoader(yaml.SafeLoader):
+    """YAML without references, a few lines of which can stand for more than fits into memory."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has references (*name)")
+        return super().compose_node(parent, index)
+
+
 def load(file: str | Path) -> dict[str, Any]:
     """A YAML file of settings, ours or a user's → {dotted name: value}. Raises InputError for anything else."""
     try:
+        if user_path(file).exists() and not user_path(file).is_file():
+            raise ValueError("it is no file")  # A named pipe would block.
         text = user_path(file).read_text(encoding="utf-8")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError(
-                "it has references (*name)"
-            )  # A few lines of them can stand for more than fits into memory.
-        content = yaml.safe_load(text)
+        if len(text) > 2**22:
+            raise ValueError("it is larger than 4 MB")
+        content = yaml.load(text, PlainLoader)
+        json.dumps(content)  # no dates, no objects
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise InputError(f"{file} can not be read as settings ({reason})") from error
@@ -183,6 +200,10 @@ def set_values(config: Any, values: dict[str, Any], source: Any) -> Any:
 
 def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def flags_in(arguments: Iterable[str]) -> list[str]:
+    return [word.split("=")[0].replace("_", "-") for word in arguments]
 
 
 # ----------------------------------------------------------------------------------------------------------- defaults

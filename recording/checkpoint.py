@@ -53,6 +53,8 @@ def load_checkpoint(folder: Path, algorithm: Method, optimizer: torch.optim.Opti
     if not os.path.lexists(file):
         return 0
     try:
+        if not file.is_file():
+            raise ValueError("it is no file")
         state = torch.load(file, map_location="cpu", weights_only=True)
         for parameter, value in zip(parameters(optimizer), state["parameters"], strict=True):
             if value.shape != parameter.shape or value.dtype != parameter.dtype:
@@ -61,7 +63,9 @@ def load_checkpoint(folder: Path, algorithm: Method, optimizer: torch.optim.Opti
         optimizer.load_state_dict(state["optimizer"])
         algorithm.load_state_dict(state["algorithm"])
         algorithm.particles.load_state_dict(state["particles"])
-        return int(state["step"])
+        if type(state["step"]) is not int or state["step"] < 0 or len(state) > 5:
+            raise ValueError("it has another content")
+        return state["step"]
     except Exception as error:  # whatever a damaged file leads to, the user needs its name
         raise InputError(f"{file} is no checkpoint of this run: {first_line(error)}") from error
 

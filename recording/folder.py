@@ -73,8 +73,11 @@ def truncate_records(folder: Path, step: int) -> None:
 
 
 def step_of(line: str) -> int:
-    """The step of a line of metrics.jsonl or scores.jsonl; -1 for one that is not whole."""
+    """The step of a whole line of metrics.jsonl or scores.jsonl, numbers and lists of numbers; -1 for any other."""
     try:
-        return int(json.loads(line)["step"]) if line.endswith("\n") else -1
-    except (ValueError, LookupError, TypeError, RecursionError):
+        values = json.loads(line)
+        numbers = [number for value in values.values() for number in (value if isinstance(value, list) else [value])]
+        good = type(values["step"]) is int and all(type(number) in (int, float) for number in numbers)
+        return values["step"] if good and line.endswith("\n") else -1
+    except (ValueError, LookupError, AttributeError, RecursionError):
         return -1

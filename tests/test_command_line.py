@@ -1,7 +1,6 @@
 """Bad input gets one line and exit code 2, before anything is computed or written."""
 
 import os
-import re
 import shlex
 import shutil
 import subprocess

@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 from conftest import GaussianPrior
-from safetensors.torch import load_file
 
 import sds2d
 from priors.prior import Prior, PriorConfig
@@ -56,14 +55,13 @@ def breaks(function, call, row, value=float("nan")):
 
 def stands_at(folder, step):
     """The checkpoint is of that step, and all in it is finite; pictures and numbers before it are there, and no final ones."""
-    state = load_file(folder / checkpoint.NAME)
-    assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
-    from safetensors import safe_open
-
-    with safe_open(folder / checkpoint.NAME, "pt") as file:
-        assert file.metadata() == {"step": str(step)}
+    state = torch.load(folder / checkpoint.NAME, weights_only=True)
+    assert all(value.isfinite().all() for _, value in checkpoint.tensors(state))
+    assert state["step"] == step
     assert len((folder / "metrics.jsonl").read_text().splitlines()) >= step
-    assert (folder / "index.html").is_file() and not (folder / "final.png").exists() and not list(folder.rglob(".*"))
+    assert (
+        (folder / "index.html").is_file() and not (folder / "final.png").exists() and not list(folder.rglob(".*.part*"))
+    )
 
 
 def test_a_prediction(go, gaussian, tmp_path, monkeypatch):
@@ -108,7 +106,7 @@ def test_what_the_optimizer_remembers(go, gaussian, tmp_path):
     """Gradients whose squares float32 can not hold: Adam would stand still, and nobody would know."""
     with pytest.raises(
         FloatingPointError,
-        match=r"step 1, timestep \d+, particle 0: exp_avg_sq, which the optimizer remembers, is not finite",
+        match=r"step 1, timestep \d+, particle 0: .*exp_avg_sq is not finite",
     ):
         go(gaussian, "--schedule.weight", "linear", "--schedule.weight-ends", "1e25", "1e25")
 
@@ -123,7 +121,7 @@ def test_a_picture_in_float16(go, tiny, tmp_path):
         if dtype == "float32":
             assert go(prior).isfinite().all()
         else:
-            cause = r"float16 ends at 65,504, and the autoencoder has gone beyond: --prior.dtype bfloat16 or float32"
+            cause = r"float16 ends at 65,504, which the autoencoder exceeded: --prior.dtype bfloat16 or float32"
             with pytest.raises(
                 FloatingPointError, match=rf"^before step 0, particle 0: the decoded picture is not finite; {cause}"
             ):
@@ -146,7 +144,7 @@ def test_the_command_says_it_in_a_line(tiny, tmp_path, command):
         "--out",
         tmp_path / "run",
     )
-    error = [line for line in done.stderr.replace("\r", "\n").splitlines() if line and not line.startswith("sds:")]
+    error = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("sds2d.py: ")]
     assert (
         done.returncode == 1 and len(error) == 1 and re.match(r"sds2d.py: step 0, timestep \d+, particle 0: ", error[0])
     )

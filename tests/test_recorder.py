@@ -7,15 +7,15 @@ import pytest
 import torch
 from conftest import GaussianPrior
 from PIL import Image
-from settings import command
 
 import sds2d
 from algorithms import AlgorithmConfig
 from algorithms.method import Method
 from algorithms.particles import Particles
 from priors.evaluation import Evaluator
-from recording.pictures import HEAT, grid, heat_grid
-from recording.probe import look
+from recording.pictures import grid, heat_grid
+from recording.probe import probe
+from representations.heat_map import HEAT
 
 # m_∅, m_cat, m_dog: point masses, so that every prediction of a clean image is a mean, whatever the noise.
 MEANS = {"": 0.1, "cat": 0.4, "dog": 0.3, "bright cat": 0.5, "bad cat": 0.2}
@@ -44,13 +44,11 @@ def go(prior, tiny, tmp_path):
             "2",
             "--steps",
             str(steps),
-            "--log.timesteps",
-            "100",
-            "500",
-            "900",
         ]
+        base += ["--log.timesteps", "100", "500", "900"] if "--log.timesteps" not in flags else []
         if sds2d.ALGORITHMS[name].edits:
-            base += ["--source-image", str(tmp_path / "dark.png"), "--source-prompt", "dog"]
+            base += ["--source-image", str(tmp_path / "dark.png")] if "--source-image" not in flags else []
+            base += ["--source-prompt", "dog"]
         elif not sds2d.ALGORITHMS[name].is_sampler:
             base += ["--rep.init", "image", "--rep.init-images", str(tmp_path / "dark.png")]
         if name == "bridge":
@@ -88,20 +86,54 @@ def test_watching_changes_nothing(go, name):
         assert len(list((watched / "timesteps").glob("gradients_*.png"))) == 3, "before steps 1 and 2, and at the end"
 
 
-def test_a_method_does_not_remember_a_look(prior):
-    """Also one that keeps something of its own from one gradient to the next."""
+def test_probing_leaves_a_methods_state_as_it_was(prior):
+    """Whether gradient() replaces what it keeps from step to step, or changes it in place."""
 
-    class Counts(Method):
+    class Keeps(Method):
         calls = 0
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.total = torch.zeros(1)
 
         def gradient(self, z, t, progress):
             self.calls += 1
+            self.total += 1
             return z * self.calls
 
-    particles = Particles(prior, ["cat"], "", 0)
-    method = Counts(prior, particles, AlgorithmConfig(), 10)
-    gradient, _ = look(method, torch.ones(1, 1, 2, 2), [100, 500], 0.0)
-    assert method.calls == 0 and gradient.shape == (2, 1, 2, 2)
+    method = Keeps(prior, Particles(prior, ["cat"], "", 0), AlgorithmConfig(), 10)
+    method.gradient(torch.ones(1, 1, 2, 2), torch.tensor([5]), 0.0)
+    gradient, _ = probe(method, torch.ones(1, 1, 2, 2), [100, 500], 0.0)
+    assert method.calls == 1 and method.total.item() == 1 and gradient.shape == (2, 1, 2, 2)
+
+
+def test_a_method_that_changes_in_place_makes_the_same_run_when_it_is_recorded(go, monkeypatch):
+    class Sum(sds2d.ALGORITHMS["sds"]):
+        def gradient(self, z, t, progress):
+            if not hasattr(self, "total"):
+                self.total = torch.zeros_like(z)
+            self.total += super().gradient(z, t, progress)
+            return self.total.clone()
+
+    monkeypatch.setitem(sds2d.ALGORITHMS, "sds", Sum)
+    recorded = go("sds", "--log.every", "1", "--log.timesteps-every", "1")
+    alone = go("sds", "--log.every", "100", "--log.timesteps", out="alone")
+    for name in ("final.png", "checkpoint.pt"):
+        assert (recorded / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_the_probes_noise_is_not_what_the_latents_started_from(prior):
+    """On latents: the first noise of a probe and the first of the run, which are the start, are different draws."""
+    particles = Particles(prior, ["cat"] * 4, "", 0)
+    start = particles.randn(4, 16, 16)
+    after = particles.randn(4, 16, 16)
+    with particles.stream("probe"):
+        first = particles.randn(4, 16, 16)
+    with particles.stream("probe"):
+        assert torch.equal(particles.randn(4, 16, 16), first), "each probe draws the same"
+    for other in (start, after):
+        correlation = torch.corrcoef(torch.stack([first.flatten(), other.flatten()]))[0, 1]
+        assert abs(correlation) < 5 / 4096**0.5
 
 
 @pytest.mark.parametrize(
@@ -275,11 +307,10 @@ def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
     ],
 )
 def test_the_command_repeats_the_settings(tmp_path, flags):
-    """The page's command, parsed again, gives the same Config, and says no more than it must."""
+    """The command that a run stores, parsed again, gives the same Config."""
     Image.new("RGB", (2, 2)).save(tmp_path / "dark.png")
     out = ["--out", str(tmp_path / "run")]
     given = flags.format(p=tmp_path / "dark.png").split()
-    config = sds2d.parse([*given, *out])
-    repeat = command(config)
-    assert sds2d.parse([*repeat, *out]) == config
-    assert len(repeat) <= len(given) + 2
+    config = sds2d.parse([*given[:2], *out, *given[2:]])
+    assert list(config.command) == given
+    assert sds2d.parse([*config.command, *out]) == config

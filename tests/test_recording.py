@@ -5,19 +5,20 @@ import pytest
 import torch
 from PIL import Image
 
+from recording.folder import write_atomic
 from recording.pictures import font, grid, shorten, to_pillow, video_frame
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
-    write(path, lambda beside: beside.write_text("old"))
+    write_atomic(path, lambda beside: beside.write_text("old"))
 
     def fails(beside):
         beside.write_text("half")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write(path, fails)
+        write_atomic(path, fails)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -42,11 +43,10 @@ def test_grid_has_a_row_a_label_and_even_sides():
 
 
 def test_labels_are_shortened_to_the_width():
-    font = font(15)
-    assert shorten("a\n red  apple", font, 400) == "a red apple"
-    short = shorten("word " * 5000, font, 300)
-    assert short.endswith("…") and 150 < font.getlength(short) <= 310
-    assert shorten("", font, 100) == ""
+    assert shorten("a\n red  apple", 400) == "a red apple"
+    short = shorten("word " * 5000, 300)
+    assert short.endswith("…") and 150 < font().getlength(short) <= 310
+    assert shorten("", 100) == ""
 
 
 def test_video_frames_stay_within_what_codecs_take():
