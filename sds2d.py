@@ -31,7 +31,7 @@ from errors import explain
 from priors.evaluation import evaluator
 from priors.prior import Prior, per_row
 from recording.environment import changes, environment
-from recording.folder import lock_folder, make_folder, write_atomic
+from recording.folder import lock_folder, make_folder, write_atomic, write_text
 from recording.interruption import Interrupted, Interruption
 from recording.plots import plot_schedule
 from recording.probe import probe_timesteps
@@ -107,7 +107,8 @@ def run(
     with lock_folder(folder), Interruption() as interruption:
         recorder = Recorder(folder, config, algorithm, representation, optimizer, timesteps, scores)
         step = recorder.resume() if resume else 0
-        write_atomic(folder / "config.yaml", lambda path: path.write_text(dump(config), encoding="utf-8"))
+        if resume:  # with more steps, or on another device
+            write_text(folder / "config.yaml", dump(config))
         write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))
         bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step")
         with bar:

@@ -5,6 +5,7 @@ It is read by torch.load with weights_only, which runs no code.
 
 import io
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, op
     }
     require_finite(state, step - 1, t)
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(canonical(state), buffer)
 
     def write(path):
         with open(path, "wb") as file:
@@ -68,6 +69,13 @@ def load_checkpoint(folder: Path, algorithm: Method, optimizer: torch.optim.Opti
         return state["step"]
     except Exception as error:  # whatever a damaged file leads to, the user needs its name
         raise InputError(f"{file} is no checkpoint of this run: {first_line(error)}") from error
+
+
+def canonical(state: Any) -> Any:
+    """The same state, its equal strings one object: pickle would write others after a resume, in other bytes."""
+    if isinstance(state, dict):
+        return {sys.intern(key) if isinstance(key, str) else key: canonical(value) for key, value in state.items()}
+    return type(state)(map(canonical, state)) if isinstance(state, list | tuple) else state
 
 
 def tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:

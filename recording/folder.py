@@ -1,6 +1,7 @@
 """A run's folder on disk: made by one process, locked by one process, and its files whole or not there."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -30,23 +31,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
-    """A new folder with its config.yaml, whose text is `config` → its path. Of several processes one can make it.
+    """A new folder with its config.yaml, whose text is `config`, in one atomic step → its path.
 
     unique: whether a number is added to a name that is taken. Otherwise, and for other faults, raises InputError.
     """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     for number in itertools.count(1):
         name = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
-            name.mkdir(parents=True)
-            write_text(name / "config.yaml", config)
-            return name
-        except FileExistsError as error:
-            if not unique:
-                raise InputError(f"--out {folder} exists; name another folder") from error
+            part.mkdir(parents=True, exist_ok=True)
+            (part / "config.yaml").write_text(config, encoding="utf-8")
+            if os.path.lexists(name):  # Renaming would replace an empty folder; one that is not empty it refuses.
+                raise FileExistsError(errno.EEXIST, "it exists")
+            os.rename(part, name)
+            break
         except OSError as error:
-            shutil.rmtree(name, ignore_errors=True)
-            raise InputError(f"--out {folder} can not be made: {error.strerror}") from error
-    raise AssertionError("unreachable")
+            if not (unique and os.path.lexists(name)):
+                shutil.rmtree(part, ignore_errors=True)
+                raise InputError(f"--out {folder} can not be made: {error.strerror}") from error
+    return name
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from recording.page import curve, page
+from recording.page import page, points
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = '</script><script>document.title = "taken"</script> <img src=x onerror="document.title=1"> & \'"`${1}` ☃ \\u003c\n../..'
@@ -51,6 +51,7 @@ def folder(tmp_path):
         "rep": {"kind": "gaussian2d"},
         "schedule": {"timestep": "uniform", "weight": "constant"},
         "prior": {"path": "priors/emoji64"},
+        "command": ["--prompt", HOSTILE, "a fish"],
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     for name in ("images", "gradients", "x0", "density"):
@@ -125,7 +126,7 @@ def test_the_proxy_hears_of_requests(tmp_path, browse):
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1400])
 def test_in_a_browser(folder, browse, width):
-    text = page(folder, ["--prompt", HOSTILE, "a fish"])
+    text = page(folder)
     watched = text.replace("<style>", EARS + "<style>", 1).replace("</html>", HAND + "</html>")
     (folder / "index.html").write_text(watched, encoding="utf-8")
     done, asked = browse(folder / "index.html", width)
@@ -148,17 +149,14 @@ def test_in_a_browser(folder, browse, width):
 
 
 def test_nothing_is_named_that_lies_elsewhere(folder):
-    text = page(folder, [])
+    text = page(folder)
     assert not re.search(r"https?:|//|@import|url\(", text.split("<script type")[0].replace(HOSTILE, ""))
     assert "<script>document" not in text and 'onerror="' not in text
 
 
 def test_curves_of_long_runs_are_pooled_and_meet_the_extremes():
     lines = [{"step": step, "t": [step % 7, 100 + step]} for step in range(20_001)]
-    drawn = curve("t", "t", lines)
-    assert len(drawn) < 60_000
-    points = [
-        tuple(map(float, point.split(","))) for point in re.search(r'class="band" points="(.*?)"', drawn)[1].split()
-    ]
-    assert min(y for _, y in points) == 10 and max(y for _, y in points) == 166, "the greatest on top, the least below"
-    assert curve("weight", "w", lines) == ""
+    drawn = points("t", lines)
+    assert len(drawn) <= 500 and drawn[0][0] == 0
+    assert min(low for _, low, _, _ in drawn) == 0 and max(high for *_, high in drawn) == 20_100
+    assert all(low <= mean <= high for _, low, mean, high in drawn) and points("w", lines) == []

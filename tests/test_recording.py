@@ -1,11 +1,16 @@
 """Files appear whole or not at all; grids show what they are given."""
 
+import concurrent.futures
+import multiprocessing
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from recording.folder import write_atomic
+from errors import InputError
+from recording.folder import make_folder, write_atomic
 from recording.pictures import font, grid, shorten, to_pillow, video_frame
 
 
@@ -53,3 +58,19 @@ def test_video_frames_stay_within_what_codecs_take():
     assert video_frame(Image.new("RGB", (300, 200))).shape == (200, 300, 3)
     height, width, _ = video_frame(Image.new("RGB", (20000, 1002))).shape
     assert width == 4096 and height % 2 == 0 and abs(height - 205) < 3
+
+
+def make(folder):
+    return make_folder(folder, f"made by {os.getpid()}", unique=folder.name == "default").name
+
+
+@pytest.mark.parametrize("name, made", [("named", 1), ("default", 8)])
+def test_processes_that_make_one_folder_do_not_mix(tmp_path, name, made):
+    """Eight at once: of one name one process makes the folder; of a default name each makes its own."""
+    with concurrent.futures.ProcessPoolExecutor(8, multiprocessing.get_context("fork")) as pool:
+        ends = [pool.submit(make, tmp_path / name) for _ in range(8)]
+    names = [end.result() for end in ends if not end.exception()]
+    assert len(names) == len(set(names)) == made and sorted(names) == sorted(path.name for path in tmp_path.iterdir())
+    assert all(isinstance(end.exception(), InputError) for end in ends if end.exception())
+    texts = {(tmp_path / name / "config.yaml").read_text() for name in names}
+    assert all(text.startswith("made by ") for text in texts)

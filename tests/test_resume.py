@@ -200,14 +200,16 @@ def test_an_interrupted_run_is_a_finished_one(nursery, whole, tiny, tmp_path, nu
     assert process.returncode == code
     last = error.strip().splitlines()[-1]
     assert (
-        last.startswith("sds2d.py: stopped; ") and last.endswith(f"--resume {out} goes on") and "Traceback" not in error
+        last.startswith("sds2d.py: stopped; ")
+        and last.endswith(f"--resume {out} continues")
+        and "Traceback" not in error
     )
     step = steps_done(out)
     assert 6 <= step < 40 and (out / f"images/step_{step:06d}.png").is_file()
     for name in ("final.png", "final_01.png", "video.mp4", "index.html", "schedule.png", checkpoint.NAME):
         assert (out / name).stat().st_size > 0
-    assert not list(out.rglob(".*"))
-    done = nursery.start(*last.split(" sds2d.py ")[1].removesuffix(" goes on").split())
+    assert not list(out.rglob(".*.part*"))
+    done = nursery.start(*last.split(" sds2d.py ")[1].removesuffix(" continues").split())
     assert done.communicate() and done.returncode == 0
     same_run(whole, out)
 
@@ -217,10 +219,10 @@ def test_a_second_ctrl_c_ends_at_once(nursery, whole, tiny, tmp_path):
     process = nursery.start("--prior.path", tiny, *LONG, "--out", out)
     wait_for(lambda: (out / "images" / "step_000008.png").is_file(), process)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
+    time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     process.communicate()
-    assert process.returncode == 130 and not (out / "final.png").exists()
+    assert process.returncode == 130 and not (out / "index.html").exists()
     done = nursery.start("--resume", out)
     assert done.communicate() and done.returncode == 0
     same_run(whole, out)
