@@ -61,8 +61,8 @@ def read_grid(arguments: list[str]) -> dict[str, list[Value]]:
 
 def value(name: str, words: list[str], boolean: bool) -> Value:
     text = ("no" if "no-" in name else "yes") if boolean else " · ".join(words) or "''"
-    # With = the first may begin with a dash.
-    return Value(text, (f"{name}={words[0]}", *words[1:]) if words else (name,))
+    dash = bool(words) and words[0].startswith("-")  # which would be taken for a flag
+    return Value(text, (f"{name}={words[0]}", *words[1:]) if dash else (name, *words))
 
 
 def make_runs(grid: dict[str, list[Value]]) -> tuple[dict[str, list[str]], list[Run]]:

@@ -4,19 +4,18 @@ import csv
 import json
 import math
 import re
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 import benchmark
 import benchmarks.scores
 import sds2d
-from algorithms.sds import SDS
-from benchmarks import making, shipped, speed, tables
+from benchmarks import pictures, shipped, speed, tables
 from benchmarks.scores import (
     Frechet,
     Reference,
@@ -132,7 +131,7 @@ def test_scores_of_pictures():
 
 def test_a_row_is_made_anew_when_it_would_be_another(monkeypatch, tmp_path):
     def folder(*flags, prior="abc"):
-        return making.row_folder(tmp_path, "sds latent", flags, prior)
+        return pictures.row_folder(tmp_path, "sds latent", flags, prior)
 
     plain = folder()
     assert (
@@ -151,22 +150,57 @@ def test_a_row_is_made_anew_when_it_would_be_another(monkeypatch, tmp_path):
         )
         == 5
     )
-    source = (tmp_path.parent / "sds.py", SDS)
-    text = open(sys.modules[SDS.__module__].__file__, encoding="utf-8").read()
-    monkeypatch.setattr(
-        making.inspect, "getfile", lambda cls: str(source[0]) if cls is SDS else sys.modules[cls.__module__].__file__
-    )
-    source[0].write_text(text.replace("Jacobian", "derivative") + "\n# a remark\n")
-    assert folder() == plain, "words are no other method"
-    source[0].write_text(text.replace("- noise", "+ noise"))
-    assert folder() != plain
+
+
+@pytest.mark.parametrize(
+    "file, old, new",
+    [
+        ("algorithms/ism.py", "- noise_s", "+ noise_s"),
+        ("algorithms/ddim_inversion.py", "k + 1)", "k + 2)"),
+        ("algorithms/particles.py", "torch.randn, *shape", "torch.rand, *shape"),
+        ("schedules/weight.py", "1 - schedule", "2 - schedule"),
+        ("schedules/curves.py", "c * x**k", "c + x**k"),
+        ("priors/prior.py", "alpha * z + sigma * noise", "alpha * z - sigma * noise"),
+        ("representations/gaussian_kernels.py", "TILE = 16", "TILE = 8"),
+    ],
+)
+def test_every_file_that_a_picture_depends_on_is_in_its_key(tmp_path, monkeypatch, file, old, new):
+    for folder in ("algorithms", "representations", "schedules", "priors"):
+        for source in (ROOT / folder).glob("*.py"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "errors.py").write_text((ROOT / "errors.py").read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(pictures, "ROOT", tmp_path)
+    files = [
+        tmp_path / "algorithms/ism.py",
+        tmp_path / "representations/gaussian2d.py",
+        tmp_path / "schedules/schedule.py",
+    ]
+    before = pictures.source_code(files)
+    text = (tmp_path / file).read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / file).write_text(f"{text}\n# a remark\n", encoding="utf-8")
+    (tmp_path / "algorithms/another.py").write_text("x = 1\n")
+    assert pictures.source_code(files) == before, "remarks and other methods change no picture"
+    (tmp_path / file).write_text(text.replace(old, new), encoding="utf-8")
+    assert pictures.source_code(files) != before
+
+
+def test_help(capsys):
+    benchmark.main(["--help"])
+    assert "quality" in capsys.readouterr().out
+    for words in ([], ["qualitty"]):
+        with pytest.raises(SystemExit) as end:
+            benchmark.main(words)
+        assert end.value.code == 2
 
 
 @pytest.fixture
 def readme(monkeypatch, tmp_path):
-    file = tmp_path / "README.md"
+    file = tmp_path / "docs" / "BENCHMARKS.md"
+    file.parent.mkdir()
     file.write_text("before\n<!-- quality -->\nold\n<!-- /quality -->\n<!-- edits -->\n\n<!-- /edits -->\nafter\n")
-    monkeypatch.setattr(tables, "README", file)
+    monkeypatch.setattr(tables, "DOCS", file)
     monkeypatch.setattr(benchmarks.scores, "REPLICATES", 10)
     monkeypatch.setattr(shipped, "FILE", tmp_path / "quality.safetensors")
     return file
@@ -186,7 +220,7 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
         "1",
         "--out",
         str(out),
-        "--write-readme",
+        "--write-docs",
         "--steps",
         "5",
     ]
@@ -225,8 +259,8 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
         assert np.array_equal(np.asarray(cell)[:, 128:192], np.asarray(picture.convert("RGB")))
 
     made = []
-    run = making.run
-    monkeypatch.setattr(making, "run", lambda cell: (made.append(cell.file.name), run(cell)))
+    make_cell = pictures.make_cell
+    monkeypatch.setattr(pictures, "make_cell", lambda cell: (made.append(cell.file.name), make_cell(cell)))
     (folder / "01.png").unlink()
     benchmark.main([*command, "--no-shipped"])
     assert made.pop() == "01.png" and not made
@@ -240,7 +274,7 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
         "features of 16 bits"
     )
     command[command.index("--prompts") + 1] = "3"
-    benchmark.main([word for word in command if word != "--write-readme"])
+    benchmark.main([word for word in command if word != "--write-docs"])
     assert made == ["02.png"] * 2
     assert [len(scores["features"]) for scores in shipped.read(prompts).values()] == [2, 2]
     monkeypatch.setattr(shipped, "read", lambda prompts, read=shipped.read: read(prompts[::-1]))
@@ -289,7 +323,7 @@ def test_edits_from_end_to_end(tmp_path, readme, capsys):
             "sgd",
             "--rep.lr",
             "1e-9",
-            "--write-readme",
+            "--write-docs",
         ]
     )
     assert "| sds latent |" in capsys.readouterr().out and "| sds latent |" in readme.read_text()
@@ -302,34 +336,35 @@ def test_edits_from_end_to_end(tmp_path, readme, capsys):
 
 
 WRONG = [
-    ("quality --rows sds dds", "--rows dds latent: one of sds, vsd, ism, csd, nfsd, sdi, bridge, ddim is needed"),
-    ("quality --prompts 1", "--prompts 1: from 2 to 60 are needed"),
-    ("quality --workers 0", "--workers 0: at least 1 is needed"),
-    ("quality sds", "'sds' stands before any flag (--help lists them)"),
-    ("quality --prior.path {tiny}", "--prior.path {tiny}: quality needs a folder with captions.json, clip/ and real/"),
-    ("edits --rows cat", "--rows cat: one of sds, vsd, ism, dds, pds, csd, nfsd, sdi, bridge, ddim, sdedit is needed"),
-    ("edits --prior.path {tiny}", "--prior.path {tiny}: edits needs a folder with edits/, captions.json and clip/"),
-    ("edits --rep.lr x", "--rep.lr x: a number is needed (--help lists every flag)"),
-    ("rasterizer --steps 3", "rasterizer takes no flags: --steps 3"),
+    ("quality --rows sds dds", "--rows dds"),
+    ("quality --prompts 1", "--prompts 1"),
+    ("quality --workers 0", "--workers 0"),
+    ("quality sds", "sds"),
+    ("quality --prior.path {tiny}", "--prior.path {tiny}"),
+    ("edits --rows cat", "--rows cat"),
+    ("edits --prior.path {tiny}", "--prior.path {tiny}"),
+    ("edits --rep.lr x", "--rep.lr"),
+    ("rasterizer --steps 3", "--steps 3"),
 ]
 
 
-@pytest.mark.parametrize("words, line", WRONG)
-def test_wrong_input(words, line, tiny, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("words, fact", WRONG)
+def test_wrong_input(words, fact, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["benchmark.py"])
     words = [word.format(tiny=tiny) for word in words.split()]
     if "--prior.path" not in words and words[0] != "rasterizer":
         words += ["--prior.path", str(EMBEDDED)]
     with pytest.raises(SystemExit) as end:
         benchmark.main(words)
-    assert end.value.code == 2 and capsys.readouterr().err == f"benchmark.py: {line.format(tiny=tiny)}\n"
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and fact.format(tiny=tiny) in error and "Traceback" not in error
+    assert error.startswith("benchmark.py: ") and error.count("\n") == 1 or "full helptext" in error
     assert not list(tmp_path.iterdir())
 
 
 def test_readme_without_its_marks(readme):
     with pytest.raises(InputError, match="<!-- speed -->"):
-        tables.write_readme("speed", "text")
+        tables.write_docs("speed", "text")
     assert "old" in readme.read_text()
 
 

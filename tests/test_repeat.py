@@ -264,3 +264,17 @@ def test_run_takes_a_config_made_in_python(prior, tiny, tmp_path):
 def test_a_wrong_config_is_an_input_error(wrong):
     with pytest.raises(InputError, match=f"--{next(iter(wrong))}"):
         sds2d.run(Config(**wrong))
+
+
+def test_a_home_folder_is_expanded_everywhere(tiny, prior, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
+    common = ["--steps", "1", "--particles", "1", "--log.timesteps", "--prior.path", str(tiny)]
+    edit = ["--algo.name", "dds", "--source-image", "~/noise.png", "--source-prompt", "a"]
+    sds2d.run(sds2d.parse([*common, *edit, "--out=~/edit"]), prior)
+    sds2d.run(sds2d.parse([*common, "--rep.init-images", "~/noise.png", "--out", "~/start"]), prior)
+    for name in ("edit", "start"):
+        assert (tmp_path / name / "video.mp4").is_file()
+    config = sds2d.parse(["--config", "~/edit/config.yaml", "--eval.clip", "~/edit"])
+    assert config.source_image == (str(tmp_path / "noise.png"),) and config.eval.clip == str(tmp_path / "edit")
+    assert sds2d.parse_resume(["--resume", "~/edit"]).steps == 1
