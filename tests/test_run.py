@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -318,40 +319,66 @@ def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys
         assert all("70×70" in line and "64×64" in line for line in notices)
 
 
-def test_the_readmes_own_method_works(tiny, tmp_path):
-    """Its file and its line, pasted into a copy of the project, run as the README says."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own method")[1]
-    for name in (
-        "sds2d.py",
-        "prior.py",
-        "evaluation.py",
-        "settings",
-        "recording",
-        "algorithms",
-        "representations",
-        "schedules",
-    ):
+def test_a_method_of_ones_own(tiny, tmp_path):
+    """The file and the line of docs/DEVELOPMENT.md, pasted into a copy of the project, run as it says."""
+    text = (ROOT / "docs" / "DEVELOPMENT.md").read_text(encoding="utf-8").split("## A method of your own")[1]
+    for name in ("sds2d.py", "config.py", "errors.py", "recording", "algorithms", "representations", "schedules"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / "priors").mkdir()
-    shutil.copy(ROOT / "priors" / "checkpoint.py", tmp_path / "priors")
-    code = readme.split("```python\n")[1].split("```")[0]
-    (tmp_path / "algorithms" / "fixed.py").write_text(code, encoding="utf-8")
+    for source in (ROOT / "priors").glob("*.py"):
+        shutil.copy(source, tmp_path / "priors")
+    code = text.split("```python\n")[1].split("```")[0]
+    (tmp_path / "algorithms" / "clipped.py").write_text(code, encoding="utf-8")
+    assert len(code.strip().splitlines()) <= 35
     listing = tmp_path / "algorithms" / "__init__.py"
-    text = listing.read_text(encoding="utf-8")
-    imported, entry = re.search(r"`(from .*)` and `(\"fixed.*)` in", readme).groups()
-    text = text.replace("\nALGORITHMS = {", f"{imported}\n\nALGORITHMS = {{{entry}, ")
-    listing.write_text(text, encoding="utf-8")
-    flags = re.search(r"python sds2d.py (--algo.name fixed .*)", readme)[1].split()
-    done = subprocess.run(
-        [sys.executable, "sds2d.py", *flags, "--prior.path", tiny, "--steps", "2", "--out", "run"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+    line = re.search(r"^    (from algorithms\.clipped import \w+)$", text, re.M)[1]
+    listing.write_text(
+        listing.read_text(encoding="utf-8").replace("from algorithms.csd", f"{line}\nfrom algorithms.csd"),
+        encoding="utf-8",
     )
+    (tmp_path / "prior").mkdir()
+    shutil.copytree(tiny, tmp_path / "prior", dirs_exist_ok=True)
+    (tmp_path / "prior" / "sds2d.json").write_text('{"sds": {"steps": 2, "schedule.timestep": "hifa", "rep.lr": 0.5}}')
+    flags = re.search(r"python sds2d.py (--algo.name clipped .*)", text)[1].split()
+    words = [sys.executable, "sds2d.py", *flags, "--prior.path", "prior", "--out", "run", "--particles", "1"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["algo"]["fixed"] == {"strength": 0.9}
-    assert len(code.split('"""', 2)[2].strip().splitlines()) <= 25
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert settings["algo"]["clipped"] == {"norm": 30.0, "scale": 1.0}
+    assert settings["steps"] == 2 and settings["schedule"]["timestep"] == "hifa" and settings["rep"]["lr"] == 0.5
+    assert "sds2d.json, sds" in done.stderr, "where its defaults are from"
+
+
+def test_ci_runs_the_readmes_command():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"^    (.*pytest.*)$", readme.split("Run the tests:")[1], re.M)[1]
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def commands():
+    """Every command of the README and the docs, but for those that need the hub."""
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^ {4}python ((?:sds2d|sweep)\.py .*)$", text, re.M):
+            yield line.split("  #")[0].strip()
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_commands_of_the_docs_are_understood(line, tmp_path, monkeypatch):
+    """Parsed and validated as a whole; the runs themselves are those of the other tests."""
+    import sweep
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("priors", "outputs"):
+        (tmp_path / folder).symlink_to(ROOT / folder) if (ROOT / folder).is_dir() else None
+    Image.new("RGB", (8, 8)).save("photo.png")
+    program, *words = shlex.split(line)
+    if "--out" in words:
+        del words[words.index("--out") : words.index("--out") + 2]
+    if any(word in line for word in ("outputs/a-run", "stable-diffusion-v1-5", "clipped", "--help")):
+        return  # A run that is there, the hub, a method that is not: test_resume.py, test_hostile.py, and above.
+    (sweep.plan if program == "sweep.py" else sds2d.parse)(words)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
