@@ -54,6 +54,9 @@ class Config:
     environment: tyro.conf.Suppress[dict] = field(default_factory=dict)
 
 
+VALIDATOR = TypeAdapter(Config)
+
+
 @dataclass
 class CommandLine(Config):
     config: str | None = None
@@ -298,7 +301,7 @@ def check_values(config: Config) -> None:
     """Every setting by itself: its type and its limits. Raises InputError; what stands for another type is
     converted."""
     try:
-        vars(config).update(vars(TypeAdapter(Config).validate_python(asdict(config))))
+        vars(config).update(vars(VALIDATOR.validate_python(asdict(config))))
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(part for part in fault["loc"] if isinstance(part, str) and part.isidentifier())

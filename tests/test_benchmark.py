@@ -306,6 +306,7 @@ def numbers(file):
     return [float(number) for number in re.findall(r"-?\d+\.\d+|\d+", file.read_text())]
 
 
+@pytest.mark.slow
 def test_edits_from_end_to_end(tmp_path, readme, capsys):
     """Without a step's difference the source is what it was; the drawn target is what the edits ask for."""
     benchmark.main(

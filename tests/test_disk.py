@@ -52,6 +52,7 @@ def is_whole(folder):
     return files
 
 
+@pytest.mark.slow
 @needs_disks
 def test_a_full_disk(tiny, tmp_path, command):
     disk, kept = tmp_path / "disk", tmp_path / "kept"
@@ -98,6 +99,7 @@ except OSError as error:
     assert done.returncode == 7 and done.stderr == "", done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(tiny, tmp_path):
     """A quota on files: the least that every system can enforce."""
 
@@ -122,6 +124,7 @@ def test_a_folder_that_vanishes(nursery, tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @needs_disks
 def test_folders_that_can_only_be_read(tiny, tmp_path, command):
     disk = tmp_path / "disk"

@@ -78,6 +78,7 @@ def test_the_default_run_obeys(prior, tmp_path):
     assert Image.open(tmp_path / "run" / "final_00.png").size == (64, 64)
 
 
+@pytest.mark.slow
 def test_other_prompts_obey_on_pixels(prior, tmp_path):
     """Four prompts over the categories, by the defaults."""
     pairs = draw_prompts(CAPTIONS, 4, seed=7)

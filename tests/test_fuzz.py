@@ -157,6 +157,7 @@ def many(count, tiny, folder, **options):
     assert ends["finished"] >= count / 4
 
 
+@pytest.mark.slow
 def test_thirty_command_lines(tiny, folder):
     many(30, tiny, folder, derandomize=True)
 

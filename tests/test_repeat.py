@@ -55,6 +55,7 @@ def test_the_same_command_gives_the_same_bytes(tiny, tmp_path, nursery, name, ki
             assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_nothing(tiny, tmp_path, command):
     """Not even the order in which Python's sets come."""
     for out, seed in (("one", "1"), ("two", "2")):

@@ -167,6 +167,7 @@ def whole(nursery, tiny, tmp_path_factory):
     return undisturbed(nursery, tiny, tmp_path_factory.mktemp("undisturbed"), LONG)
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments(nursery, tiny, tmp_path):
     """SIGKILL, each second time as soon as a file is seen half-written; each time the run goes on where it was."""
     out, rng, killed, writing = tmp_path / "run", random.Random(0), 0, 0

@@ -771,6 +771,7 @@ def test_warnings_name_what_is_not_understood_and_the_run_goes_on(tiny, tmp_path
     assert warnings[1].endswith("never taught: zebra, 🍎, quagga")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads the process's memory from /proc")
 def test_a_long_run_needs_no_more_memory_than_a_short_one(gaussian, tiny, tmp_path):
     """With a look, a frame and a checkpoint at every tenth step, and VSD's LoRA."""

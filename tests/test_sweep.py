@@ -360,6 +360,7 @@ def test_one_flag_stands_against_the_steps(gaussian, swept, tiny, tmp_path):
     assert heads[0] < heads[1] < heads[2] and places(sheet, written("steps", GREY))
 
 
+@pytest.mark.slow
 def test_three_flags_make_a_table_each(gaussian, swept, tiny, tmp_path):
     out = tmp_path / "sweep"
     assert (
