@@ -104,10 +104,7 @@ def test_a_lora(go, tiny):
 
 def test_what_the_optimizer_remembers(go, gaussian, tmp_path):
     """Gradients whose squares float32 can not hold: Adam would stand still, and nobody would know."""
-    with pytest.raises(
-        FloatingPointError,
-        match=r"step 1, timestep \d+, particle 0: .*exp_avg_sq is not finite",
-    ):
+    with pytest.raises(FloatingPointError, match=r"step 1, timestep \d+, particle 0: .*exp_avg_sq is not finite"):
         go(gaussian, "--schedule.weight", "linear", "--schedule.weight-ends", "1e25", "1e25")
 
 
