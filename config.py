@@ -231,12 +231,9 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     values |= {"rep.init_color": (0.5, 0.5, 0.5), "rep.optimizer": "adam"}
     values |= by_kind | algorithm.defaults | by_method | by_both | algorithm.required
     # What the user gave may imply the start, and a learning rate belongs to its optimizer.
-    given = {
-        "image": config.rep.init_images,
-        "constant": config.rep.init_color,
-        "noise": config.rep.init_std is not None,
-    }
-    values["rep.init"] = next((start for start in given if given[start]), values["rep.init"])
+    given = [("image", config.rep.init_images), ("constant", config.rep.init_color)]
+    given += [("noise", config.rep.init_std is not None)]
+    values["rep.init"] = next((start for start, setting in given if setting), values["rep.init"])
     optimizer = config.rep.optimizer or values["rep.optimizer"]
     if optimizer != values["rep.optimizer"] or "rep.lr" not in values:
         values["rep.lr"] = representation.learning_rates[optimizer]
@@ -271,26 +268,24 @@ EDITORS = [name for name, cls in ALGORITHMS.items() if cls.edits]
 SAMPLERS = [name for name, cls in ALGORITHMS.items() if cls.is_sampler]
 GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in cls.defaults]
 # Settings, or groups of them, that only some choices use: (setting, {the setting that chooses: its values}).
-USERS = [
+CHOICES = [
     ("algo.guidance_scale", {"algo.name": GUIDED}),
-    ("source_image", {"algo.name": EDITORS}),
-    ("source_prompt", {"algo.name": EDITORS}),
+    *((name, {"algo.name": EDITORS}) for name in ("source_image", "source_prompt")),
     ("rep.init_std", {"rep.init": ["noise"]}),
     ("rep.init_color", {"rep.init": ["constant"]}),
     ("rep.init_images", {"rep.init": ["image"]}),
     ("rep.fit_steps", {"rep.init": ["image", "source"]}),
-    ("rep.betas", {"rep.optimizer": ["adam", "adamw"]}),
-    ("rep.eps", {"rep.optimizer": ["adam", "adamw"]}),
+    *((name, {"rep.optimizer": ["adam", "adamw"]}) for name in ("rep.betas", "rep.eps")),
     *((f"algo.{name}", {"algo.name": [name]}) for name in ALGORITHMS),
     *((f"schedule.{name}", {f"schedule.{key}": users[key] for key in users}) for name, users in USED_BY.items()),
 ]
 for kind, cls in REPRESENTATIONS.items():
-    USERS += [(f"rep.{name}", {"rep.kind": [kind]}) for name in getattr(cls.Settings, "__annotations__", ())]
+    CHOICES += [(f"rep.{name}", {"rep.kind": [kind]}) for name in getattr(cls.Settings, "__annotations__", ())]
 
 
 def unused(name: str, flat: dict[str, Any]) -> str | None:
     """Why the choices in `flat` do not use a setting, or None."""
-    for setting, choices in USERS:
+    for setting, choices in CHOICES:
         if f"{name}.".startswith(f"{setting}.") and all(flat[key] not in choices[key] for key in choices):
             users = " or ".join(f"{flag(key)} {', '.join(choices[key])}" for key in choices)
             return f"{flag(name)} is for {users}, not {', '.join(str(flat[key]) for key in choices)}"
@@ -333,10 +328,8 @@ def validate(config: Config, new: bool = True) -> Config:
             chooser = f"schedule.{next(iter(USED_BY[key.removeprefix('schedule.')]))}"
             raise InputError(f"{flag(chooser)} {flat[chooser]} needs {flag(key)}")
     for key, value, names in (("schedule.timestep", "ddim", SAMPLERS), ("rep.init", "source", EDITORS)):
-        require(
-            flat[key] != value or name in names,
-            f"{flag(key)} {value} is for --algo.name {', '.join(names)}, not {name}",
-        )
+        if flat[key] == value and name not in names:
+            raise InputError(f"{flag(key)} {value} is for --algo.name {', '.join(names)}, not {name}")
     require(config.prompt, "--prompt needs at least one prompt; an empty one is ''")
     require(config.seed <= 2**32 - rows, f"--seed {config.seed}: a number below 2^32 is needed")  # Larger seeds repeat.
     needed = ["source_image", "source_prompt"] if algorithm.edits else []
@@ -348,8 +341,6 @@ def validate(config: Config, new: bool = True) -> Config:
     validate_points("--schedule.weight-points", config.schedule.weight_points, config.steps)
     for path in (*config.source_image, *config.rep.init_images):
         open_image(path)
-    require(
-        not (new and config.out is not None and os.path.lexists(config.out)),
-        f"--out {config.out} exists; name another folder",
-    )
+    if new and config.out is not None and os.path.lexists(config.out):
+        raise InputError(f"--out {config.out} exists; name another folder")
     return config

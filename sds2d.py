@@ -63,7 +63,8 @@ def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedul
 def distill(
     algorithm: Method, representation: Representation, schedule: Schedule, optimizer: torch.optim.Optimizer, step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One step → its latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C, h, w)."""
+    """One step → its latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C,
+    h, w)."""
     progress = step / schedule.steps
     t = schedule.timestep(step)  # (B,)
     weight = schedule.weight(t, step)  # (B,)
@@ -80,14 +81,15 @@ def distill(
 def run(
     config: Config, prior: Prior | None = None, watch: Callable | None = None, resume: bool = False
 ) -> torch.Tensor:
-    """One run, in the folder config.out → the final images (B, 3, H, W). What is not set in the Config gets its default.
+    """One run, in the folder config.out → the final images (B, 3, H, W). What is not set in the Config gets its
+    default.
 
     prior: one that is loaded already; None loads config.prior.
     watch: called as watch(step, images) with the images before that step, whenever they are recorded.
     resume: continues the run that is in config.out from its last checkpoint.
 
-    Raises InputError for settings that can not be used, FloatingPointError for numbers that are not finite, and Interrupted
-    after Ctrl-C or SIGTERM, when everything is written.
+    Raises InputError for settings that can not be used, FloatingPointError for numbers that are not finite, and
+    Interrupted after Ctrl-C or SIGTERM, when everything is written.
     """
     if not resume:
         validate(resolve(config))
@@ -167,8 +169,8 @@ def main():
             traceback.print_exc()
         if line is not None:
             started = code != 2 and config and config.out and (Path(config.out) / "config.yaml").is_file()
-            advice = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} continues" if started else ""
-            print(f"sds2d.py: {' '.join(line.split())}{advice}", file=sys.stderr)
+            resume = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} continues" if started else ""
+            print(f"sds2d.py: {' '.join(line.split())}{resume}", file=sys.stderr)
         sys.exit(code)
 
 

@@ -5,8 +5,8 @@
     python sweep.py --algo.guidance-scale 7.5 30 120
 
 Every combination is run. Two swept flags are the figure's rows and columns; one is shown against the steps; each
-combination of further ones has a table of its own. A flag that takes several words by itself, like --prompt, is swept by
-giving it again. The same command with --out DIR continues a sweep that was stopped, and retries what failed.
+combination of further ones has a table of its own. A flag that takes several words by itself, like --prompt, is
+swept by giving it again. The same command with --out DIR continues a sweep that was stopped, and retries what failed.
 
 `python sds2d.py --help` lists the flags of the runs.
 """
@@ -58,14 +58,15 @@ class Options:
     rows: str | None = None
     """The swept flag whose values are the figure's rows, as in algo.name. None: the first."""
     columns: str | None = None
-    """The swept flag whose values are the columns, or `moments`, the run along its steps. None: the second, else moments."""
+    """The swept flag whose values are the columns, or `moments`, the run along its steps. None: the second, else
+    moments."""
     show: PositiveInt = 4
     """Most particles of a prompt that the figure shows."""
     tile: PositiveInt = 128
     """About how wide the figure shows a picture, in pixels; it is enlarged or reduced by a whole factor."""
     ray: str | None = None
-    """`local`, or the ADDRESS of a Ray cluster whose machines share this folder and DIR: several runs at once, with the same
-    results as without, one a card where there are cards. On CPUs a run takes as many cores as without Ray;
+    """`local`, or the ADDRESS of a Ray cluster whose machines share this folder and DIR: several runs at once, with
+    the same results as without, one a card where there are cards. On CPUs a run takes as many cores as without Ray;
     OMP_NUM_THREADS=1 makes that one."""
     ray_workers: PositiveInt | None = None
     """Runs at once on Ray. None: as many as the cards, or else the cores, are enough for."""
@@ -125,7 +126,8 @@ def plan(arguments: list[str]) -> Sweep:
 
 
 def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[str]]:
-    """(flag of the rows, flag of the columns or MOMENTS, the other swept flags). Raises InputError for what is not swept."""
+    """(flag of the rows, flag of the columns or MOMENTS, the other swept flags). Raises InputError for what is not
+    swept."""
 
     def chosen(name, also=()):
         flag = name if name in also else f"--{name.strip().lstrip('-').replace('_', '-')}"
@@ -184,7 +186,8 @@ def execute_all(sweep: Sweep) -> None:
     shutil.rmtree(folder / "unfinished")
 
 
-# ----------------------------------------------------------------------------------------------------------- the results
+# ----------------------------------------------------------------------------------------------------------- the
+# results
 
 
 def show(sweep: Sweep) -> None:
@@ -227,7 +230,8 @@ def moment_labels(runs: list[Run]) -> dict[str, int | None]:
 
 
 def pictures(sweep: Sweep, run: Run, moment: int | None) -> list:
-    """What the figure shows of a run at one of its moments, None for the end: picture files, a list a prompt, or texts."""
+    """What the figure shows of a run at one of its moments, None for the end: picture files, a list a prompt, or
+    texts."""
     home, particles = run_folder(sweep.folder, run.name), run.config.particles
     if home is None:
         return [WAITING]

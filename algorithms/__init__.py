@@ -1,4 +1,5 @@
-"""The published methods, one file each. A new one is a new file and a line here that imports it: --algo.name is the class's name."""
+"""The published methods, one file each. A new one is a new file and a line here that imports it: --algo.name is the
+class's name."""
 
 from dataclasses import dataclass, field, make_dataclass
 from typing import Literal

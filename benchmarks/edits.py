@@ -1,6 +1,7 @@
-"""`python benchmark.py edits`: which method that edits reaches its target and keeps the rest, on edits with a known answer.
+"""`python benchmark.py edits`: which method that edits reaches its target and keeps the rest, on edits with a known
+answer.
 
-Rows are DDS, PDS, SDS from the source, and SDEdit, beside the source as it is and the drawn target.
+Rows are DDS, PDS, SDS from the source, and SDEdit, with the unchanged source and the drawn target for comparison.
 """
 
 import json
@@ -69,7 +70,8 @@ class Data:
         """Edited pictures (N, 3, H, W) → {column: (N,)}.
 
         target       the wanted name is the first of all names taught, for the CLIP
-        outside      root mean square change, in % of the range, of the pixels in which drawn source and drawn target agree
+        outside      root mean square change, in % of the range, of the pixels in which drawn source and drawn
+                     target agree
         directional  100 cos(image - source image, prompt - source prompt), Gal et al. 2021, arXiv 2108.00946
         """
         wanted = [(pair.phrase, pair.background) for pair in self.pairs]
@@ -117,31 +119,32 @@ def main(arguments):
     rows = [row if " " in row else f"{row} latent" for row in options.rows]
     cells = {row: cells_of(row, data, options, given) for row in rows}
     make([cell for together in zip(*cells.values(), strict=True) for cell in together], options.workers, prior)
-    made = {"the source as it is": data.source, "the drawn target": data.target}
-    found = {name: data.scores(images) for name, images in made.items()}
+    pictures = {"the source as it is": data.source, "the drawn target": data.target}
+    summaries = {name: data.scores(images) for name, images in pictures.items()}
     for row in rows:
         images, seconds = load(cells[row])
-        made[row] = images.flatten(0, 1)
-        found[row] = {**data.scores(made[row]), "seconds": seconds.double().repeat_interleave(BATCH) / BATCH}
+        pictures[row] = images.flatten(0, 1)
+        summaries[row] = {**data.scores(pictures[row]), "seconds": seconds.double().repeat_interleave(BATCH) / BATCH}
     replicates = resampled(len(data.pairs))
-    found = {
+    summaries = {
         row: {key: (values.mean().item(), *interval(replicates @ values)) for key, values in columns.items()}
-        for row, columns in found.items()
+        for row, columns in summaries.items()
     }
-    report(found, made, data, options)
+    report(summaries, pictures, data, options)
 
 
-def report(found, made, data, options):
-    """edits.csv, edits.md and edits.png in --out, the table on the screen and, where it is asked for, in the README."""
-    text = markdown(found, COLUMNS)
+def report(summaries, pictures, data, options):
+    """edits.csv, edits.md and edits.png in --out, and the table on the screen; with --write-docs also in
+    docs/BENCHMARKS.md."""
+    text = markdown(summaries, COLUMNS)
     text += (
-        f"\n\n{len(data.pairs)} edits with a known answer; 95 % intervals over them. The change is the root mean square, in % of "
-        "the range, in the pixels that are the same in the drawn source and the drawn target."
+        f"\n\n{len(data.pairs)} edits with a known answer; 95 % intervals over them. The change is the root mean square, "
+        "in % of the range, in the pixels that are the same in the drawn source and the drawn target."
     )
     out = Path(options.out)
-    write_csv(out / "edits.csv", found)
+    write_csv(out / "edits.csv", summaries)
     write_markdown(out / "edits.md", text)
-    sheet = grid(torch.cat(list(made.values())), list(made), len(data.pairs), 64)
+    sheet = grid(torch.cat(list(pictures.values())), list(pictures), len(data.pairs), 64)
     write_atomic(out / "edits.png", sheet.save)
     print(text)
     if options.write_docs:

@@ -1,4 +1,4 @@
-"""`python benchmark.py long`: does a long run stay as small and as quick as it began?"""
+"""`python benchmark.py long`: memory and speed of a long run."""
 
 import tempfile
 import time
@@ -9,17 +9,10 @@ from config import parse
 
 
 def main(arguments):
-    """Memory and milliseconds a step along a run of 20,000 steps, looked at 200 times."""
+    """Memory and milliseconds a step along a run of 20,000 steps, recorded 200 times."""
     with tempfile.TemporaryDirectory() as out:
         given = [
-            "--steps",
-            "20000",
-            "--particles",
-            "1",
-            "--log.every",
-            "100",
-            "--log.tile",
-            "64",
+            *["--steps", "20000", "--particles", "1", "--log.every", "100", "--log.tile", "64"],
             *arguments,
             "--out",
             f"{out}/run",

@@ -42,7 +42,8 @@ class Cell:
 
 
 def row_folder(out: str, name: str, arguments: list[str], prior_sha256: str) -> Path:
-    """The folder of a row's cells, DIR/NAME-1a2b3c4d: other settings, another prior or other code are another folder."""
+    """The folder of a row's cells, DIR/NAME-1a2b3c4d: other settings, another prior or other code are another
+    folder."""
     config = parse([*arguments, *UNRECORDED])
     flat, initial = flatten(config), flatten(Config())
     settings = {key: value for key, value in flat.items() if key not in LEFT_OUT and value != initial[key]}
@@ -55,8 +56,8 @@ def row_folder(out: str, name: str, arguments: list[str], prior_sha256: str) -> 
 
 
 def source_code(files: list[Path]) -> dict[str, str]:
-    """{file: its code without comments and docstrings} of these files and of all of ours that they import; but not of the
-    registries, so that a new method leaves the others' folders as they are."""
+    """{file: its code without comments and docstrings} of these files and of all of ours that they import; but not
+    of the registries, so that a new method leaves the others' folders as they are."""
     code, files = {}, list(files)
     while files:
         file = files.pop()
@@ -87,7 +88,8 @@ def make(cells: list[Cell], workers: int, prior_config: PriorConfig) -> None:
                 make_cell(cell)
                 bar.update()
         elif waiting:
-            # Before the workers import them: threads of OpenMP and numba in several processes wait for each other by spinning.
+            # Before the workers import them: threads of OpenMP and numba in several processes wait for each other
+            # by spinning.
             os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
             spawn, arguments = multiprocessing.get_context("spawn"), (prior_config, 1)
             pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(waiting)), spawn, start_worker, arguments)

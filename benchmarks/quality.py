@@ -1,7 +1,8 @@
 """`python benchmark.py quality`: which method makes what the prompt says, by numbers.
 
-Rows are the real drawings, DDIM sampling and every method that makes pictures, at its defaults, on latents; then the three whose
-distance is least, on pixels and 2D Gaussians. Each prompt is the run that `sds2d.py --prompt P --seed S` would make of it.
+Rows are the real drawings, DDIM sampling and every method that makes pictures, at its defaults, on latents; then
+the three whose distance is least, on pixels and 2D Gaussians. Each prompt is the run that `sds2d.py --prompt P
+--seed S` would make of it.
 """
 
 import json
@@ -40,13 +41,15 @@ COLUMNS = {
 @dataclass
 class QualityOptions(Options):
     rows: tuple[str, ...] = ()
-    """Only these, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all, and the best three on pixels and Gaussians."""
+    """Only these, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all, and the best three on pixels
+    and Gaussians."""
     quick: bool = False
     """Fourteen prompts, two of each category, and latents alone; what it makes is part of the whole table."""
     prompts: int | None = None
     """Only the first so many prompts. None: all."""
     shipped: bool = True
-    """Take the scores that come with sds2d for rows that would come out the same; --no-shipped makes their pictures, too."""
+    """Take the scores that come with sds2d for rows that would come out the same; --no-shipped makes their
+    pictures, too."""
 
 
 class Data:
@@ -101,11 +104,12 @@ class Row:
         return {**means, **seconds, "frechet": distance, "raw": raw}
 
     def summary(self, even, replicates):
-        """{column: (number, low, high)}; even and replicates: all prompts alike, and resampled, with the reference at each."""
-        found, again = self.values(*even), [self.values(*replicate) for replicate in replicates]
+        """{column: (number, low, high)}; even and replicates: all prompts alike, and resampled, with the reference
+        at each."""
+        summaries, again = self.values(*even), [self.values(*replicate) for replicate in replicates]
         return {
             key: (value, *interval([values[key] for values in again], value if key in ("frechet", "raw") else None))
-            for key, value in found.items()
+            for key, value in summaries.items()
         }
 
 
@@ -117,8 +121,8 @@ class Table:
         self.cells, self.known, self.shipped = {}, {}, shipped.read(data.prompts) if options.shipped else {}
 
     def make(self, rows, count):
-        """The first `count` prompts of these rows, one by one, so that a stopped table is as far in every row, and all rows see the
-        machine at the same times."""
+        """The first `count` prompts of these rows, one by one, so that a stopped table is as far in every row, and
+        all rows see the machine at the same times."""
         for row in rows:
             self.cells[row] = cells_of(row, self.data, self.options, self.given)
             self.known[row] = self.shipped.get(self.name(row))
@@ -138,9 +142,11 @@ class Table:
         known = self.length(row)
         if known < count:
             images, seconds = load(self.cells[row][known:count])
-            found = scores(images, self.data.judge, self.data.prompts[known:count], self.data.captions)
-            found["seconds"] = seconds.double() / images.shape[1]
-            self.known[row] = {key: torch.cat([self.known[row][key], found[key]]) for key in found} if known else found
+            summaries = scores(images, self.data.judge, self.data.prompts[known:count], self.data.captions)
+            summaries["seconds"] = seconds.double() / images.shape[1]
+            self.known[row] = (
+                {key: torch.cat([self.known[row][key], summaries[key]]) for key in summaries} if known else summaries
+            )
         return {key: values[:count] for key, values in self.known[row].items()}
 
     def measure(self, rows, count):
@@ -150,16 +156,16 @@ class Table:
         weights = [torch.full((count,), 1 / count).double(), *resampled(count)]
         even, *replicates = [(each, reference.at(each)) for each in weights]
         real = scores(data.pictures[:count], data.judge, data.prompts[:count], data.captions)
-        found = {REAL: Row(real).summary(even, replicates)}
+        summaries = {REAL: Row(real).summary(even, replicates)}
         for row in tqdm(rows, desc="intervals", leave=False):
-            found[row] = Row(self.scores(row, count)).summary(even, replicates)
-        return found
+            summaries[row] = Row(self.scores(row, count)).summary(even, replicates)
+        return summaries
 
 
-def best(found, count=BEST):
+def best(summaries, count=BEST):
     """The methods whose latents come nearest to the real pictures."""
-    methods = [row for row in found if row.endswith(" latent") and not row.startswith("ddim")]
-    return [row.split()[0] for row in sorted(methods, key=lambda row: found[row]["frechet"][0])[:count]]
+    methods = [row for row in summaries if row.endswith(" latent") and not row.startswith("ddim")]
+    return [row.split()[0] for row in sorted(methods, key=lambda row: summaries[row]["frechet"][0])[:count]]
 
 
 def main(arguments):
@@ -181,45 +187,46 @@ def main(arguments):
         ]
     table = Table(data, options, prior, given)
     table.make(rows, count)
-    found = table.measure(rows, count)
+    summaries = table.measure(rows, count)
     if not options.rows and not options.quick:
-        further = [f"{name} {kind}" for kind in ("pixel", "gaussian2d") for name in best(found)]
+        further = [f"{name} {kind}" for kind in ("pixel", "gaussian2d") for name in best(summaries)]
         table.make(further, count)
-        found |= {row: summary for row, summary in table.measure(further, count).items() if row != REAL}
-    report(found, rows, table, options, count)
+        summaries |= {row: summary for row, summary in table.measure(further, count).items() if row != REAL}
+    report(summaries, rows, table, options, count)
 
 
-def report(found, rows, table, options, count):
-    """quality.csv, quality.md and quality.png (quick.… of --quick) in --out, the table on the screen and, where it is asked for, in the README."""
-    text = [markdown(found, COLUMNS, found[REAL]), ""]
-    pictures = count * PARTICLES
+def report(summaries, rows, table, options, count):
+    """quality.csv, quality.md and quality.png (quick.… of --quick) in --out, and the table on the screen; with
+    --write-docs also in docs/BENCHMARKS.md."""
+    text = [markdown(summaries, COLUMNS, summaries[REAL]), ""]
+    pictures, real = count * PARTICLES, {key: value for key, (value, *_) in summaries[REAL].items()}
     text += [
-        f"{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many "
-        f"pictures; at these {pictures} it is {found[REAL]['raw'][0] - found[REAL]['frechet'][0]:.4f} larger for the real "
-        f"drawings and {mean_bias(found, rows):.4f} for the methods. Diversity and saturation are parts of the real ones, "
-        f"{found[REAL]['diversity'][0]:.3f} and {found[REAL]['saturation'][0]:.3f}. Seconds are medians, on one core."
+        f"{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated "
+        f"to many pictures; at these {pictures} it is {real['raw'] - real['frechet']:.4f} larger for the real drawings "
+        f"and {mean_bias(summaries, rows):.4f} for the methods. Diversity and saturation are parts of the real ones, "
+        f"{real['diversity']:.3f} and {real['saturation']:.3f}. Seconds are medians, on one core."
     ]
     latents = [row for row in rows if row.endswith(" latent")]
     if count > QUICK and len(latents) > 2:
         quick = table.measure(latents, QUICK)
         agree = []
         for key in ("frechet", "top1", "diversity", "saturation"):
-            ours, theirs = ([summaries[row][key][0] for row in latents] for summaries in (found, quick))
+            ours, theirs = ([part[row][key][0] for row in latents] for part in (summaries, quick))
             agree.append(f"{COLUMNS[key]} {rank_correlation(ours, theirs):.2f}")
         text += ["", f"Rank correlation of these rows with those of --quick, on latents: {', '.join(agree)}."]
     text = "\n".join(text)
     out = Path(options.out)
     stem = "quick" if options.quick else "quality"
-    write_csv(out / f"{stem}.csv", found)
+    write_csv(out / f"{stem}.csv", summaries)
     write_markdown(out / f"{stem}.md", text)
-    chart(out / f"{stem}.png", found, REAL)
+    chart(out / f"{stem}.png", summaries, REAL)
     print(text)
     if options.write_docs:
         write_docs("quality", text)
-        chart(asset("quality.png"), found, REAL)
-        write_csv(asset("quality.csv"), found)
+        chart(asset("quality.png"), summaries, REAL)
+        write_csv(asset("quality.csv"), summaries)
         shipped.keep({table.name(row): table.known[row] for row in table.cells}, table.data.prompts)
 
 
-def mean_bias(found, rows):
-    return sum(found[row]["raw"][0] - found[row]["frechet"][0] for row in rows) / len(rows)
+def mean_bias(summaries, rows):
+    return sum(summaries[row]["raw"][0] - summaries[row]["frechet"][0] for row in rows) / len(rows)

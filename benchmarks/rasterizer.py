@@ -1,4 +1,4 @@
-"""`python benchmark.py rasterizer`: the CPU's rasterizer beside a dense rendering."""
+"""`python benchmark.py rasterizer`: the CPU's rasterizer, with a dense rendering for comparison."""
 
 import statistics
 import time
@@ -10,8 +10,8 @@ from errors import InputError
 
 
 def dense_rendering(centers, scales, angles, colors, opacities, background, size, chunk=16):
-    """The picture without tiles, kernels or early ends: every Gaussian at every pixel, `chunk` at a time, as memory asks for;
-    backward computes each chunk again."""
+    """The picture without tiles, kernels or early ends: every Gaussian at every pixel, `chunk` at a time, as memory
+    asks for; backward computes each chunk again."""
     from representations.gaussian_kernels import LOW_PASS
 
     y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
@@ -65,7 +65,7 @@ def rendering_seconds(renderer, scene, side, rounds):
 
 
 def main(arguments):
-    """Forward and backward of the CPU's rasterizer, how far the process's memory has risen, and a dense rendering beside them."""
+    """Forward and backward of the CPU's rasterizer, the growth of the process's memory, and a dense rendering."""
     import resource
 
     from representations.rasterizer import rasterize
@@ -76,7 +76,8 @@ def main(arguments):
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-    # After the first, in turn: twice the particles, twice the Gaussians on the same area, four times the pixels of the same scene.
+    # After the first, in turn: twice the particles, twice the Gaussians on the same area, four times the pixels of
+    # the same scene.
     sizes = [(4, 1000, 64), (8, 1000, 64), (4, 2000, 64), (4, 1000, 128), (1, 10_000, 512), (1, 50_000, 512)]
     rendering_seconds(rasterize, gaussian_scene(1, 10, 16), 16, 1)  # compiles
     print("| particles | Gaussians | canvas | ms | memory so far, MB |\n| --- | --- | --- | --- | --- |")
@@ -93,5 +94,6 @@ def main(arguments):
         scene = [value[:, : count // part].detach().requires_grad_(True) for value in gaussian_scene(*size)]
         dense = part * rendering_seconds(dense_rendering, scene, side, 3 if part == 1 else 1)
         print(
-            f"dense rendering of {particles} × {count} at {side}×{side}: {1e3 * dense:.0f} ms, {dense / ours[size]:.0f} times ours"
+            f"dense rendering of {particles} × {count} at {side}×{side}: {1e3 * dense:.0f} ms, "
+            f"{dense / ours[size]:.0f} times ours"
         )

@@ -1,7 +1,7 @@
 """Numbers for the tables: what each picture scores, the Fréchet distance, and how sure all that is.
 
-Pictures come by prompt, (P, n, 3, H, W): n of each of P prompts. Intervals come from resampling the prompts, as the pictures of one
-prompt are more alike than those of two.
+Pictures come by prompt, (P, n, 3, H, W): n of each of P prompts. Intervals come from resampling the prompts, as the
+pictures of one prompt are more alike than those of two.
 """
 
 import torch
@@ -43,7 +43,8 @@ def moments(features):
 
 
 def mixed(moments, weights):
-    """Moments of each prompt's pictures → mean (D,) and covariance (D, D) of all, the prompts weighted by (P,), which sums to 1."""
+    """Moments of each prompt's pictures → mean (D,) and covariance (D, D) of all, the prompts weighted by (P,),
+    which sums to 1."""
     first, second = (torch.tensordot(weights, part, 1) for part in moments)
     return first, second - first.outer(first)
 
@@ -55,8 +56,8 @@ def root(covariance):
 
 
 def frechet(ours, theirs, root_of_theirs):
-    """‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½), Dowson and Landau 1982; in an Inception's features it is FID (Heusel et al. 2017,
-    arXiv 1706.08500)."""
+    """‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½), Dowson and Landau 1982; in an Inception's features it is FID (Heusel et
+    al. 2017, arXiv 1706.08500)."""
     (mean, covariance), (their_mean, their_covariance) = ours, theirs
     product = torch.linalg.eigvalsh(root_of_theirs @ covariance @ root_of_theirs).clamp(min=0)
     return (
@@ -79,8 +80,9 @@ class Reference:
 class Frechet:
     """The Fréchet distance of pictures (P, n, D) to a reference of the same prompts.
 
-    n pictures of a prompt make a distance that is too large, by about c/n. Half of them make it too large by 2c/n, so that twice
-    the one less the other is right to that order (Chong and Forsyth 2020, arXiv 1911.07023, fit a line to several n).
+    n pictures of a prompt make a distance that is too large, by about c/n. Half of them make it too large by 2c/n,
+    so that twice the one less the other is right to that order (Chong and Forsyth 2020, arXiv 1911.07023, fit a
+    line to several n).
     """
 
     def __init__(self, features):
@@ -97,16 +99,16 @@ class Frechet:
 
 
 def resampled(count):
-    """Weights (REPLICATES, count) of `count` prompts drawn with replacement; the same for every row, which are thus compared on
-    the same prompts."""
+    """Weights (REPLICATES, count) of `count` prompts drawn with replacement; the same for every row, which are thus
+    compared on the same prompts."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(count, (REPLICATES, count), generator=generator)
     return torch.nn.functional.one_hot(drawn, count).double().mean(1)
 
 
 def interval(values, around=None):
-    """The middle 95 % of the values (R,); or as wide an interval around a number whose replicates lie to one side of it: those of a
-    distance do, as prompts that are drawn twice leave fewer different ones."""
+    """The middle 95 % of the values (R,); or as wide an interval around a number whose replicates lie to one side
+    of it: those of a distance do, as prompts that are drawn twice leave fewer different ones."""
     values = torch.as_tensor(values, dtype=torch.float64)
     if around is not None:
         return around - 1.96 * values.std().item(), around + 1.96 * values.std().item()
@@ -115,8 +117,8 @@ def interval(values, around=None):
 
 
 def median(values, weights):
-    """The least of the values (P,) that half of the weights (P,), which sum to 1, do not exceed; of times, as one that shared its
-    core with something else says nothing of the others."""
+    """The least of the values (P,) that half of the weights (P,), which sum to 1, do not exceed; of times, as one
+    that shared its core with something else says nothing of the others."""
     values, order = values.sort()
     return values[torch.searchsorted(weights[order].cumsum(0), 0.5 - 1e-9)].item()
 

@@ -1,7 +1,9 @@
-"""Scores that come with sds2d, of the pictures behind the README's table: a new method is held against them without making them again.
+"""Scores that come with sds2d, of the pictures of docs/BENCHMARKS.md: a new method is compared with them without
+making them again.
 
-quality.safetensors has, for each row by the name of its folder, NAME/column (P,) and NAME/features (P, n, D) of its first P prompts.
-The folder's name stands for the settings, the code and the prior; the prompts stand in the file's metadata.
+quality.safetensors has, for each row by the name of its folder, NAME/column (P,) and NAME/features (P, n, D) of its
+first P prompts. The folder's name stands for the settings, the code and the prior; the prompts stand in the file's
+metadata.
 """
 
 import json
@@ -17,19 +19,19 @@ FILE = Path(__file__).parent / "quality.safetensors"
 
 def read(prompts):
     """{folder name: {column: (P,), "features": (P, n, D)}}, float64; nothing where they were made of other prompts."""
-    found = {}
+    scores = {}
     if FILE.is_file():
         with safe_open(FILE, "pt") as file:
             if json.loads(file.metadata()["prompts"]) == [list(pair) for pair in prompts]:
                 for key in file.keys():  # noqa: SIM118, it is no dictionary
                     name, column = key.split("/")
-                    found.setdefault(name, {})[column] = file.get_tensor(key).double()
-    return found
+                    scores.setdefault(name, {})[column] = file.get_tensor(key).double()
+    return scores
 
 
 def keep(rows, prompts):
-    """Writes {folder name: scores} beside those of other rows, and in place of the same row's with other settings, or of fewer
-    prompts. Features are as precise as the real pictures', float16."""
+    """Writes {folder name: scores} next to those of other rows, and in place of the same row's with other settings,
+    or of fewer prompts. Features are as precise as the real pictures', float16."""
     labels = {name.rpartition("-")[0] for name in rows}
     for name, scores in read(prompts).items():
         if (

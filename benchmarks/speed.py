@@ -1,7 +1,9 @@
-"""`python benchmark.py speed`: what a step costs beyond the networks that it must call, and what the networks themselves cost.
+"""`python benchmark.py speed`: what a step costs beyond the networks that it must call, and what the networks
+themselves cost.
 
-Each row is measured in a process of its own, which does nothing else. Where there is CUDA the prior is one of Stable Diffusion 1.5's
-architecture with random weights, as time does not depend on their values; elsewhere it is --prior.path.
+Each row is measured in a process of its own, which does nothing else. Where there is CUDA the prior is one of
+Stable Diffusion 1.5's architecture with random weights, as time does not depend on their values; elsewhere it is
+--prior.path.
 """
 
 import concurrent.futures
@@ -126,9 +128,9 @@ def measure(arguments, rounds=30, memory_format=None):
 def alone(*arguments):
     """measure() in a process of its own, with an empty cache of compiled code."""
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as cache:
-        with concurrent.futures.ProcessPoolExecutor(1, spawn, set_cache, (cache,)) as process:
-            return process.submit(measure, *arguments).result()
+    pool = concurrent.futures.ProcessPoolExecutor
+    with tempfile.TemporaryDirectory() as cache, pool(1, spawn, set_cache, (cache,)) as process:
+        return process.submit(measure, *arguments).result()
 
 
 def set_cache(folder):
@@ -151,10 +153,10 @@ def steps_table(given, source, rounds):
                 "--schedule.timestep",
                 "linear",
             ]  # t = T/2 in the middle: as many calls each time
-        found = alone([*flags, *given], rounds)
+        measured = alone([*flags, *given], rounds)
         yield (
-            f"| {name} | {kind} | {found['calls']} | {1e3 * found['ours']:.1f} | {1e3 * found['bare']:.1f} | "
-            f"{found['ours'] / found['bare']:.3f} | {found['memory']:.0f} |"
+            f"| {name} | {kind} | {measured['calls']} | {1e3 * measured['ours']:.1f} | {1e3 * measured['bare']:.1f} | "
+            f"{measured['ours'] / measured['bare']:.3f} | {measured['memory']:.0f} |"
         )
 
 
@@ -168,14 +170,14 @@ def variants_table(given, rounds):
         for memory_format in (torch.contiguous_format, torch.channels_last):
             for compiled in (False, True):
                 flags = ["--prior.dtype", dtype, *(["--prior.compile"] if compiled else [])]
-                found = alone([*given, *flags], rounds, memory_format)
-                plain = plain or found
-                saved, spent = plain["ours"] - found["ours"], found["first"] - plain["first"]
+                measured = alone([*given, *flags], rounds, memory_format)
+                plain = plain or measured
+                saved, spent = plain["ours"] - measured["ours"], measured["first"] - plain["first"]
                 steps = "never" if saved <= 0 else f"{spent / saved:,.0f} steps" if spent > saved else "at once"
                 last = "yes" if memory_format is torch.channels_last else "no"
                 yield (
-                    f"| {dtype} | {last} | {'yes' if compiled else 'no'} | {1e3 * found['ours']:.1f} | {found['first']:.1f} | "
-                    f"{'-' if found is plain else steps} |"
+                    f"| {dtype} | {last} | {'yes' if compiled else 'no'} | {1e3 * measured['ours']:.1f} | "
+                    f"{measured['first']:.1f} | {'-' if measured is plain else steps} |"
                 )
     yield f"\nA run of SDS has {config.steps} steps here."
 
@@ -200,12 +202,9 @@ def main(arguments):
             note("")
             for line in variants_table(given, options.rounds):
                 note(line)
-        where = (
-            torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads of a CPU"
-        )
-        note(
-            f"\n{where}, four particles, medians of {options.rounds} steps, each beside its bare calls; a process a row."
-        )
+        cpu = f"{torch.get_num_threads()} threads of a CPU"
+        where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+        note(f"\n{where}, four particles, medians of {options.rounds} steps and their bare calls; a process a row.")
     write_markdown(Path(options.out) / "speed.md", "\n".join(lines))
     if options.write_docs:
         write_docs("speed", "\n".join(lines))

@@ -12,11 +12,12 @@ PERCENT = ("top1", "top5", "background", "target")
 COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b"}
 
 
-def cell(key, found, real):
-    """A number with its interval, "74 % (68–80)", as the column has it; what is held against the real one as a part of it."""
-    if key not in found:
+def cell(key, summaries, real):
+    """A number with its interval, "74 % (68–80)", as the column has it; as a part of the real one where the column
+    is relative."""
+    if key not in summaries:
         return "-"
-    value, low, high = found[key]
+    value, low, high = summaries[key]
     if key in PERCENT:
         return f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
     if key in ("diversity", "saturation"):
@@ -25,23 +26,25 @@ def cell(key, found, real):
     return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def markdown(found, columns, real=None):
+def markdown(summaries, columns, real=None):
     """{row: {column: (number, low, high)}} as Markdown."""
     lines = [f"| {' | '.join(['', *columns.values()])} |", f"| {' | '.join(['---'] * (1 + len(columns)))} |"]
-    lines += [f"| {row} | {' | '.join(cell(key, values, real) for key in columns)} |" for row, values in found.items()]
+    lines += [
+        f"| {row} | {' | '.join(cell(key, values, real) for key in columns)} |" for row, values in summaries.items()
+    ]
     return "\n".join(lines)
 
 
-def write_csv(path, found):
-    keys = list(dict.fromkeys(key for values in found.values() for key in values))
+def write_csv(path, summaries):
+    keys = list(dict.fromkeys(key for values in summaries.values() for key in values))
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def writer(part):
         with open(part, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["row", *(f"{key}{end}" for key in keys for end in ("", "_low", "_high"))])
-            for row, values in found.items():
-                numbers = (values[key] if key in values else [None] * 3 for key in keys)
+            for row, values in summaries.items():
+                numbers = (values.get(key, [None] * 3) for key in keys)
                 table.writerow(
                     [row, *("" if number is None else f"{number:.6g}" for three in numbers for number in three)]
                 )
@@ -55,12 +58,13 @@ def write_markdown(path, text):
 
 
 def write_docs(name, text):
-    """Puts the text between <!-- NAME --> and <!-- /NAME --> in docs/BENCHMARKS.md. Raises InputError where these are missing."""
+    """Puts the text between <!-- NAME --> and <!-- /NAME --> in docs/BENCHMARKS.md. Raises InputError where these
+    are missing."""
     old = DOCS.read_text(encoding="utf-8")
     marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if len(marks.findall(old)) != 1:
         raise InputError(f"{DOCS.name} needs one place marked <!-- {name} --> … <!-- /{name} -->")
-    write_text(DOCS, marks.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", old))
+    write_text(DOCS, marks.sub(lambda mark: f"{mark[1]}\n{text}\n\n{mark[2]}", old))
 
 
 def asset(name):
@@ -74,7 +78,8 @@ def spread(value, ends, unit):
 
 
 def place(axes, labels):
-    """Writes each (text, point, color) at the first place beside its point where no other text is; the lines may run through it."""
+    """Writes each (text, point, color) at the first place near its point where no other text is; the lines may run
+    through it."""
     figure, taken = axes.figure, []
     figure.draw_without_rendering()
     for text, point, color in labels:
@@ -98,7 +103,7 @@ def place(axes, labels):
         taken.append(box)
 
 
-def chart(path, found, real):
+def chart(path, summaries, real):
     """Methods as points: how often the wanted name is the first, against diversity, both with their intervals."""
     import logging
 
@@ -110,8 +115,8 @@ def chart(path, found, real):
     axes.grid(color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    whole, labels = found[real]["diversity"][0], []
-    for row, values in found.items():
+    whole, labels = summaries[real]["diversity"][0], []
+    for row, values in summaries.items():
         name, _, kind = row.partition(" ")
         (y, *y_ends), (x, *x_ends) = values["top1"], values["diversity"]
         color = "#7a3e9d" if row == real else COLORS[kind]
@@ -128,7 +133,7 @@ def chart(path, found, real):
         )
         labels.append((row if row == real else name, (x / whole, 100 * y), color))
     for kind, color in COLORS.items():
-        if any(row.endswith(f" {kind}") for row in found):
+        if any(row.endswith(f" {kind}") for row in summaries):
             axes.plot([], [], "o", color=color, label=kind)
     figure.legend(frameon=False, loc="outside upper right", ncols=len(COLORS))
     axes.set(

@@ -1,6 +1,6 @@
 """Does the picture show what the prompt says? A CLIP's answer, and the background's colour.
 
-A checkpoint that knows its own captions (captions.json) can be asked for a name among all the names it was taught:
+A checkpoint that knows its own captions (captions.json) ranks a name among all names that it was trained on:
 
     {"names": {category: ["a red apple", …]}, "backgrounds": {"white": [255, 255, 255], …}, "hands": […], "words": […]}
 """
@@ -128,10 +128,10 @@ class Evaluator:
     def scores(self, images):
         """Images (B, 3, H, W) → {name: one number a particle}."""
         features = self.judge.image_features(images)
-        found = {"clip_score": torch.cosine_similarity(features, self.text)}
+        scores = {"clip_score": torch.cosine_similarity(features, self.text)}
         if self.source is not None:
-            found["directional"] = torch.cosine_similarity(features - self.source, self.direction)
-        return {name: [round(100 * value, 3) for value in values.tolist()] for name, values in found.items()}
+            scores["directional"] = torch.cosine_similarity(features - self.source, self.direction)
+        return {name: [round(100 * value, 3) for value in values.tolist()] for name, values in scores.items()}
 
 
 def evaluator(config, prior_path, particles):

@@ -163,7 +163,8 @@ class Prior:
     # --------------------------------------------------------------------------------------------------- diffusion
 
     def coefficients(self, t, like):
-        """√ᾱ_t and √(1-ᾱ_t) for t (B,), each (B, 1, 1, 1) beside `like`. Raises IndexError for t outside [0, T)."""
+        """√ᾱ_t and √(1-ᾱ_t) for t (B,), each (B, 1, 1, 1), in the dtype and on the device of `like`. Raises
+        IndexError for t outside [0, T)."""
         if t.min() < 0:
             raise IndexError(f"timestep {t.min()} is below 0")  # which would count from the noisy end
         a = self.alphas_cumprod[t]
@@ -195,7 +196,8 @@ class Prior:
         first = (steps - 1) * (T // steps)
         if not 0.8 * T <= first < T - 1:
             raise InputError(
-                f"--steps: {steps} steps of DDIM would begin at timestep {first} of {T}; take a divisor of {T} from 5 to {T // 2}"
+                f"--steps: {steps} steps of DDIM would begin at timestep {first} of {T}; "
+                f"take a divisor of {T} from 5 to {T // 2}"
             )
         scheduler = DDIMScheduler.from_config(self.scheduler_config, prediction_type="epsilon", clip_sample=False)
         scheduler.alphas_cumprod = self.alphas_cumprod
@@ -231,13 +233,13 @@ class Prior:
         return alpha * output + sigma * z_t
 
     def predict_noises(self, z_t, t, *texts):
-        """ε̂(z_t; y, t) for several embeddings y of the same latents, in one call of the network, which is asked
+        """ε̂(z_t; y, t) for several embeddings y of the same latents, in one call of the network, which is called
         once for an embedding that comes twice."""
         different = list({id(text): text for text in texts}.values())
         n = len(different)
         noises = self.predict_noise(torch.cat([z_t] * n), torch.cat([t] * n), torch.cat(different)).chunk(n)
-        found = dict(zip(map(id, different), noises, strict=True))
-        return [found[id(text)] for text in texts]
+        noise_of = dict(zip(map(id, different), noises, strict=True))
+        return [noise_of[id(text)] for text in texts]
 
     def guided_noise(self, z_t, t, text, negative, scale):
         """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)), classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), in

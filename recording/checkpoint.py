@@ -24,7 +24,8 @@ def parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 
 def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, optimizer: torch.optim.Optimizer) -> None:
-    """The state before `step`; t: the timesteps of the step before. Raises FloatingPointError for what is not finite."""
+    """The state before `step`; t: the timesteps of the step before. Raises FloatingPointError for what is not
+    finite."""
     state = {
         "step": step,
         "parameters": [parameter.detach() for parameter in parameters(optimizer)],

@@ -1,4 +1,5 @@
-"""What a run depends on besides its settings, for config.yaml: versions, hashes of its files, the commit, the device."""
+"""What a run depends on besides its settings, for config.yaml: versions, hashes of its files, the commit, the
+device."""
 
 import hashlib
 import importlib.metadata

@@ -28,8 +28,8 @@ def require_finite_norms(norms: torch.Tensor, place: Callable[[int], str], what:
 
 
 def step_norms(z: torch.Tensor, gradient: torch.Tensor, parameters: list, algorithm: Method) -> dict[str, torch.Tensor]:
-    """{what: norms (B,)} of a step, on the device, in the order in which a step computes them: the first that is not finite
-    is the cause of the others."""
+    """{what: norms (B,)} of a step, on the device, in the order in which a step computes them: the first that is
+    not finite is the cause of the others."""
     rows = len(z)
     # A parameter that all particles share is counted for each.
     each = [p.detach().reshape(rows if p.shape[:1] == (rows,) else 1, -1).norm(dim=1) for p in parameters]

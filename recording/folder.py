@@ -54,7 +54,8 @@ def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path):
-    """Inside, no other process can lock the folder; the lock ends with the process. Raises InputError where one has it."""
+    """Inside, no other process can lock the folder; the lock ends with the process. Raises InputError where one has
+    it."""
     try:
         with filelock.FileLock(folder / ".lock", timeout=0):
             yield

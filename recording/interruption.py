@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: the step is finished, and then everything that a finished run leaves; the second time is the end."""
+"""Ctrl-C and SIGTERM: the step is finished, and then everything that a finished run leaves; the second time is the
+end."""
 
 import os
 import signal
@@ -6,7 +7,7 @@ import threading
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop by `signal`, and has written what it had: 128 + signal is the exit code."""
+    """A run was stopped by `signal`, and has written everything: 128 + signal is the exit code."""
 
     def __init__(self, number):
         super().__init__(signal.Signals(number).name)
@@ -14,7 +15,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """While it is entered, self.signal is the first SIGINT or SIGTERM that came, else None; a second one ends the process.
+    """While it is entered, self.signal is the first SIGINT or SIGTERM that came, else None; a second one ends the
+    process.
 
     Threads other than the main one get no signals: there it does nothing.
     """
@@ -33,7 +35,7 @@ class Interruption:
 
     def _note(self, number, frame):
         if self.signal:
-            os._exit(128 + number)  # Whatever is being written stays beside what it was to replace.
+            os._exit(128 + number)  # A file that is being written does not replace the old one.
         self.signal = number
         # No print: the main thread may be in the middle of one.
         os.write(2, b"\nfinishing the step and writing what there is; a second time ends it at once\n")

@@ -62,7 +62,8 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def points(name: str, lines: list[dict]) -> list[list[float]]:
-    """A quantity over the steps: [step, least, mean, greatest] over the particles, neighbours pooled into POINTS points."""
+    """A quantity over the steps: [step, least, mean, greatest] over the particles, neighbours pooled into POINTS
+    points."""
     values = [(line["step"], line[name]) for line in lines if name in line]
     size = -(-len(values) // POINTS) or 1
     parts = [values[start : start + size] for start in range(0, len(values), size)]

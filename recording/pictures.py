@@ -18,7 +18,8 @@ def to_pillow(image: torch.Tensor) -> Image.Image:
 
 @functools.cache
 def font(size: int = 14) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: unlike Pillow's own font it has arrows, mathematics and many scripts."""
+    """DejaVu Sans, which comes with matplotlib: unlike Pillow's own font it has arrows, mathematics and many
+    scripts."""
     import matplotlib  # A second to import, for the path of its fonts.
 
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)

@@ -25,15 +25,16 @@ from representations.representation import Representation
 @dataclass
 class LogConfig:
     every: PositiveInt | None = None
-    """Steps between two recordings: the picture, the gradient, the predicted clean image, the scores, a video frame. They
-    cost time. None: a tenth of the run, but at least 5."""
+    """Steps between two recordings: the picture, the gradient, the predicted clean image, the scores, a video
+    frame. They cost time. None: a tenth of the run, but at least 5."""
     timesteps: tuple[NonNegative, ...] = (100, 500, 900)
-    """Timesteps at which gradient and predictions are recorded as well, whatever t a step has; up to 1 fractions of T. Each
-    costs as much as a step."""
+    """Timesteps at which gradient and predictions are recorded as well, whatever t a step has; up to 1 fractions of
+    T. Each costs as much as a step."""
     timesteps_every: PositiveInt | None = None
     """Steps between two such recordings, besides the one at the end. None: at the end only."""
     checkpoint_every: PositiveInt | None = None
-    """Steps between two checkpoints, from which --resume continues; there is one at the end, too. None: as log.every."""
+    """Steps between two checkpoints, from which --resume continues; there is one at the end, too. None: as
+    log.every."""
     fps: Annotated[PositiveInt, Field(le=240)] = 10
     """Frames a second of the video."""
     tile: PositiveInt = 192
@@ -62,7 +63,8 @@ class Recorder:
         self.pending, self.t = [], [0] * len(algorithm.particles)
 
     def resume(self) -> int:
-        """Restores the last checkpoint, deletes later records → the step to continue with; 0 where there is no checkpoint."""
+        """Restores the last checkpoint, deletes later records → the step to continue with; 0 where there is no
+        checkpoint."""
         step = load_checkpoint(self.folder, self.algorithm, self.optimizer)
         if step > self.steps:
             raise InputError(f"{self.folder / NAME} is of step {step}, the run has {self.steps}")
@@ -81,8 +83,8 @@ class Recorder:
         return images
 
     def after_step(self, step: int, z, t, weight, gradient, seconds: float) -> None:
-        """Records a step's numbers, and its maps and a checkpoint where they are due. On a GPU the numbers stay there until
-        flush(), so that no step waits for them."""
+        """Records a step's numbers, and its maps and a checkpoint where they are due. On a GPU the numbers stay
+        there until flush(), so that no step waits for them."""
         norms = step_norms(z, gradient, parameters(self.optimizer), self.algorithm)
         self.pending.append((step, t, weight, norms, seconds))
         if self.prior.device.type == "cpu":
@@ -98,7 +100,8 @@ class Recorder:
             self.checkpoint(step + 1)
 
     def finish(self, step: int) -> torch.Tensor:
-        """After `step` steps, the last or where the run was stopped: a checkpoint and all final files → the final images."""
+        """After `step` steps, the last or where the run was stopped: a checkpoint and all final files → the final
+        images."""
         self.checkpoint(step)
         images = self.picture(step)
         for name, writer in self.representation.files().items():

@@ -1,4 +1,4 @@
-"""The CPU's kernels for 2D Gaussians, compiled by numba at their first use and kept beside this file for the next.
+"""The CPU's kernels for 2D Gaussians, compiled by numba at their first use and cached next to this file.
 
 They compute in float64: it costs little here, and sums over a thousand layers stay exact. Every number is added up
 in an order that does not depend on the threads.
@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
-# Here and not beside rasterize(): numba compiles again when this file changes, not when another does.
+# Here and not in rasterizer.py: numba compiles again when this file changes, not when another does.
 LOW_PASS = 0.3  # pixel²
 LEAST_ALPHA = 1 / 255
 LARGEST_ALPHA = 0.999
@@ -37,7 +37,7 @@ def kernel(**options):
 
 @kernel()
 def shapes(centers, scales, angles, opacities, height, width):
-    """→ ellipses, boxes. A Gaussian that is nowhere seen has an empty box."""
+    """→ ellipses, boxes. A Gaussian that is not visible has an empty box."""
     batch, count = angles.shape
     ellipses, boxes = np.zeros((batch, count, 8)), np.zeros((batch, count, 4), np.int32)
     for b in range(batch):

@@ -1,4 +1,4 @@
-"""Gaussians to look at: their ellipses over the picture, how densely they lie, and a file that splat viewers open."""
+"""Views of Gaussians: their ellipses over the picture, their density, and a file for splat viewers."""
 
 import math
 
@@ -60,7 +60,7 @@ def density(centers, opacities, size):
 def write_ply(path, centers, scales, angles, colors, opacities, size, background):
     """One particle's Gaussians in the layout of Kerbl et al.'s code, which splat viewers read.
 
-    The canvas is the unit square around the origin, in the plane z = 0, to be looked at along +z with y downwards,
+    The canvas is the unit square around the origin, in the plane z = 0, viewed along +z with y downwards,
     as theirs; the first Gaussian lies nearest, a tenth of the canvas before the last. Logarithms of scales, into
     which the low-pass is folded, since viewers have one of their own screen; logits of opacities; colours as the
     constant spherical harmonic; quaternions with the real part first. A comment holds what the layout has no place

@@ -39,7 +39,7 @@ def rasterize(centers, scales, angles, colors, opacities, background, size):
         ("background", background, (3,)),
     ):
         if value.shape != shape:
-            raise ValueError(f"{name} {tuple(value.shape)}: {shape} is needed beside angles {(batch, count)}")
+            raise ValueError(f"{name} {tuple(value.shape)}: {shape} is needed with angles {(batch, count)}")
     if centers.is_cuda and gsplat_works():
         return rasterize_by_gsplat(centers, scales, angles, colors, opacities, background, size)
     return Rasterize.apply(centers, scales, angles, colors, opacities, background, size)

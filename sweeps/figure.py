@@ -1,4 +1,5 @@
-"""The figure of a sweep: rows and columns of pictures, the settings that they differ in written at the left and on top."""
+"""The figure of a sweep: rows and columns of pictures, the settings that they differ in written at the left and on
+top."""
 
 import math
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ def draw(rows, columns, blocks, cell, tile):
 
     rows, columns  an Axis each
     blocks         texts, one a table of rows × columns, each standing over its own
-    cell           cell(block, row, column), indices → a run's picture files, a list a prompt; or texts where there are none.
-                   Those of one prompt make a square, those of several a line each.
+    cell           cell(block, row, column), indices → a run's picture files, a list a prompt; or texts where there
+                   are none. Those of one prompt make a square, those of several a line each.
     tile           about how wide a picture is; it is enlarged or reduced by a whole factor, so that it stays sharp
     """
     cells = [
@@ -75,12 +76,12 @@ def draw(rows, columns, blocks, cell, tile):
     return sheet
 
 
-def content(found, tile):
+def content(parts, tile):
     """The pictures of a cell as one, or the texts in their place."""
-    if isinstance(found[0], str):
-        return found
-    pictures = [sharp(file, tile) for files in found for file in files]
-    columns = math.ceil(math.sqrt(len(pictures))) if len(found) == 1 else len(found[0])
+    if isinstance(parts[0], str):
+        return parts
+    pictures = [sharp(file, tile) for files in parts for file in files]
+    columns = math.ceil(math.sqrt(len(pictures))) if len(parts) == 1 else len(parts[0])
     lines = math.ceil(len(pictures) / columns)
     width, height = pictures[0].size
     sheet = Image.new("RGB", (columns * (width + INNER) - INNER, lines * (height + INNER) - INNER), "white")
@@ -137,7 +138,8 @@ def widest_word(text):
 
 
 def wrap(text, width, most, size=15):
-    """The text in at most `most` lines of at most `width` pixels, words that are longer broken, the end cut off with …"""
+    """The text in at most `most` lines of at most `width` pixels, words that are longer broken, the end cut off
+    with …"""
     lines = [""]
     for word in text.split():
         if lines[-1] and measure(f"{lines[-1]} {word}", size) > width:

@@ -29,15 +29,16 @@ class Run:
 
 def types(cls: type, prefix: str = "") -> dict[str, Any]:
     """{flag: type} of every setting of nested dataclasses."""
-    found = {}
+    hints = {}
     for name, hint in get_type_hints(cls).items():
-        found |= types(hint, f"{prefix}{name}.") if is_dataclass(hint) else {flag(prefix + name): hint}
-    return found
+        hints |= types(hint, f"{prefix}{name}.") if is_dataclass(hint) else {flag(prefix + name): hint}
+    return hints
 
 
 def read_grid(arguments: list[str]) -> dict[str, list[Value]]:
-    """{flag: its values}. Each word after a flag is a value, and so are those of a flag that is given again. Where sds2d.py
-    itself takes several words, as for --prompt, they are one value, and only giving the flag again adds another."""
+    """{flag: its values}. Each word after a flag is a value, and so are those of a flag that is given again. Where
+    sds2d.py itself takes several words, as for --prompt, they are one value, and only giving the flag again adds
+    another."""
     hints, grid, values = types(Config), {}, []
     takes_several = {name for name, hint in hints.items() if tuple in map(get_origin, (hint, *get_args(hint)))}
     for word in arguments:

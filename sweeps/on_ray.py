@@ -45,7 +45,8 @@ def execute_there(directory: str, threads: int, folder: str, run: Run) -> None:
 
 
 def run_on_ray(folder: Path, runs: list[Run], workers: int | None) -> Iterator[Run]:
-    """Executes the runs, `workers` at once (None: one a card, else as many as the cores are enough for) → each as it ends.
+    """Executes the runs, `workers` at once (None: one a card, else as many as the cores are enough for) → each as
+    it ends.
 
     A run whose worker dies continues on another; the third death is a failure.
     """

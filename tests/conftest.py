@@ -1,4 +1,5 @@
-"""Priors for the tests: a Gaussian one in closed form, and small random checkpoints with Stable Diffusion's architectures."""
+"""Priors for the tests: a Gaussian one in closed form, and small random checkpoints with Stable Diffusion's
+architectures."""
 
 import os
 import subprocess
@@ -7,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # pytest-xdist runs as many tests at once as there are cores: one core each, and said before OpenMP starts, whose threads
-    # would wait for each other by spinning. The commands that tests start inherit it.
+    # pytest-xdist runs as many tests at once as there are cores: one core each, and said before OpenMP starts,
+    # whose threads would wait for each other by spinning. The commands that tests start inherit it.
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import pytest  # noqa: E402
@@ -32,8 +33,8 @@ def betas(T=1000):
 class GaussianUNet(torch.nn.Module):
     """The exact prediction for data N(m_y, s_y² I), or for a mixture of such, as METHODS.md has it.
 
-    "Text embeddings" are (N, K, 3): weight π_k, mean m_k and deviation s_k of each mode. to_q adds nothing until a LoRA is
-    put on it.
+    "Text embeddings" are (N, K, 3): weight π_k, mean m_k and deviation s_k of each mode. to_q adds nothing until a
+    LoRA is put on it.
     """
 
     def __init__(self, alphas_cumprod, prediction_type):
@@ -56,9 +57,11 @@ class GaussianUNet(torch.nn.Module):
 
 
 class GaussianPrior(Prior):
-    """A prior in closed form (METHODS.md: exact tests without a network): latents (1, 2, 2), float64, Stable Diffusion's ᾱ.
+    """A prior in closed form (METHODS.md: exact tests without a network): latents (1, 2, 2), float64, Stable
+    Diffusion's ᾱ.
 
-    data: {prompt: (mean, deviation)} or {prompt: [(weight, mean, deviation), …]}, a mixture with as many modes for each prompt.
+    data: {prompt: (mean, deviation)} or {prompt: [(weight, mean, deviation), …]}, a mixture with as many modes for
+    each prompt.
     """
 
     def __init__(self, data, prediction_type="epsilon"):
@@ -189,7 +192,8 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
-    """A plot takes longer than most tests' runs. test_schedules.py draws its own, and commands in other processes draw theirs."""
+    """A plot takes longer than most tests' runs. test_schedules.py draws its own, and commands in other processes
+    draw theirs."""
     import sds2d
 
     monkeypatch.setattr(sds2d, "plot_schedule", lambda path, schedule: path.write_bytes(b""))
@@ -206,7 +210,8 @@ def nursery():
 
 @pytest.fixture
 def command(nursery):
-    """Runs `python sds2d.py …` as a user would → the finished process; from its first import where it has an environment."""
+    """Runs `python sds2d.py …` as a user would → the finished process; from its first import where it has an
+    environment."""
 
     def call(*arguments, cwd=None, env=None):
         if env is not None:

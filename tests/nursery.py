@@ -1,4 +1,5 @@
-"""sds2d.py as a process of its own, without the ten seconds in which its libraries load: a process that has loaded them forks."""
+"""sds2d.py as a process of its own, without the ten seconds in which its libraries load: a process that has loaded
+them forks."""
 
 import json
 import os

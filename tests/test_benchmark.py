@@ -38,7 +38,8 @@ from priors.prior import Prior, PriorConfig
 
 
 def test_frechet_distance_is_the_formula():
-    """Against numpy's eigenvalues of Σ Σ', whose root has the trace of (Σ Σ')^½; and where the covariances commute, by hand."""
+    """Against numpy's eigenvalues of Σ Σ', whose root has the trace of (Σ Σ')^½; and where the covariances commute,
+    by hand."""
     rng = np.random.default_rng(0)
     first, second = (rng.standard_normal((40, 6)) @ rng.standard_normal((6, 6)) for _ in range(2))
     one, other = ((torch.tensor(x.mean(0)), torch.tensor(np.cov(x.T, bias=True))) for x in (first, second))
@@ -66,8 +67,8 @@ def test_moments_of_all_are_those_of_each_prompt_mixed():
 
 
 def test_the_extrapolated_distance_is_that_of_many_pictures():
-    """Four pictures of each prompt from the reference's own distribution are at a distance of 0, not at that of four; shifted ones
-    at the shift's square."""
+    """Four pictures of each prompt from the reference's own distribution are at a distance of 0, not at that of
+    four; shifted ones at the shift's square."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(60, 1, 24, dtype=torch.float64, generator=generator)
 
@@ -207,7 +208,8 @@ def readme(monkeypatch, tmp_path):
 
 
 def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
-    """Two rows, two prompts, a few steps: what each cell shows is what sds2d.py makes; what is there is not made again."""
+    """Two rows, two prompts, a few steps: what each cell shows is what sds2d.py makes; what is there is not made
+    again."""
     out = tmp_path / "out"
     command = [
         "quality",

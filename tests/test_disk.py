@@ -1,4 +1,5 @@
-"""A full disk, a folder that vanishes, one that can only be read: one line, exit code 1, and what was there is whole."""
+"""A full disk, a folder that vanishes, one that can only be read: one line, exit code 1, and what was there is
+whole."""
 
 import json
 import resource
@@ -58,7 +59,8 @@ def test_a_full_disk(tiny, tmp_path, command):
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     words = [sys.executable, ROOT / "sds2d.py", *flags(tiny), "--out", disk / "run"]
-    script = 'disk=$1; kept=$2; shift 2; mount -t tmpfs -o size=1200k tmpfs "$disk"; "$@"; code=$?; cp -r "$disk" "$kept"; exit $code'
+    script = 'disk=$1; kept=$2; shift 2; mount -t tmpfs -o size=1200k tmpfs "$disk"; "$@"; code=$?; '
+    script += 'cp -r "$disk" "$kept"; exit $code'
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, "sh", disk, kept, *words], capture_output=True, text=True
     )
@@ -90,7 +92,8 @@ old = video.read_bytes()
 try:
     save_video(video, pictures, 10)
 except OSError as error:
-    assert "video.mp4 could not be written whole" in str(error) and video.read_bytes() == old and len(list(video.parent.iterdir())) == 1
+    assert "video.mp4 could not be written whole" in str(error) and video.read_bytes() == old
+    assert len(list(video.parent.iterdir())) == 1
     sys.exit(7)
 """
     script = 'mount -t tmpfs -o size=300k tmpfs "$1"; shift; exec "$@"'

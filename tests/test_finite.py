@@ -54,7 +54,8 @@ def breaks(function, call, row, value=float("nan")):
 
 
 def stands_at(folder, step):
-    """The checkpoint is of that step, and all in it is finite; pictures and numbers before it are there, and no final ones."""
+    """The checkpoint is of that step, and all in it is finite; pictures and numbers before it are there, and no
+    final ones."""
     state = torch.load(folder / checkpoint.NAME, weights_only=True)
     assert all(value.isfinite().all() for _, value in checkpoint.tensors(state))
     assert state["step"] == step

@@ -1,4 +1,5 @@
-"""Any flags at all: a run of one or two steps ends with finite pictures of the right shape, or is refused in one line."""
+"""Any flags at all: a run of one or two steps ends with finite pictures of the right shape, or is refused in one
+line."""
 
 import functools
 import json
@@ -76,7 +77,8 @@ KNOWN["--schedule.shared-t"] = st.just([])
 
 @st.composite
 def command_lines(draw):
-    """A method and a representation, what an edit needs, a schedule with its own flags as often as not, and a few flags more."""
+    """A method and a representation, what an edit needs, a schedule with its own flags as often as not, and a few
+    flags more."""
     name, kind = draw(st.sampled_from(list(sds2d.ALGORITHMS))), draw(st.sampled_from(list(sds2d.REPRESENTATIONS)))
     samples = sds2d.ALGORITHMS[name].is_sampler
     given = {"--algo.name": [name], "--rep.kind": ["latent" if samples else kind]}

@@ -20,7 +20,8 @@ from priors.evaluation import EvalConfig, evaluator
 from priors.prior import Prior, PriorConfig
 from representations.start import open_image
 
-# ------------------------------------------------------------------------------------------------------------ checkpoints
+# ------------------------------------------------------------------------------------------------------------
+# checkpoints
 
 
 class Payload:
@@ -145,7 +146,8 @@ def test_a_clip_of_pickles_is_refused(tmp_path):
     assert not (tmp_path / "opened").exists()
 
 
-# --------------------------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------------------------
+# pictures
 
 RED, BLUE = (200, 30, 30), (20, 40, 220)
 
@@ -297,7 +299,8 @@ def test_what_is_no_file(tmp_path):
         open_image(tmp_path / "pipe.png")
 
 
-# ---------------------------------------------------------------------------------------------------------------- prompts
+# ----------------------------------------------------------------------------------------------------------------
+# prompts
 
 PROMPTS = [
     "",
@@ -355,7 +358,8 @@ def test_bytes_that_are_no_text(tiny, tmp_path, command):
     assert done.returncode == 2 and "--prompt" in done.stderr and "UTF-8" in done.stderr
 
 
-# ----------------------------------------------------------------------------------------------------------- configurations
+# -----------------------------------------------------------------------------------------------------------
+# configurations
 
 
 @pytest.fixture(scope="module")

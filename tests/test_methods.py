@@ -1,4 +1,5 @@
-"""Every method against its formula, written out here with its own arithmetic, on a prior whose prediction is known exactly."""
+"""Every method against its formula, written out here with its own arithmetic, on a prior whose prediction is known
+exactly."""
 
 import math
 

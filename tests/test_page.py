@@ -75,7 +75,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def browse(tmp_path):
-    """Opens a file in a browser whose every way out leads here → (the finished process, what it asked for but its maker's)."""
+    """Opens a file in a browser whose every way out leads here → (the finished process, what it asked for but its
+    maker's)."""
     asked = []
 
     class Proxy(socketserver.StreamRequestHandler):

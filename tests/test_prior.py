@@ -110,7 +110,8 @@ def test_half_precision_networks_leave_float32_outside(tiny, dtype):
 
 
 def test_what_is_learned_from_is_not_compiled(tiny, monkeypatch):
-    """Compiled, a backward pass takes minutes. The compiled network, here one that only says that it was called, has the rest."""
+    """Compiled, a backward pass takes minutes. The compiled network, here one that only says that it was called,
+    has the rest."""
     prior = Prior(PriorConfig(path=str(tiny)))
     z, t, text = torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.embed(["a"])
     plain, called = prior.predict_noise(z, t, text), []

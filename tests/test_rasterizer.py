@@ -1,4 +1,5 @@
-"""The rasterizer against a dense rendering in float64, written plainly from its conventions, whose gradient is autograd's."""
+"""The rasterizer against a dense rendering in float64, written plainly from its conventions, whose gradient is
+autograd's."""
 
 import os
 import subprocess
@@ -115,7 +116,8 @@ def test_gradcheck(kind):
 
 
 def test_one_gaussian_by_hand():
-    """In the middle of an odd canvas: opacity times color over the background there; one standard deviation off, e^-½ of it."""
+    """In the middle of an odd canvas: opacity times color over the background there; one standard deviation off,
+    e^-½ of it."""
     scale = (4 - 0.3) ** 0.5  # with the low-pass, a variance of 4
     image = rasterize(
         torch.tensor([[[10.5, 10.5]]]),
@@ -211,8 +213,8 @@ def test_not_finite_is_an_error(which):
 
 
 def test_a_pixel_ends_before_too_little_light_is_left():
-    """α is 0.999 for the first, so T = 1e-3; the second, 0.95, would take it to 5e-5: it is dropped, and so is all behind it. Half
-    of T = 1e-3 is more than 1e-4, so where the second is 0.5 it counts, and so does the background."""
+    """α is 0.999 for the first, so T = 1e-3; the second, 0.95, would take it to 5e-5: it is dropped, and so is all
+    behind it. Half of T = 1e-3 is more than 1e-4, so where the second is 0.5 it counts, and so does the background."""
     for second, expected in ((0.95, [0.999, 0.0, 0.001]), (0.5, [0.999, 0.0005, 0.0005])):
         centers, scales = torch.full((1, 3, 2), 20.5), torch.full((1, 3, 2), 1e5)
         opacities = torch.tensor([[1.0, second, 0.99]], requires_grad=True)
@@ -246,7 +248,8 @@ def test_wrong_shapes_are_refused():
 
 
 def test_what_gsplat_is_asked_for(monkeypatch):
-    """gsplat's own projection, which it also has in PyTorch, puts our Gaussians where our kernels have them, and as wide."""
+    """gsplat's own projection, which it also has in PyTorch, puts our Gaussians where our kernels have them, and as
+    wide."""
     gsplat = pytest.importorskip("gsplat")
     projection = pytest.importorskip("gsplat.cuda._torch_impl")
     from representations import gaussian_kernels, rasterizer
@@ -291,7 +294,8 @@ def test_what_gsplat_is_asked_for(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here: gsplat can't render")
 def test_gsplat_agrees():
-    """On CUDA the pictures are the same to 1/255, and so are the gradients, but for what float32 and atomic sums lose."""
+    """On CUDA the pictures are the same to 1/255, and so are the gradients, but for what float32 and atomic sums
+    lose."""
     for seed in range(5):
         given = scene(400, (64, 80), seed, dtype=torch.float32)
         on_card = [value.detach().cuda().requires_grad_(True) for value in given]

@@ -1,4 +1,5 @@
-"""What a run records, on a prior whose predictions are known, read back from its files; and that watching changes nothing."""
+"""What a run records, on a prior whose predictions are known, read back from its files; and that watching changes
+nothing."""
 
 import json
 
@@ -300,7 +301,7 @@ def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
         "",
         "--algo.name vsd --rep.kind pixel --rep.optimizer sgd",
         "--rep.init-std 0.3 --schedule.shared-t --negative-prompt=--x",
-        "--rep.kind gaussian2d --algo.name pds --source-image {p} --source-prompt dog --rep.lr 1 --rep.background 0 0 1",
+        "--rep.kind gaussian2d --algo.name pds --source-image {p} --source-prompt dog --rep.background 0 0 1",
         "--algo.name ddim",
         "--prompt=-x y --negative-prompt=-z",
         "--seed 3 --steps 7 --log.timesteps --rep.init-images {p} --prompt a\u2603 \"b'c",

@@ -1,4 +1,5 @@
-"""What is optimised: gradients reach the parameters, colours stay alive at their bounds, starts are what was asked for."""
+"""What is optimised: gradients reach the parameters, colours stay alive at their bounds, starts are what was asked
+for."""
 
 import numpy as np
 import pytest
@@ -122,7 +123,8 @@ def gaussians(prior, rows=2, **options):
 
 
 def test_gaussians_cover_the_canvas_from_the_start(prior):
-    """Sparse starts are known to fail: nothing pulls on what no Gaussian touches. A black canvas must not shine through white ones."""
+    """Sparse starts are known to fail: nothing pulls on what no Gaussian touches. A black canvas must not shine
+    through white ones."""
     for layout in ("random", "grid"):
         images = gaussians(
             prior, init="constant", init_color=(1.0, 1.0, 1.0), background=(0.0, 0.0, 0.0), layout=layout
@@ -184,8 +186,8 @@ def test_degenerate_gaussians_keep_finite_gradients(prior, group, value):
 
 
 def test_gradients_of_gaussians_go_through_their_maps(prior):
-    """Beside the rasterizer's own gradients, and the maps' derivatives by hand. (Finite differences do not serve: where a Gaussian
-    moves, pixels cross its edge at α = 1/255, which no splatting counts as part of the gradient.)"""
+    """Beside the rasterizer's own gradients, and the maps' derivatives by hand. (Finite differences do not serve:
+    where a Gaussian moves, pixels cross its edge at α = 1/255, which no splatting counts as part of the gradient.)"""
     representation = gaussians(prior)
     g = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     representation.latents().backward(g)
@@ -210,7 +212,8 @@ def test_groups_have_their_own_learning_rates(prior):
 
 
 def test_ellipses_and_density_show_where_gaussians_lie():
-    """One long one, right of the middle and high up, that runs from the upper left to the lower right; one off the canvas."""
+    """One long one, right of the middle and high up, that runs from the upper left to the lower right; one off the
+    canvas."""
     gaussians = (
         torch.tensor([[[48.0, 16.0], [-9.0, 5.0]]]),
         torch.tensor([[[10.0, 2.0], [1.0, 1.0]]]),
@@ -235,7 +238,8 @@ def test_ellipses_and_density_show_where_gaussians_lie():
 
 
 def test_gaussian_files_hold_what_is_drawn(prior, tmp_path):
-    """Read back as splat viewers do, by Kerbl et al.'s conventions, the Gaussians are the same, the low-pass included."""
+    """Read back as splat viewers do, by Kerbl et al.'s conventions, the Gaussians are the same, the low-pass
+    included."""
     representation = gaussians(prior, num_points=50, background=(1.0, 0.5, 0.0))
     files = representation.files()
     assert sorted(files) == ["gaussians_00.ply", "gaussians_01.ply"]

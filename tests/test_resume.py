@@ -1,4 +1,5 @@
-"""A run that was killed, interrupted or failed goes on from its last checkpoint, and ends as if nothing had happened."""
+"""A run that was killed, interrupted or failed goes on from its last checkpoint, and ends as if nothing had
+happened."""
 
 import json
 import os
@@ -27,7 +28,8 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch, count, inside):
-    """The count-th file from now on is the run's last: half of it is written beside, or all of it, but not yet in place."""
+    """The count-th file from now on is the run's last: half of it is written beside, or all of it, but not yet in
+    place."""
     left = [count]
     real = os.replace
 
@@ -48,7 +50,8 @@ def prior(tiny):
 
 
 def flags_for(name, kind, tiny, folder):
-    """Four steps, or DDIM's least, of each method and representation, with a checkpoint after each and pictures at every second."""
+    """Four steps, or DDIM's least, of each method and representation, with a checkpoint after each and pictures at
+    every second."""
     steps = 5 if sds2d.ALGORITHMS[name].is_sampler else 4
     flags = [
         "--prior.path",
@@ -230,7 +233,8 @@ def test_a_second_ctrl_c_ends_at_once(nursery, whole, tiny, tmp_path):
 
 
 def test_more_steps(tiny, prior, tmp_path):
-    """Where neither method nor schedule looks at the run's length, a run that has grown is one that was as long from the start."""
+    """Where neither method nor schedule looks at the run's length, a run that has grown is one that was as long
+    from the start."""
     flags, out = flags_for("vsd", "pixel", tiny, tmp_path), tmp_path / "run"
     flags += ["--algo.vsd.lora-particles", "1", "--schedule.shared-t"]  # which draw from what the particles share
     begin(flags, tmp_path / "whole", prior, "--steps", 7)

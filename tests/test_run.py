@@ -171,7 +171,8 @@ def test_dds_ends_at_the_source_plus_the_difference_of_the_means(tiny, tmp_path,
 
 @pytest.mark.parametrize("posterior", ["authors", "exact"])
 def test_pds_ends_where_its_two_terms_balance(tiny, tmp_path, grey, posterior):
-    """ψΔ + χ √(ᾱ(1-ᾱ))/D (Δ - s (m_y - m_ysrc)) = 0 at one t, Δ = z - z^src; with the exact posterior ψ = 0, as in DDS."""
+    """ψΔ + χ √(ᾱ(1-ᾱ))/D (Δ - s (m_y - m_ysrc)) = 0 at one t, Δ = z - z^src; with the exact posterior ψ = 0, as in
+    DDS."""
     s, deviation = 3.0, 0.3
     prior = GaussianPrior({"": (0.1, deviation), "cat": (0.4, deviation), "dog": (0.3, deviation)})
     images = run(
@@ -267,7 +268,8 @@ def loaded(checkpoint):
 
 @pytest.mark.parametrize("name", list(sds2d.ALGORITHMS))
 def test_every_method_on_stable_diffusion(stable_diffusion, tmp_path, name):
-    """The parser, the loop and the folder, by each method's own defaults. test_resume.py has the other representations."""
+    """The parser, the loop and the folder, by each method's own defaults. test_resume.py has the other
+    representations."""
     steps = 5 if sds2d.ALGORITHMS[name].is_sampler else 3  # DDIM's least, and enough for Bridge's second half
     Image.new("RGB", (80, 70), (200, 30, 30)).save(tmp_path / "red.png")
     edits = sds2d.ALGORITHMS[name].edits
@@ -586,8 +588,8 @@ def base_of(flag):
 
 @pytest.mark.parametrize("base", sorted({base_of(flag) for flag in FLAGS}), ids=" ".join)
 def test_every_flag_works(tiny, tmp_path, base):
-    """Each flag through the command line's parser and one run; each that should change the pixels does. Compiling takes a minute,
-    and has a test of its own."""
+    """Each flag through the command line's parser and one run; each that should change the pixels does. Compiling
+    takes a minute, and has a test of its own."""
     torch.compiler.set_stance("force_eager")
     noise = str(tmp_path / "noise.png")
     Image.effect_noise((64, 64), 80).save(noise)
@@ -663,7 +665,8 @@ def test_flags_of_the_start(tiny, tmp_path):
 
 
 def test_background_shows_between_the_gaussians(tiny, tmp_path):
-    """Two runs that differ in it alone: the pictures differ by what is left of the light, the same in all three colours."""
+    """Two runs that differ in it alone: the pictures differ by what is left of the light, the same in all three
+    colours."""
     flags = [
         "--prior.path",
         str(tiny),

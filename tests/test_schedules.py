@@ -345,7 +345,8 @@ def test_weights_that_lead_away_are_refused(name, options, message):
 
 
 def test_weights_where_nothing_is_left_of_the_picture():
-    """A checkpoint whose last ᾱ is 0: Min-SNR's limit is 1, and ism has none, so that t is refused but not the others."""
+    """A checkpoint whose last ᾱ is 0: Min-SNR's limit is 1, and ism has none, so that t is refused but not the
+    others."""
     prior = GaussianPrior({"": (0, 1)})
     prior.alphas_cumprod = prior.alphas_cumprod.clone()
     prior.alphas_cumprod[-1] = 0

@@ -1,4 +1,5 @@
-"""A sweep is its runs, no more and no less: the same bytes as sds2d.py, each in its place in the figure, whatever dies."""
+"""A sweep is its runs, no more and no less: the same bytes as sds2d.py, each in its place in the figure, whatever
+dies."""
 
 import csv
 import json
@@ -548,6 +549,7 @@ def worker_of(folder):
                 return int(process.name)
         except OSError:  # It ended, or is not ours.
             pass
+    return None
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds workers through /proc")

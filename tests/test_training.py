@@ -61,7 +61,8 @@ def test_every_word_is_one_token():
 
 
 def test_merges_are_the_same_every_time():
-    """By hand: "lo" is in all three, then "lo" + "w" and "low" + "e" in two; the others are alone, and go by the alphabet."""
+    """By hand: "lo" is in all three, then "lo" + "w" and "low" + "e" in two; the others are alone, and go by the
+    alphabet."""
     assert learn_merges(["low", "lower", "lowest"]) == [
         ("l", "o"),
         ("lo", "w"),

@@ -1,4 +1,5 @@
-"""What methods do where the prompt has two answers: a mixture of two narrow Gaussians at -1 and 1, an empty prompt that is wide."""
+"""What methods do where the prompt has two answers: a mixture of two narrow Gaussians at -1 and 1, an empty prompt
+that is wide."""
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ def simulate(
     prompt="coin",
     **settings,
 ):
-    """SGD on `rows` particles from their own noise → their pixels' means (rows,), and how far pixels differ within one."""
+    """SGD on `rows` particles from their own noise → their pixels' means (rows,), and how far pixels differ within
+    one."""
     prior = GaussianPrior(DATA)
     particles = Particles(prior, [prompt] * rows, "", 0)
     own = {name: ALGORITHMS[name].Settings(**settings)} if settings else {}
@@ -43,7 +45,8 @@ def simulate(
 
 
 def test_sds_at_low_t_finds_the_nearest_mode():
-    """Little noise: the other mode is out of sight, and a picture goes to the one it started next to, whatever its weight."""
+    """Little noise: the other mode is out of sight, and a picture goes to the one it started next to, whatever its
+    weight."""
     mean, within = simulate("sds", 0.02, 0.3, 300, start=-0.7, noise=0.0)
     torch.testing.assert_close(mean, torch.full_like(mean, -1), rtol=0, atol=0.1)
     mean, _ = simulate("sds", 0.02, 0.3, 300)
@@ -54,7 +57,8 @@ def test_sds_at_low_t_finds_the_nearest_mode():
 
 
 def test_sds_at_high_t_stays_between():
-    """Much noise: the two modes are one hill around their mean, 0.5 (KL of a point against it), and nothing is on it."""
+    """Much noise: the two modes are one hill around their mean, 0.5 (KL of a point against it), and nothing is on
+    it."""
     mean, _ = simulate("sds", 0.85, 0.98, 600, lr=0.1)
     assert mean.mean().item() == pytest.approx(0.5, abs=0.1) and (mean.abs() < 0.8).all()
 

@@ -52,7 +52,8 @@ def train_vae(config, train):
 
 
 def polish_decoder(config, vae, train):
-    """Trains the decoder on while the encoder stands still: the latents, and all that was learned of them, stay valid."""
+    """Trains the decoder on while the encoder stands still: the latents, and all that was learned of them, stay
+    valid."""
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True).train()

@@ -17,8 +17,8 @@ TEXT_LENGTH = 32
 def learn_merges(words):
     """Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) until every word is one token → the merges, in order.
 
-    Of the pairs that are equally frequent the first in the alphabet is merged. The tokenizers library leaves that to chance, and
-    a training that is resumed would give its tokens other numbers.
+    Of the pairs that are equally frequent the first in the alphabet is merged. The tokenizers library leaves that
+    to chance, and a training that is resumed would give its tokens other numbers.
     """
     spelled, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
     while pairs := Counter(pair for word in spelled for pair in zip(word, word[1:], strict=False)):
@@ -120,9 +120,9 @@ def pooled_texts(clip, tokenizer, device):
 def train_judge(config, train, clip, tokenizer):
     """A new vision tower against all captions at once, the text tower locked (Zhai et al. 2022, arXiv 2111.07991).
 
-    In a batch of 32 names few look alike. Here each picture must find its name among all names, its background among all
-    backgrounds and its hand among all hands, the rest of the caption being right. Patches of 16 pixels: a wide look at few
-    patches learns drawings several times faster than a narrow one at many.
+    In a batch of 32 names few look alike. Here each picture must find its name among all names, its background
+    among all backgrounds and its hand among all hands, the rest of the caption being right. Patches of 16 pixels: a
+    wide look at few patches learns drawings several times faster than a narrow one at many.
     """
     judge = clip
     if clip.config.vision_config.patch_size != 16:  # a judge that exists already goes on

@@ -111,7 +111,8 @@ def fetch(folder):
 
 
 def _rasterise(job):
-    """One drawing at several random placements → uint8 (variants, 64, 64, 4). resvg draws each afresh, so all are crisp."""
+    """One drawing at several random placements → uint8 (variants, 64, 64, 4). resvg draws each afresh, so all are
+    crisp."""
     import resvg_py
 
     body, size, seed, variants, spread = job
@@ -175,7 +176,8 @@ class Pictures:
         self.allowed = torch.tensor(allowed, dtype=torch.float)
 
     def draw(self, drawings, generator):
-        """Composes drawings (B,) at random placements on random backgrounds → images (B, 3, 64, 64), backgrounds (B,)."""
+        """Composes drawings (B,) at random placements on random backgrounds → images (B, 3, 64, 64), backgrounds
+        (B,)."""
         placements = torch.randint(self.rgba.shape[1], drawings.shape, generator=generator)
         backgrounds = torch.multinomial(self.allowed[drawings], 1, generator=generator)[:, 0]
         return self.compose(drawings, placements, backgrounds), backgrounds

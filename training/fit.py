@@ -1,4 +1,5 @@
-"""The training loop that every part of the embedded prior shares: resumable, averaged, and honest about the time left."""
+"""The training loop that every part of the embedded prior shares: resumable, averaged, and honest about the time
+left."""
 
 import copy
 import math

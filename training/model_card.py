@@ -42,7 +42,8 @@ def drawn_diversity(judge, pictures):
 
 @torch.no_grad()
 def reconstruction(folder, images):
-    """Mean PSNR in dB of images through the autoencoder, from the posterior's mean; pictures rounded as they are saved."""
+    """Mean PSNR in dB of images through the autoencoder, from the posterior's mean; pictures rounded as they are
+    saved."""
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae").float().eval()
     values = []
     for part in images.split(32):

@@ -1,4 +1,5 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum whose every matrix is made orthogonal."""
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum whose every matrix is made
+orthogonal."""
 
 import torch
 
@@ -6,8 +7,8 @@ import torch
 def orthogonalise(matrix, iterations=5):
     """The nearest (semi-)orthogonal matrix to `matrix` (rows, columns), roughly: singular values end within 0.7 … 1.2.
 
-    Jordan's quintic Newton-Schulz iteration X ← aX + b(XXᵀ)X + c(XXᵀ)²X, carried out on the small Gram matrix XXᵀ: all of
-    its factors commute, so only the last product is as wide as the matrix.
+    Jordan's quintic Newton-Schulz iteration X ← aX + b(XXᵀ)X + c(XXᵀ)²X, carried out on the small Gram matrix XXᵀ:
+    all of its factors commute, so only the last product is as wide as the matrix.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalise(matrix.T, iterations).T
@@ -24,8 +25,8 @@ def orthogonalise(matrix, iterations=5):
 class Muon(torch.optim.Optimizer):
     """For weights with two or more dimensions; a convolution's is the matrix (out, in × height × width).
 
-    Updates have AdamW's usual size, 0.2 root mean square, so that both take the same learning rate (Liu et al. 2025, arXiv
-    2502.16982, eq. 4). torch.optim.Muon takes no convolutions.
+    Updates have AdamW's usual size, 0.2 root mean square, so that both take the same learning rate (Liu et al.
+    2025, arXiv 2502.16982, eq. 4). torch.optim.Muon takes no convolutions.
     """
 
     def __init__(self, parameters, lr, momentum=0.95, weight_decay=0.01):

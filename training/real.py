@@ -1,9 +1,11 @@
-"""The real pictures that `python benchmark.py quality` holds the methods against: 60 prompts over all categories and backgrounds.
+"""The real pictures that `python benchmark.py quality` holds the methods against: 60 prompts over all categories
+and backgrounds.
 
 python -m training.real        writes priors/emoji64/real/
 
 prompts.json          [[phrase, background], …]
-pictures.png          four pictures of each prompt, each by a hand drawn at random, at placements of their own: a row a prompt
+pictures.png          four pictures of each prompt, each by a hand drawn at random, at placements of their own: a
+                      row a prompt
 features.safetensors  "features" (60, 32, D), float16: the CLIP's features of 32 others of each prompt, 8 by each hand
 """
 
@@ -25,8 +27,8 @@ PROMPTS, SHOWN, PLACEMENTS, SEED = 60, 4, 8, 3  # Training and its own measures 
 
 
 def choose(pictures, count, seed=0):
-    """`count` (name, background) pairs: the categories in turn, then the backgrounds, each on which all four hands can be told
-    apart from it."""
+    """`count` (name, background) pairs: the categories in turn, then the backgrounds, each on which all four hands
+    can be told apart from it."""
     rng = random.Random(seed)
     drawn = {}
     for index, (name, _) in enumerate(pictures.pairs):

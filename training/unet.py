@@ -14,7 +14,8 @@ from training.fit import fit, save
 
 @torch.no_grad()
 def latent_bank(config, vae, train):
-    """Every rendering on a random background, encoded once → latents (N, 4, 16, 16), drawings (N,), backgrounds (N,)."""
+    """Every rendering on a random background, encoded once → latents (N, 4, 16, 16), drawings (N,), backgrounds
+    (N,)."""
     path = config.work / "latents.pt"
     if path.exists():
         return torch.load(path)
@@ -33,8 +34,9 @@ def latent_bank(config, vae, train):
 
 
 def make_unet(config):
-    """A small UNet that hears the caption twice: by cross-attention at 8×8 and 4×4, as Stable Diffusion does, and pooled,
-    added to the timestep's embedding, which scales and shifts every block (addition_embed_type, as in DeepFloyd IF)."""
+    """A small UNet that hears the caption twice: by cross-attention at 8×8 and 4×4, as Stable Diffusion does, and
+    pooled, added to the timestep's embedding, which scales and shifts every block (addition_embed_type, as in
+    DeepFloyd IF)."""
     torch.manual_seed(config.seed + 2)
     return UNet2DConditionModel(
         sample_size=SIZE // 4,
@@ -68,8 +70,8 @@ def make_scheduler():
 
 
 def train_unet(config, unet, text_encoder, tokenizer, bank, pairs):
-    """UNet and text encoder together: epsilon prediction under min-SNR-5 weighting (Hang et al. 2023, arXiv 2303.09556),
-    the weight spent on how often a timestep is drawn."""
+    """UNet and text encoder together: epsilon prediction under min-SNR-5 weighting (Hang et al. 2023, arXiv
+    2303.09556), the weight spent on how often a timestep is drawn."""
     model = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train()
     texts = ["", *all_captions()]
     tokens = dict(zip(texts, tokenize(tokenizer, texts), strict=True))
@@ -98,7 +100,8 @@ def train_unet(config, unet, text_encoder, tokenizer, bank, pairs):
         return F.mse_loss(predicted, noise.to(config.device))
 
     def muon(name):
-        """Convolutions and feed-forward layers, four fifths of the weights; the rest gains less than its matrices cost."""
+        """Convolutions and feed-forward layers, four fifths of the weights; the rest gains less than its matrices
+        cost."""
         return re.search(r"^unet\..*(resnets.*conv|samplers.*conv|\.ff\.).*weight$", name)
 
     average = fit(
