@@ -138,8 +138,8 @@ def report(summaries, pictures, data, options):
     docs/BENCHMARKS.md."""
     text = markdown(summaries, COLUMNS)
     text += (
-        f"\n\n{len(data.pairs)} edits with a known answer; 95 % intervals over them. The change is the root mean square, "
-        "in % of the range, in the pixels that are the same in the drawn source and the drawn target."
+        f"\n\n{len(data.pairs)} edits with a known answer; 95 % intervals over them. The change is the root mean "
+        "square, in % of the range, in the pixels that are the same in the drawn source and the drawn target."
     )
     out = Path(options.out)
     write_csv(out / "edits.csv", summaries)
