@@ -7,6 +7,7 @@ from training.autoencoder import standardise
 from training.clip import learn_merges, make_tokenizer
 from training.data import BACKGROUNDS, NAMES, Pictures, all_captions, backgrounds_for, caption, words
 from training.fit import fit, learning_rate
+from training.muon import batched_orthogonalise, orthogonalise
 
 
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
@@ -123,3 +124,13 @@ def test_standardised_latents_decode_to_the_same_pictures():
             ]
         )
     assert many.mean((0, 2, 3)).abs().max() < 0.05 and (many.std((0, 2, 3)) - 1).abs().max() < 0.05
+
+
+def test_a_batch_of_matrices_is_made_orthogonal_as_each_alone():
+    torch.manual_seed(0)
+    for shape in ((3, 6, 20), (2, 20, 6)):
+        matrices = torch.randn(shape)
+        alone = torch.stack([orthogonalise(matrix) for matrix in matrices])
+        torch.testing.assert_close(batched_orthogonalise(matrices), alone, rtol=1e-4, atol=1e-5)
+        values = torch.linalg.svdvals(alone)
+        assert values.min() > 0.5 and values.max() < 1.3

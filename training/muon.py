@@ -22,6 +22,20 @@ def orthogonalise(matrix, iterations=5):
     return product @ matrix
 
 
+def batched_orthogonalise(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+    """orthogonalise() of matrices (N, rows, columns)."""
+    if matrices.shape[1] > matrices.shape[2]:
+        return batched_orthogonalise(matrices.mT, iterations).mT
+    matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram, product = matrices @ matrices.mT, None
+    identity = torch.eye(gram.shape[-1], device=gram.device)
+    for _ in range(iterations):
+        factor = 3.4445 * identity - 4.7750 * gram + 2.0315 * gram @ gram
+        gram = factor @ gram @ factor
+        product = factor if product is None else factor @ product
+    return product @ matrices
+
+
 class Muon(torch.optim.Optimizer):
     """For weights with two or more dimensions; a convolution's is the matrix (out, in × height × width).
 

@@ -69,6 +69,12 @@ def make_scheduler():
     )
 
 
+def is_muon(name: str) -> bool:
+    """Whether Muon takes that parameter: convolutions and feed-forward layers, four fifths of the weights. The rest
+    gains less than its matrices cost."""
+    return bool(re.search(r"(resnets.*conv|samplers.*conv|\.ff\.).*weight$", name))
+
+
 def train_unet(config, unet, text_encoder, tokenizer, bank, pairs):
     """UNet and text encoder together: epsilon prediction under min-SNR-5 weighting (Hang et al. 2023, arXiv
     2303.09556), the weight spent on how often a timestep is drawn."""
@@ -99,12 +105,14 @@ def train_unet(config, unet, text_encoder, tokenizer, bank, pairs):
         predicted = unet(noised.to(config.device), t.to(config.device), embeddings).sample
         return F.mse_loss(predicted, noise.to(config.device))
 
-    def muon(name):
-        """Convolutions and feed-forward layers, four fifths of the weights; the rest gains less than its matrices
-        cost."""
-        return re.search(r"^unet\..*(resnets.*conv|samplers.*conv|\.ff\.).*weight$", name)
-
     average = fit(
-        "unet", model, loss, steps=config.unet_steps, lr=config.unet_lr, folder=config.work, seed=config.seed, muon=muon
+        "unet",
+        model,
+        loss,
+        steps=config.unet_steps,
+        lr=config.unet_lr,
+        folder=config.work,
+        seed=config.seed,
+        muon=is_muon,
     )
     return average["unet"], average["text_encoder"]
