@@ -202,9 +202,9 @@ def report(summaries, rows, table, options, count):
     pictures, real = count * PARTICLES, {key: value for key, (value, *_) in summaries[REAL].items()}
     text += [
         f"{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is "
-        f"extrapolated to many pictures; at these {pictures} it is {real['raw'] - real['frechet']:.4f} larger for the real "
-        "drawings "
-        f"and {mean_bias(summaries, rows):.4f} for the methods. Diversity and saturation are parts of the real ones, "
+        f"extrapolated to many pictures; at these {pictures} it is {real['raw'] - real['frechet']:.4f} larger for the "
+        f"real drawings and {mean_bias(summaries, rows):.4f} for the methods. Diversity and saturation are parts of "
+        "the real ones, "
         f"{real['diversity']:.3f} and {real['saturation']:.3f}. Seconds are medians, on one core."
     ]
     latents = [row for row in rows if row.endswith(" latent")]
