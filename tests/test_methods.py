@@ -8,8 +8,10 @@ import torch
 from conftest import GaussianPrior
 
 from algorithms import ALGORITHMS, AlgorithmConfig
+from algorithms.lora import add_lora
 from algorithms.particles import Particles
 from algorithms.pds import posterior_coefficients
+from priors.prior import Prior, PriorConfig
 
 WORDS = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 SHARP = ", detailed high resolution, high quality, sharp"
@@ -442,3 +444,25 @@ def test_particles_do_not_depend_on_the_batch(name):
     assert torch.equal(many[2], one[0])
     draws = Particles(prior, PROMPTS, "", SEED).randint(20, 980)
     assert draws[2] == Particles(prior, ["cat"], "", SEED + 2).randint(20, 980)[0] and len(set(draws.tolist())) == 3
+
+
+def test_a_method_may_have_two_loras(tiny):
+    """Each is the only active one inside its context, and learns there; outside the network is as it was, bit for bit."""
+    prior = Prior(PriorConfig(path=str(tiny)))
+    torch.manual_seed(0)
+    z, t, text = torch.randn(2, *prior.latent_shape), torch.tensor([100, 500]), prior.embed(["a fox", "a fish"])
+    plain = prior.predict_noise(z, t, text)
+    loras = [add_lora(prior.unet, name, 2, seed) for seed, name in enumerate(("first", "second"))]
+    optimizers = [torch.optim.SGD(lora.parameters, lr=0.1) for lora in loras]
+    for lora, optimizer in [*zip(loras, optimizers, strict=True)] * 3:
+        with lora.active():
+            (prior.network(z, t, text) - 1).square().mean().backward()
+        assert all(value.grad is not None for value in lora.parameters)
+        optimizer.step()
+        optimizer.zero_grad()
+    outputs = []
+    for lora in loras:
+        with lora.active():
+            outputs.append(prior.predict_noise(z, t, text))
+    assert torch.equal(prior.predict_noise(z, t, text), plain)
+    assert all((output - plain).abs().max() > 1e-6 for output in outputs) and not torch.equal(*outputs)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from representations.rasterizer import rasterize
 
@@ -305,3 +306,20 @@ def test_gsplat_agrees():
         other.sum().backward()
         for ours, theirs in zip(given, on_card, strict=True):
             assert relative(theirs.grad.cpu(), ours.grad.double()) < 1e-2
+
+
+def test_torch_keeps_its_threads():
+    """numba's first parallel call sets OpenMP's number of threads, which is torch's."""
+    code = """
+import torch
+from representations.rasterizer import rasterize
+torch.set_num_threads(1)
+values = torch.rand(1, 5, 2) * 8, torch.ones(1, 5, 2), torch.zeros(1, 5), torch.rand(1, 5, 3), torch.rand(1, 5)
+scene = [value.requires_grad_(True) for value in values]
+rasterize(*scene, torch.ones(3), (8, 8)).sum().backward()
+assert torch.get_num_threads() == 1, torch.get_num_threads()
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
+    environment["NUMBA_THREADING_LAYER"] = "omp"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
