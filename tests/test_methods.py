@@ -447,7 +447,7 @@ def test_particles_do_not_depend_on_the_batch(name):
 
 
 def test_a_method_may_have_two_loras(tiny):
-    """Each is the only active one inside its context, and learns there; outside the network is as it was, bit for bit."""
+    """Each is the only active one in its context, and learns there; outside the network is as it was, bit for bit."""
     prior = Prior(PriorConfig(path=str(tiny)))
     torch.manual_seed(0)
     z, t, text = torch.randn(2, *prior.latent_shape), torch.tensor([100, 500]), prior.embed(["a fox", "a fish"])
