@@ -27,7 +27,7 @@ from algorithms import ALGORITHMS
 from algorithms.method import Method
 from algorithms.particles import Particles
 from config import Config, defaults, dump, parse, parse_resume, resolve, validate
-from errors import explain
+from errors import InputError, explain
 from priors.evaluation import evaluator
 from priors.prior import Prior, per_row
 from recording.environment import changes, environment
@@ -168,7 +168,8 @@ def main():
         if line is None or "--debug" in arguments:
             traceback.print_exc()
         if line is not None:
-            started = code != 2 and config and config.out and (Path(config.out) / "config.yaml").is_file()
+            resumable = not isinstance(error, InputError | FloatingPointError)  # These would come again.
+            started = resumable and config and config.out and (Path(config.out) / "config.yaml").is_file()
             resume = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} continues" if started else ""
             print(f"sds2d.py: {' '.join(line.split())}{resume}", file=sys.stderr)
         sys.exit(code)
