@@ -365,11 +365,11 @@ def finished(tiny, prior, tmp_path_factory):
 def test_a_damaged_checkpoint_is_refused(finished, prior, tmp_path, what):
     out = shutil.copytree(finished, tmp_path / "run")
     DAMAGE[what](out / checkpoint.NAME)
-    before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*"))
+    before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("[!.]*"))
     with pytest.raises(InputError, match=checkpoint.NAME) as error:
         resume(out, prior)
     assert "\n" not in str(error.value)
-    assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before, "nothing is touched"
+    assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("[!.]*")) == before, "nothing is touched"
 
 
 def test_cutting_back(tmp_path):
