@@ -30,19 +30,18 @@ def environment(prior: Prior, config) -> dict:
     }
 
 
+def git(*words: str) -> str:
+    # Without the lock that refreshes the index: one that a killed run leaves would block the user's own git.
+    return subprocess.run(
+        ["git", "--no-optional-locks", "-C", ROOT, *words], capture_output=True, text=True
+    ).stdout.strip()
+
+
 def commit() -> str | None:
     """The git commit of this code, with "-dirty" where files differ from it; None outside git."""
-    command = [
-        "git",
-        f"--git-dir={ROOT / '.git'}",
-        f"--work-tree={ROOT}",
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
     try:
-        return subprocess.run([*command, "--exclude=*"], capture_output=True, text=True).stdout.strip() or None
+        head = git("rev-parse", "HEAD") if (ROOT / ".git").exists() else ""
+        return f"{head}-dirty" if head and git("status", "--porcelain", "--untracked-files=no") else head or None
     except OSError:  # There is no git.
         return None
 
