@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.clip import tokenize
 from training.data import BACKGROUNDS, NAMES, PACKAGES, Pictures, caption, fetch, render_drawings
-from training.muon import batched_orthogonalise
+from training.muon import orthogonalise
 from training.unet import is_muon as unet_muon
 from training.unet import make_scheduler
 
@@ -80,7 +80,7 @@ class Graph:
             by_shape.setdefault(value.shape, []).append((value, momentum))
         for shape, pairs in by_shape.items():
             nesterov = torch.stack([value.grad.lerp(momentum, 0.95).flatten(1) for value, momentum in pairs])
-            updates = batched_orthogonalise(nesterov) * 0.2 * max(nesterov.shape[1:]) ** 0.5
+            updates = orthogonalise(nesterov) * 0.2 * max(nesterov.shape[1:]) ** 0.5
             for (value, _), update in zip(pairs, updates, strict=True):
                 value.mul_(1 - self.lr * 0.01).sub_(update.view(shape) * self.lr)
 

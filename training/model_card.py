@@ -7,12 +7,14 @@ import random
 from pathlib import Path
 
 import torch
+import tyro
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from tqdm import tqdm
 
 from priors.checkpoint import checkpoint_file
 from priors.evaluation import Judge, background_colours, draw_prompts, report, saturations, with_background
 from recording.pictures import grid
+from training.config import Config, pictures
 from training.data import words
 
 HERE = Path(__file__).resolve().parent
@@ -117,9 +119,5 @@ def model_card(config, held_out):
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from training.emoji64 import Config, pictures
-
     config = tyro.cli(Config, description=__doc__)
     model_card(config, pictures(config, config.seed + 1, 2, "held_out"))

@@ -4,29 +4,15 @@ orthogonal."""
 import torch
 
 
-def orthogonalise(matrix, iterations=5):
-    """The nearest (semi-)orthogonal matrix to `matrix` (rows, columns), roughly: singular values end within 0.7 … 1.2.
+def orthogonalise(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+    """The nearest (semi-)orthogonal matrices to `matrices` (…, rows, columns): singular values end within 0.7 … 1.2.
 
-    Jordan's quintic Newton-Schulz iteration X ← aX + b(XXᵀ)X + c(XXᵀ)²X, carried out on the small Gram matrix XXᵀ:
-    all of its factors commute, so only the last product is as wide as the matrix.
+    Jordan's quintic Newton-Schulz iteration X ← aX + b(XXᵀ)X + c(XXᵀ)²X, carried out on the small Gram matrix XXᵀ: all
+    of its factors commute, so only the last product is as wide as the matrix.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalise(matrix.T, iterations).T
-    matrix = matrix / (matrix.norm() + 1e-7)
-    gram, product = matrix @ matrix.T, None
-    for _ in range(iterations):
-        factor = -4.7750 * gram + 2.0315 * gram @ gram
-        factor.diagonal().add_(3.4445)
-        gram = factor @ gram @ factor
-        product = factor if product is None else factor @ product
-    return product @ matrix
-
-
-def batched_orthogonalise(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """orthogonalise() of matrices (N, rows, columns)."""
-    if matrices.shape[1] > matrices.shape[2]:
-        return batched_orthogonalise(matrices.mT, iterations).mT
-    matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonalise(matrices.mT, iterations).mT
+    matrices = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     gram, product = matrices @ matrices.mT, None
     identity = torch.eye(gram.shape[-1], device=gram.device)
     for _ in range(iterations):
