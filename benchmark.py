@@ -3,11 +3,9 @@
     python benchmark.py quality       every method, with real drawings and DDIM; --quick for a first impression
     python benchmark.py edits         every method that edits, with SDEdit
     python benchmark.py speed         milliseconds a step, with the networks that it needs
-    python benchmark.py rasterizer    the CPU's rasterizer, with a dense rendering
-    python benchmark.py fitting       how well Gaussians fit pictures
-    python benchmark.py long          memory and speed along 20,000 steps
+    python benchmark.py rasterizer    the CPU's rasterizer
 
-Flags of sds2d.py hold for every row; quality, edits and speed have more, which --help lists.
+`python benchmark.py quality --help` lists its flags. All flags of sds2d.py can be added; they hold for every row.
 """
 
 import importlib
@@ -15,7 +13,7 @@ import sys
 
 from errors import explain
 
-COMMANDS = ("quality", "edits", "speed", "rasterizer", "fitting", "long")
+COMMANDS = ("quality", "edits", "speed", "rasterizer")
 
 
 def main(arguments: list[str]) -> None:

@@ -2,16 +2,20 @@
 
 import ast
 import concurrent.futures
+import copy
+import functools
 import hashlib
 import inspect
+import itertools
 import json
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import astuple
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +24,7 @@ from tqdm import tqdm
 
 import sds2d
 from algorithms import ALGORITHMS
-from config import Config, flatten, parse
+from config import Config, flag, flags_in, flatten, parse, set_values
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 from recording.folder import write_atomic
@@ -28,36 +32,50 @@ from recording.pictures import to_pillow
 from representations import REPRESENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
-UNRECORDED = ["--log.timesteps", "--eval.clip", "none"]
-# Settings that change no picture, or are in a cell's own name.
-LEFT_OUT = ("prompt", "seed", "out", "source_image", "source_prompt", "rep.init_images", "prior.path", "command")
+NO_PICTURE = ("log.", "eval.", "out", "command", "environment", "prior.path")  # settings that change no picture
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of sds2d.py: its flags, and the PNG of its final pictures, side by side."""
+class Cell(NamedTuple):
+    """One run of sds2d.py: its resolved Config, and the PNG of its final pictures, side by side."""
 
     file: Path
-    arguments: tuple[str, ...]
+    config: Config
 
 
-def row_folder(out: str, name: str, arguments: list[str], prior_sha256: str) -> Path:
-    """The folder of a row's cells, DIR/NAME-1a2b3c4d: other settings, another prior or other code are another
-    folder."""
-    config = parse([*arguments, *UNRECORDED])
-    flat, initial = flatten(config), flatten(Config())
-    settings = {key: value for key, value in flat.items() if key not in LEFT_OUT and value != initial[key]}
-    settings = {key: value for key, value in settings.items() if not key.startswith(("log.", "eval."))}
-    classes = (ALGORITHMS[config.algo.name], REPRESENTATIONS[config.rep.kind])
-    modules = [*(Path(inspect.getfile(cls)) for cls in classes), ROOT / "schedules/schedule.py"]
+def cells(folder: Path, given: list[str], row: str, runs: list[dict[str, Any]], prior_sha256: str) -> list[Cell]:
+    """The cells of a row, "METHOD KIND", one a run: {setting: value or tuple} of what it has besides the given flags.
+
+    A cell's name has a hash of all that its picture depends on: with other settings, source pictures, code or weights
+    it is another cell.
+    """
+    name, kind = row.split()
+    settings = {"algo.name": name, "rep.kind": kind} | runs[0]
+    if taken := {flag(key) for key in settings}.intersection(flags_in(given)):
+        raise InputError(f"{', '.join(sorted(taken))}: the table's rows set it themselves")
+    flags = [(flag(k), *map(str, v if isinstance(v, tuple) else (v,))) for k, v in settings.items()]
+    base, initial, made = parse([*given, *itertools.chain(*flags)]), flatten(Config()), []
+    for index, run in enumerate(runs):
+        config = set_values(copy.deepcopy(base), run, row)
+        flat = {k: v for k, v in flatten(config).items() if v != initial[k] and not k.startswith(NO_PICTURE)}
+        for key in flat.keys() & {"source_image", "rep.init_images"}:
+            flat[key] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in flat[key]]
+        text = json.dumps([flat, row_code(name, kind), prior_sha256], sort_keys=True)
+        file = f"{index:02d}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.png"
+        made.append(Cell(folder / row.replace(" ", "-") / file, config))
+    return made
+
+
+@functools.cache
+def row_code(name: str, kind: str) -> dict[str, str]:
+    """source_code() of a method, a representation, the schedules and the step that joins them."""
+    files = [Path(inspect.getfile(cls)) for cls in (ALGORITHMS[name], REPRESENTATIONS[kind])]
     loop = [ast.unparse(ast.parse(inspect.getsource(function))) for function in (sds2d.build, sds2d.distill)]
-    text = json.dumps([settings, source_code(modules), loop, prior_sha256], default=str, sort_keys=True)
-    return Path(out) / f"{name.replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return source_code([*files, ROOT / "schedules/schedule.py"]) | {"loop": "\n".join(loop)}
 
 
 def source_code(files: list[Path]) -> dict[str, str]:
     """{file: its code without comments and docstrings} of these files and of all of ours that they import; but not
-    of the registries, so that a new method leaves the others' folders as they are."""
+    of the registries, so that a new method leaves the others' cells as they are."""
     code, files = {}, list(files)
     while files:
         file = files.pop()
@@ -75,64 +93,58 @@ def source_code(files: list[Path]) -> dict[str, str]:
     return code
 
 
-def make(cells: list[Cell], workers: int, prior_config: PriorConfig) -> None:
+def make(cells: list[Cell], workers: int) -> None:
     """Makes the cells that are not there yet, in their order, in so many processes of one thread each (1: in this one).
 
     What is finished is kept: the same call continues one that was stopped.
     """
-    waiting = [cell for cell in cells if not cell.file.is_file()]
-    with tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="run", smoothing=0.05) as bar:
-        if waiting and workers == 1:
-            start_worker(prior_config, None)
-            for cell in waiting:
-                make_cell(cell)
-                bar.update()
-        elif waiting:
-            # Before the workers import them: threads of OpenMP and numba in several processes wait for each other
-            # by spinning.
-            os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
-            spawn, arguments = multiprocessing.get_context("spawn"), (prior_config, 1)
-            pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(waiting)), spawn, start_worker, arguments)
-            try:
-                for done in concurrent.futures.as_completed([pool.submit(make_cell, cell) for cell in waiting]):
-                    done.result()
-                    bar.update()
-            except concurrent.futures.process.BrokenProcessPool as error:
-                raise InputError("a worker died; with too little memory take fewer --workers") from error
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+    missing = [cell for cell in cells if not cell.file.is_file()]
+    bar = functools.partial(tqdm, total=len(missing), unit="run", smoothing=0.05)
+    if workers == 1 and missing:
+        for cell in bar(missing):
+            make_cell(cell)
+    elif missing:
+        # Before the workers import them: threads of OpenMP and numba in several processes wait for each other by
+        # spinning.
+        os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
+        spawn = multiprocessing.get_context("spawn")
+        pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), spawn, start_worker)
+        try:
+            for done in bar(concurrent.futures.as_completed([pool.submit(make_cell, cell) for cell in missing])):
+                done.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise InputError("a worker died; with too little memory take fewer --workers") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-_prior = None
+def start_worker() -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; the first one reports it.
+    torch.set_num_threads(1)
 
 
-def start_worker(prior_config: PriorConfig, threads: int | None) -> None:
-    """Loads what all cells of this process share. threads: None in the first process."""
-    global _prior
-    if threads:
-        threading.Thread(target=end_with_parent, daemon=True).start()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; the first one reports it.
-        torch.set_num_threads(threads)
-    _prior = Prior(prior_config)
-
-
-def end_with_parent():
+def end_with_parent() -> None:
     """A worker whose parent was killed would wait for its next cell forever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
+@functools.lru_cache(1)
+def load_prior(*settings) -> Prior:
+    return Prior(PriorConfig(*settings))
+
+
 def make_cell(cell: Cell) -> None:
     """Runs the cell's steps, unrecorded, and writes its pictures; the PNG has its seconds."""
-    config = parse([*cell.arguments, *UNRECORDED])
-    start = time.perf_counter()
-    parts = sds2d.build(config, _prior)
-    for step in range(config.steps):
+    prior, start = load_prior(*astuple(cell.config.prior)), time.perf_counter()
+    parts = sds2d.build(cell.config, prior)
+    for step in range(cell.config.steps):
         sds2d.distill(*parts, step)
     with torch.no_grad():
         images = parts[1].images()
     if not images.isfinite().all():
-        raise FloatingPointError(f"{cell.file}: pixels are not finite: python sds2d.py {' '.join(cell.arguments)}")
+        raise FloatingPointError(f"{cell.file}: pixels are not finite")
     notes = PngImagePlugin.PngInfo()
     notes.add_text("seconds", f"{time.perf_counter() - start:.3f}")
     cell.file.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +159,7 @@ def load(cells: list[Cell]) -> tuple[torch.Tensor, torch.Tensor]:
         with Image.open(cell.file) as file:
             images.append(side_by_side(file))
             seconds.append(float(file.text["seconds"]))
-    return torch.stack(images), torch.tensor(seconds)
+    return torch.stack(images), torch.tensor(seconds).double()
 
 
 def side_by_side(file: Image.Image) -> torch.Tensor:

@@ -7,35 +7,38 @@ the three whose distance is least, on pixels and 2D Gaussians. Each prompt is th
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
+from pydantic import PositiveInt
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from algorithms import ALGORITHMS
-from benchmarks import shipped
-from benchmarks.options import Options, read_options
-from benchmarks.pictures import Cell, load, make, row_folder, side_by_side
-from benchmarks.scores import Frechet, Reference, interval, median, rank_correlation, resampled, scores
-from benchmarks.tables import asset, chart, markdown, write_csv, write_docs, write_markdown
+from benchmarks.pictures import cells, load, make, side_by_side
+from benchmarks.scores import distances, interval, median, rank_correlation, resampled, scores
+from benchmarks.tables import ROOT, Options, Truth, markdown, read_options, report
 from errors import InputError
-from priors.checkpoint import checkpoint_file, digest, locate
-from priors.evaluation import Judge, with_background
+from priors.evaluation import with_background
+from recording.folder import write_atomic
 
 PARTICLES = 4
 QUICK = 14  # prompts, the first two of each category
 BEST = 3
 REAL = "real drawings"
+# The scores of the pictures of docs/BENCHMARKS.md: a new method is compared with them without making them again.
+SHIPPED = ROOT / "benchmarks" / "quality.safetensors"
 COLUMNS = {
-    "top1": "first of all names",
-    "top5": "among 5",
-    "background": "background",
-    "frechet": "Fréchet distance",
-    "diversity": "diversity",
-    "saturation": "saturation",
-    "seconds": "seconds a particle",
+    "top1": ("first of all names", ".0%"),
+    "top5": ("among 5", ".0%"),
+    "background": ("background", ".0%"),
+    "frechet": ("Fréchet distance", ".3f"),
+    "diversity": ("diversity", ".2f"),
+    "saturation": ("saturation", ".2f"),
+    "seconds": ("seconds a particle", ".1f"),
 }
+FIGURE = ("top1", "frechet", "diversity")
 
 
 @dataclass
@@ -45,189 +48,118 @@ class QualityOptions(Options):
     and Gaussians."""
     quick: bool = False
     """Fourteen prompts, two of each category, and latents alone; what it makes is part of the whole table."""
-    prompts: int | None = None
+    prompts: PositiveInt | None = None
     """Only the first so many prompts. None: all."""
     shipped: bool = True
     """Take the scores that come with sds2d for rows that would come out the same; --no-shipped makes their
     pictures, too."""
 
 
-class Data:
-    """What a checkpoint's folder knows of the truth: its names, its CLIP, and the real pictures of the prompts."""
-
-    def __init__(self, path):
-        folder = locate(path)
-        real = Path(folder) / "real"
-        self.captions = checkpoint_file(folder, "captions.json")
-        if (
-            "names" not in self.captions
-            or not (Path(folder) / "clip").is_dir()
-            or not (real / "prompts.json").is_file()
-        ):
-            raise InputError(f"--prior.path {path}: quality needs a folder with captions.json, clip/ and real/")
-        from safetensors.torch import load_file
-
-        self.prompts = [tuple(pair) for pair in json.loads((real / "prompts.json").read_text(encoding="utf-8"))]
-        self.reference = load_file(real / "features.safetensors")["features"].double()
-        with Image.open(real / "pictures.png") as sheet:
-            height = sheet.height // len(self.prompts)
-            lines = [sheet.crop((0, top, sheet.width, top + height)) for top in range(0, sheet.height, height)]
-            self.pictures = torch.stack([side_by_side(line) for line in lines])
-        self.judge, self.sha256 = Judge(folder / "clip"), digest(folder)
-
-
-def cells_of(row, data, options, given):
-    """The row's cells, one a prompt, in the order of the prompts."""
-    name, kind = row.split()
-    flags = [*given, "--algo.name", name, "--rep.kind", kind, "--particles", str(PARTICLES)]
-    folder = row_folder(options.out, row, flags, data.sha256)
-    return [
-        Cell(
-            folder / f"{index:02d}.png", (*flags, "--prompt", with_background(*pair), "--seed", str(PARTICLES * index))
-        )
-        for index, pair in enumerate(data.prompts)
-    ]
-
-
-class Row:
-    """A row's scores by prompt, as scores() has them; summary() is the table's."""
-
-    def __init__(self, by_prompt):
-        self.by_prompt = {key: values for key, values in by_prompt.items() if key != "features"}
-        self.distance = Frechet(by_prompt["features"])
-
-    def values(self, weights, at):
-        """{column: number}, the prompts weighted by (P,); at: the reference, likewise."""
-        distance, raw = self.distance(weights, at)
-        means = {key: (weights @ value).item() for key, value in self.by_prompt.items() if key != "seconds"}
-        seconds = {"seconds": median(self.by_prompt["seconds"], weights)} if "seconds" in self.by_prompt else {}
-        return {**means, **seconds, "frechet": distance, "raw": raw}
-
-    def summary(self, even, replicates):
-        """{column: (number, low, high)}; even and replicates: all prompts alike, and resampled, with the reference
-        at each."""
-        summaries, again = self.values(*even), [self.values(*replicate) for replicate in replicates]
-        return {
-            key: (value, *interval([values[key] for values in again], value if key in ("frechet", "raw") else None))
-            for key, value in summaries.items()
-        }
-
-
-class Table:
-    """The rows' cells, their scores where they are known already, and how both are come by."""
-
-    def __init__(self, data, options, prior, given):
-        self.data, self.options, self.prior, self.given = data, options, prior, given
-        self.cells, self.known, self.shipped = {}, {}, shipped.read(data.prompts) if options.shipped else {}
-
-    def make(self, rows, count):
-        """The first `count` prompts of these rows, one by one, so that a stopped table is as far in every row, and
-        all rows see the machine at the same times."""
-        for row in rows:
-            self.cells[row] = cells_of(row, self.data, self.options, self.given)
-            self.known[row] = self.shipped.get(self.name(row))
-        missing = [self.cells[row][index] for index in range(count) for row in rows if index >= self.length(row)]
-        if missing:
-            make(missing, self.options.workers, self.prior)
-
-    def name(self, row):
-        return self.cells[row][0].file.parent.name
-
-    def length(self, row):
-        """How many prompts the known scores are of."""
-        return len(self.known[row]["features"]) if self.known[row] else 0
-
-    def scores(self, row, count):
-        """Of the first `count` prompts."""
-        known = self.length(row)
-        if known < count:
-            images, seconds = load(self.cells[row][known:count])
-            summaries = scores(images, self.data.judge, self.data.prompts[known:count], self.data.captions)
-            summaries["seconds"] = seconds.double() / images.shape[1]
-            self.known[row] = (
-                {key: torch.cat([self.known[row][key], summaries[key]]) for key in summaries} if known else summaries
-            )
-        return {key: values[:count] for key, values in self.known[row].items()}
-
-    def measure(self, rows, count):
-        """{row: its summary} over the first `count` prompts, the real drawings first."""
-        data = self.data
-        reference = Reference(data.reference[:count])
-        weights = [torch.full((count,), 1 / count).double(), *resampled(count)]
-        even, *replicates = [(each, reference.at(each)) for each in weights]
-        real = scores(data.pictures[:count], data.judge, data.prompts[:count], data.captions)
-        summaries = {REAL: Row(real).summary(even, replicates)}
-        for row in tqdm(rows, desc="intervals", leave=False):
-            summaries[row] = Row(self.scores(row, count)).summary(even, replicates)
-        return summaries
-
-
-def best(summaries, count=BEST):
-    """The methods whose latents come nearest to the real pictures."""
-    methods = [row for row in summaries if row.endswith(" latent") and not row.startswith("ddim")]
-    return [row.split()[0] for row in sorted(methods, key=lambda row: summaries[row]["frechet"][0])[:count]]
-
-
-def main(arguments):
-    options, prior, given = read_options(arguments, QualityOptions)
-    data = Data(prior.path)
-    if options.prompts is not None and not 2 <= options.prompts <= len(data.prompts):
-        raise InputError(f"--prompts {options.prompts}: from 2 to {len(data.prompts)} are needed")
-    count = QUICK if options.quick else options.prompts or len(data.prompts)
-    rows = [row if " " in row else f"{row} latent" for row in options.rows]
+def main(arguments: list[str]) -> None:
+    options, config, given = read_options(arguments, QualityOptions)
+    truth = Truth(config.prior.path, "real/prompts.json")
+    methods = sorted((name for name, cls in ALGORITHMS.items() if not cls.edits), key=lambda name: name != "ddim")
+    rows = [row if " " in row else f"{row} latent" for row in options.rows or methods]
     for row in rows:
-        if row.split()[0] not in ALGORITHMS or ALGORITHMS[row.split()[0]].edits:
-            raise InputError(
-                f"--rows {row}: one of {', '.join(name for name, cls in ALGORITHMS.items() if not cls.edits)} is needed"
-            )
-    if not rows:
-        rows = [
-            "ddim latent",
-            *(f"{name} latent" for name, cls in ALGORITHMS.items() if not cls.edits and name != "ddim"),
-        ]
-    table = Table(data, options, prior, given)
-    table.make(rows, count)
-    summaries = table.measure(rows, count)
+        if row.split()[0] not in methods:
+            raise InputError(f"--rows {row}: one of {', '.join(methods)} is needed")
+    if options.quick and options.write_docs:
+        raise InputError("--write-docs is for the whole table, not for --quick")
+    count = QUICK if options.quick else options.prompts or len(truth.cases)
+    if not 2 <= count <= len(truth.cases):
+        raise InputError(f"--prompts {count}: from 2 to {len(truth.cases)} are needed")
+    prompts = [tuple(case) for case in truth.cases[:count]]
+    runs = [{"prompt": (with_background(*prompt),), "seed": PARTICLES * i} for i, prompt in enumerate(prompts)]
+    runs = [run | {"particles": PARTICLES} for run in runs]
+    reference = load_file(truth.folder / "real" / "features.safetensors")["features"].double()
+    known, used = read_shipped() if options.shipped else {}, []
+
+    def add(rows):
+        row_cells = {row: cells(options.out, given, row, runs, truth.sha256) for row in rows}
+        # A prompt of each row in turn: a stopped table is as far in all, and all see the machine at the same times.
+        turns = [cell for turn in zip(*row_cells.values(), strict=True) for cell in turn]
+        make([cell for cell in turns if cell.file.stem not in known], options.workers)
+        used.extend(cell.file.stem for cell in turns)
+        return {row: row_scores(row_cells[row], prompts, truth, known) for row in rows}
+
+    by_row = add(rows)
+    real = scores(real_pictures(truth)[:count], truth.judge, prompts, truth.captions)
+    table = measure({REAL: real} | by_row, real, reference, count)
     if not options.rows and not options.quick:
-        further = [f"{name} {kind}" for kind in ("pixel", "gaussian2d") for name in best(summaries)]
-        table.make(further, count)
-        summaries |= {row: summary for row, summary in table.measure(further, count).items() if row != REAL}
-    report(summaries, rows, table, options, count)
+        ranking = sorted((row for row in rows if not row.startswith("ddim")), key=lambda row: table[row]["frechet"])
+        best = [row.replace("latent", kind) for kind in ("pixel", "gaussian2d") for row in ranking[:BEST]]
+        table |= measure(add(best), real, reference, count)
+    text = f"""{markdown(table, COLUMNS)}
 
-
-def report(summaries, rows, table, options, count):
-    """quality.csv, quality.md and quality.png (quick.… of --quick) in --out, and the table on the screen; with
-    --write-docs also in docs/BENCHMARKS.md."""
-    text = [markdown(summaries, COLUMNS, summaries[REAL]), ""]
-    pictures, real = count * PARTICLES, {key: value for key, (value, *_) in summaries[REAL].items()}
-    text += [
-        f"{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is "
-        f"extrapolated to many pictures; at these {pictures} it is {real['raw'] - real['frechet']:.4f} larger for the "
-        f"real drawings and {mean_bias(summaries, rows):.4f} for the methods. Diversity and saturation are parts of "
-        "the real ones, "
-        f"{real['diversity']:.3f} and {real['saturation']:.3f}. Seconds are medians, on one core."
-    ]
-    latents = [row for row in rows if row.endswith(" latent")]
+{count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many \
+pictures. Diversity and saturation are parts of the real ones, \
+{real["diversity"].mean():.3f} and {real["saturation"].mean():.3f}. Seconds are medians, on one core."""
+    latents = {row: by_row[row] for row in rows if row.endswith(" latent")}
     if count > QUICK and len(latents) > 2:
-        quick = table.measure(latents, QUICK)
-        agree = []
+        quick, rho = measure(latents, real, reference, QUICK), {}
         for key in ("frechet", "top1", "diversity", "saturation"):
-            ours, theirs = ([part[row][key][0] for row in latents] for part in (summaries, quick))
-            agree.append(f"{COLUMNS[key]} {rank_correlation(ours, theirs):.2f}")
-        text += ["", f"Rank correlation of these rows with those of --quick, on latents: {', '.join(agree)}."]
-    text = "\n".join(text)
-    out = Path(options.out)
-    stem = "quick" if options.quick else "quality"
-    write_csv(out / f"{stem}.csv", summaries)
-    write_markdown(out / f"{stem}.md", text)
-    chart(out / f"{stem}.png", summaries, REAL)
-    print(text)
+            rho[key] = rank_correlation(*([part[row][key][0] for row in latents] for part in (table, quick)))
+        listed = ", ".join(f"{COLUMNS[key][0]} {value:.2f}" for key, value in rho.items())
+        text += f"\n\nRank correlation of these rows with those of --quick, on latents: {listed}."
+    report("quick" if options.quick else "quality", text, options, table, COLUMNS, FIGURE)
     if options.write_docs:
-        write_docs("quality", text)
-        chart(asset("quality.png"), summaries, REAL)
-        write_csv(asset("quality.csv"), summaries)
-        shipped.keep({table.name(row): table.known[row] for row in table.cells}, table.data.prompts)
+        write_shipped({name: known[name] for name in used})
 
 
-def mean_bias(summaries, rows):
-    return sum(summaries[row]["raw"][0] - summaries[row]["frechet"][0] for row in rows) / len(rows)
+def real_pictures(truth: Truth) -> torch.Tensor:
+    """Drawings of each prompt, (P, n, 3, H, W) in [0, 1]; the sheet has a line a prompt."""
+    with Image.open(truth.folder / "real" / "pictures.png") as sheet:
+        height = sheet.height // len(truth.cases)
+        lines = [sheet.crop((0, top, sheet.width, top + height)) for top in range(0, sheet.height, height)]
+        return torch.stack([side_by_side(line) for line in lines])
+
+
+def row_scores(row: list, prompts: list, truth: Truth, known: dict[str, dict]) -> dict[str, torch.Tensor]:
+    """{column: (P,), "features": (P, n, D)} of a row's cells, from `known`, {cell: its scores}; what is not there is
+    measured and added."""
+    fresh = [index for index, cell in enumerate(row) if cell.file.stem not in known]
+    if fresh:
+        images, seconds = load([row[index] for index in fresh])
+        found = scores(images, truth.judge, [prompts[index] for index in fresh], truth.captions)
+        found["seconds"] = seconds / PARTICLES
+        for place, index in enumerate(fresh):
+            known[row[index].file.stem] = {key: values[place] for key, values in found.items()}
+    return {key: torch.stack([known[cell.file.stem][key] for cell in row]) for key in known[row[0].file.stem]}
+
+
+def measure(by_row: dict[str, dict], real: dict, reference: torch.Tensor, count: int) -> dict[str, dict]:
+    """{row: {column: (number, low, high)}} over the first `count` prompts.
+
+    Diversity and saturation are divided by those of `real`, the scores of the drawings. reference: the features of
+    other drawings of the prompts, (P, m, D).
+    """
+    weights = torch.cat([torch.full((1, count), 1 / count).double(), resampled(count)])  # (1 + R, P)
+    table = {}
+    for row, columns in tqdm(by_row.items(), desc="intervals", leave=False):
+        columns = {key: values[:count] for key, values in columns.items()}
+        values = {"frechet": distances(columns.pop("features"), reference[:count], weights)}
+        values |= {key: weights @ column for key, column in columns.items()}
+        for key in ("diversity", "saturation"):
+            values[key] /= real[key][:count].mean()
+        if "seconds" in columns:
+            values["seconds"] = torch.tensor([median(columns["seconds"], each) for each in weights])
+        around = {"frechet": values["frechet"][0].item()}  # its replicates lie to one side
+        table[row] = {key: (x[0].item(), *interval(x[1:], around.get(key))) for key, x in values.items()}
+    return table
+
+
+def read_shipped() -> dict[str, dict]:
+    """{cell: {column: its score}}, float64."""
+    if not SHIPPED.is_file():
+        return {}
+    with safe_open(SHIPPED, "pt") as file:
+        names = json.loads(file.metadata()["cells"])
+        columns = {key: file.get_tensor(key).double() for key in file.keys()}  # noqa: SIM118, it is no dictionary
+    return {name: {key: values[index] for key, values in columns.items()} for index, name in enumerate(names)}
+
+
+def write_shipped(known: dict[str, dict]) -> None:
+    """Features are as precise as the real pictures', float16."""
+    columns = {key: torch.stack([cell[key] for cell in known.values()]) for key in next(iter(known.values()))}
+    tensors = {key: values.half() if key == "features" else values.float() for key, values in columns.items()}
+    write_atomic(SHIPPED, lambda part: save_file(tensors, part, {"cells": json.dumps(list(known))}))

@@ -6,12 +6,12 @@ pictures of one prompt are more alike than those of two.
 
 import torch
 
-from priors.evaluation import background_colours, saturations
+from priors.evaluation import Judge, background_colours, saturations
 
 REPLICATES = 500
 
 
-def scores(images, judge, prompts, captions):
+def scores(images: torch.Tensor, judge: Judge, prompts: list, captions: dict) -> dict[str, torch.Tensor]:
     """{column: (P,) means over each prompt's pictures, "features": (P, n, D)}, float64.
 
     top1, top5   the wanted name is the first, or among the first five, of all names taught, for the CLIP
@@ -23,82 +23,66 @@ def scores(images, judge, prompts, captions):
     flat, wanted = images.flatten(0, 1), [pair for pair in prompts for _ in range(n)]
     features = judge.image_features(flat).double().unflatten(0, (P, n))
     ranks = torch.tensor(judge.ranks(flat, wanted, captions)).view(P, n)
-    right = [
-        colour == background for colour, (_, background) in zip(background_colours(flat, captions), wanted, strict=True)
-    ]
+    colours = zip(background_colours(flat, captions), wanted, strict=True)
+    right = torch.tensor([colour == background for colour, (_, background) in colours])
     apart = 1 - features @ features.mT
     return {
         "top1": (ranks == 0).double().mean(1),
         "top5": (ranks < 5).double().mean(1),
-        "background": torch.tensor(right).double().view(P, n).mean(1),
+        "background": right.double().view(P, n).mean(1),
         "diversity": apart.sum((1, 2)) / (n * (n - 1)),
         "saturation": saturations(flat).double().view(P, n).mean(1),
         "features": features,
     }
 
 
-def moments(features):
+def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (…, n, D) → means (…, D) and second moments (…, D, D)."""
     return features.mean(-2), features.mT @ features / features.shape[-2]
 
 
-def mixed(moments, weights):
+def mixed(moments: tuple, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Moments of each prompt's pictures → mean (D,) and covariance (D, D) of all, the prompts weighted by (P,),
     which sums to 1."""
     first, second = (torch.tensordot(weights, part, 1) for part in moments)
     return first, second - first.outer(first)
 
 
-def root(covariance):
+def root(covariance: torch.Tensor) -> torch.Tensor:
     """The positive square root of a symmetric positive matrix."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt() @ vectors.mT
 
 
-def frechet(ours, theirs, root_of_theirs):
+def frechet(ours: tuple, theirs: tuple, root_of_theirs: torch.Tensor) -> float:
     """‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½), Dowson and Landau 1982; in an Inception's features it is FID (Heusel et
     al. 2017, arXiv 1706.08500)."""
     (mean, covariance), (their_mean, their_covariance) = ours, theirs
     product = torch.linalg.eigvalsh(root_of_theirs @ covariance @ root_of_theirs).clamp(min=0)
-    return (
-        (mean - their_mean).square().sum() + covariance.trace() + their_covariance.trace() - 2 * product.sqrt().sum()
-    ).item()
+    traces = covariance.trace() + their_covariance.trace() - 2 * product.sqrt().sum()
+    return ((mean - their_mean).square().sum() + traces).item()
 
 
-class Reference:
-    """The real pictures' features (P, m, D), and the mean, the covariance and its root of them all."""
-
-    def __init__(self, features):
-        self.moments = moments(features)
-
-    def at(self, weights):
-        """With the prompts weighted by (P,)."""
-        mean, covariance = mixed(self.moments, weights)
-        return (mean, covariance), root(covariance)
-
-
-class Frechet:
-    """The Fréchet distance of pictures (P, n, D) to a reference of the same prompts.
+def distances(features: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Fréchet distances of pictures (P, n, D) to a reference (P, m, D) of the same prompts, these weighted by each of
+    (R, P) → (R,), extrapolated to many pictures.
 
     n pictures of a prompt make a distance that is too large, by about c/n. Half of them make it too large by 2c/n,
     so that twice the one less the other is right to that order (Chong and Forsyth 2020, arXiv 1911.07023, fit a
     line to several n).
     """
-
-    def __init__(self, features):
-        n = features.shape[1]
-        self.whole, self.halves = (
-            moments(features),
-            [moments(features[:, : n // 2]), moments(features[:, n - n // 2 :])],
-        )
-
-    def __call__(self, weights, at):
-        """weights (P,) of the prompts, and the reference at them → (the distance, the distance as it is at n)."""
-        raw, *halved = (frechet(mixed(part, weights), *at) for part in (self.whole, *self.halves))
-        return 2 * raw - sum(halved) / len(halved), raw
+    half, found = features.shape[1] // 2, []
+    parts = [moments(part) for part in (features, features[:, :half], features[:, -half:])]
+    theirs = moments(reference)
+    for each in weights:
+        mean, covariance = mixed(theirs, each)
+        at = (mean, covariance), root(covariance)
+        raw, first, second = (frechet(mixed(part, each), *at) for part in parts)
+        found.append(2 * raw - (first + second) / 2)
+    return torch.tensor(found, dtype=torch.float64)
 
 
-def resampled(count):
+def resampled(count: int) -> torch.Tensor:
     """Weights (REPLICATES, count) of `count` prompts drawn with replacement; the same for every row, which are thus
     compared on the same prompts."""
     generator = torch.Generator().manual_seed(0)
@@ -106,7 +90,7 @@ def resampled(count):
     return torch.nn.functional.one_hot(drawn, count).double().mean(1)
 
 
-def interval(values, around=None):
+def interval(values: torch.Tensor, around: float | None = None) -> tuple[float, float]:
     """The middle 95 % of the values (R,); or as wide an interval around a number whose replicates lie to one side
     of it: those of a distance do, as prompts that are drawn twice leave fewer different ones."""
     values = torch.as_tensor(values, dtype=torch.float64)
@@ -116,14 +100,14 @@ def interval(values, around=None):
     return low, high
 
 
-def median(values, weights):
+def median(values: torch.Tensor, weights: torch.Tensor) -> float:
     """The least of the values (P,) that half of the weights (P,), which sum to 1, do not exceed; of times, as one
     that shared its core with something else says nothing of the others."""
     values, order = values.sort()
     return values[torch.searchsorted(weights[order].cumsum(0), 0.5 - 1e-9)].item()
 
 
-def rank_correlation(first, second):
+def rank_correlation(first: list[float], second: list[float]) -> float:
     """Spearman's ρ of two lists of numbers; equal numbers share the mean of their ranks."""
 
     def ranks(values):

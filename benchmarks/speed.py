@@ -1,5 +1,4 @@
-"""`python benchmark.py speed`: what a step costs beyond the networks that it must call, and what the networks
-themselves cost.
+"""`python benchmark.py speed`: what a step costs beyond the networks that it must call.
 
 Each row is measured in a process of its own, which does nothing else. Where there is CUDA the prior is one of
 Stable Diffusion 1.5's architecture with random weights, as time does not depend on their values; elsewhere it is
@@ -9,60 +8,61 @@ Stable Diffusion 1.5's architecture with random weights, as time does not depend
 import concurrent.futures
 import contextlib
 import multiprocessing
-import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
+from pydantic import PositiveInt
 
 import sds2d
 from algorithms import ALGORITHMS
-from benchmarks.options import read_options
+from algorithms.method import Method
 from benchmarks.stable_diffusion import save_random
-from benchmarks.tables import write_docs, write_markdown
+from benchmarks.tables import Options, read_options, report
 from config import parse
 from priors.prior import Prior
 from representations import REPRESENTATIONS
 
 
 @dataclass
-class SpeedOptions:
-    rounds: int = 30
+class SpeedOptions(Options):
+    rows: tuple[str, ...] = (
+        *(f"{name} latent" for name in ALGORITHMS),
+        *(f"sds {kind}" for kind in REPRESENTATIONS if kind != "latent"),
+    )
+    """Methods, or "METHOD KIND"."""
+    rounds: PositiveInt = 30
     """Steps that are timed; the median counts."""
-    variants: bool = True
-    """Also what precision, memory format and compilation do to a step of SDS."""
-    out: str = "outputs/benchmark"
-    """Folder of speed.md."""
-    write_docs: bool = False
-    """Write the tables into docs/BENCHMARKS.md, between their marks."""
 
 
-def paired(ours, bare, rounds=30, warmup=3):
+def paired(ours: Callable, bare: Callable, rounds: int, warmup: int = 3) -> tuple[float, float]:
     """Median seconds of both, called in turn so that a machine whose speed drifts slows both alike."""
-    ours_seconds, bare_seconds = [], []
-    for index in range(rounds + warmup):
-        for call, seconds in ((ours, ours_seconds), (bare, bare_seconds)):
+    seconds = {ours: [], bare: []}
+    for _ in range(rounds + warmup):
+        for call in (ours, bare):
             start = time.perf_counter()
             call()
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()
-            if index >= warmup:
-                seconds.append(time.perf_counter() - start)
-    return statistics.median(ours_seconds), statistics.median(bare_seconds)
+            seconds[call].append(time.perf_counter() - start)
+    return statistics.median(seconds[ours][warmup:]), statistics.median(seconds[bare][warmup:])
 
 
-def network_calls(prior, algorithm, step):
-    """What one step asks of the UNet: [(rows, is it φ of VSD, is a gradient needed)]."""
+def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[tuple[tuple, bool, bool]]:
+    """What one step asks of the UNet: [(its inputs, is it φ of VSD, is a gradient needed)]."""
     calls, network = [], prior.network
 
     def noting(z_t, t, text):
         phi = hasattr(algorithm, "phi") and not algorithm.phi.layers[0].disable_adapters
-        calls.append((len(z_t), phi, torch.is_grad_enabled()))
+        inputs = (z_t.detach().to(prior.dtype), t.to(z_t.device), text)
+        calls.append((inputs, phi, torch.is_grad_enabled()))
         return network(z_t, t, text)
 
     prior.network = noting
@@ -71,40 +71,31 @@ def network_calls(prior, algorithm, step):
     return calls
 
 
-def bare_calls(prior, algorithm, kind, calls):
+def bare_calls(prior: Prior, algorithm: Method, kind: str, calls: list[tuple[tuple, bool, bool]]) -> Callable:
     """→ a function that makes the same calls of the networks, and nothing else."""
-    inputs = []
-    for count, *_ in calls:
-        z_t = torch.randn(count, *prior.latent_shape, device=prior.device).to(prior.dtype)
-        inputs.append((z_t, torch.full((count,), 500, device=prior.device), prior.embed(["a"] * count)))
     rows = len(algorithm.particles)
     pixels = torch.rand(rows, 3, prior.image_size, prior.image_size, device=prior.device, requires_grad=True)
-    gradient = torch.ones(rows, *prior.latent_shape, device=prior.device, dtype=prior.dtype)
 
     def bare():
-        for (_, phi, learns), given in zip(calls, inputs, strict=True):
+        for inputs, phi, learns in calls:
             with algorithm.phi.active() if phi else contextlib.nullcontext(), torch.set_grad_enabled(learns):
                 unet = prior.unet.forward if learns else prior.unet  # as Prior.network has it
-                output = unet(*given).sample
+                output = unet(*inputs).sample
                 if learns:
                     output.backward(output.detach())
                     algorithm.optimizer.zero_grad(set_to_none=True)
         if kind != "latent":
-            prior.vae.encode(pixels.to(prior.dtype)).latent_dist.mean.backward(gradient)
+            latents = prior.vae.encode(pixels.to(prior.dtype)).latent_dist.mean
+            latents.backward(torch.ones_like(latents))
             pixels.grad = None
 
     return bare
 
 
-def measure(arguments, rounds=30, memory_format=None):
-    """One method and representation, four particles → {calls, ours, bare: seconds, first: seconds, memory: MB}.
-
-    memory_format: of the UNet; None leaves it as the prior has it.
-    """
-    config = parse(["--particles", "4", *arguments])
+def measure(flags: list[str], rounds: int) -> str:
+    """One method and representation, four particles → the cells of its line."""
+    config = parse(["--particles", "4", *flags])
     prior = Prior(config.prior)
-    if memory_format:
-        prior.unet.to(memory_format=memory_format)
     algorithm, *rest = sds2d.build(config, prior)
 
     def step():
@@ -116,95 +107,39 @@ def measure(arguments, rounds=30, memory_format=None):
     first = time.perf_counter() - start
     calls = network_calls(prior, algorithm, step)
     ours, bare = paired(step, bare_calls(prior, algorithm, config.rep.kind, calls), rounds)
-    cuda = prior.device.type == "cuda"
-    memory = (
-        torch.cuda.max_memory_allocated() / 2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    )
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if prior.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated() / 2**20
     rows = len(algorithm.particles)
-    shown = " + ".join(f"{count // rows}B" if count % rows == 0 else str(count) for count, *_ in calls)
-    return {"calls": shown, "ours": ours, "bare": bare, "first": first, "memory": memory}
+    counts = [len(inputs[0]) for inputs, *_ in calls]
+    shown = " + ".join(f"{count // rows}B" if count % rows == 0 else str(count) for count in counts)
+    return f"{shown} | {1e3 * ours:.1f} | {1e3 * bare:.1f} | {ours / bare:.3f} | {1e3 * first:.0f} | {memory:.0f}"
 
 
-def alone(*arguments):
-    """measure() in a process of its own, with an empty cache of compiled code."""
-    spawn = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor
-    with tempfile.TemporaryDirectory() as cache, pool(1, spawn, set_cache, (cache,)) as process:
-        return process.submit(measure, *arguments).result()
+def alone(flags: list[str], rounds: int) -> str:
+    """measure() in a process of its own."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(measure, flags, rounds).result()
 
 
-def set_cache(folder):
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-
-
-def steps_table(given, source, rounds):
-    """A line a method on latents, then SDS on the other representations."""
-    yield "| method | representation | calls | step, ms | bare calls, ms | ratio | peak memory, MB |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    others = [("sds", kind) for kind in REPRESENTATIONS if kind != "latent"]
-    for name, kind in [*((name, "latent") for name in ALGORITHMS), *others]:
-        flags = ["--algo.name", name, "--rep.kind", kind]
-        if ALGORITHMS[name].edits:
-            flags += ["--source-image", source, "--source-prompt", "a"]
-        if not ALGORITHMS[name].is_sampler:
-            flags += [
-                "--steps",
-                "50",
-                "--schedule.timestep",
-                "linear",
-            ]  # t = T/2 in the middle: as many calls each time
-        measured = alone([*flags, *given], rounds)
-        yield (
-            f"| {name} | {kind} | {measured['calls']} | {1e3 * measured['ours']:.1f} | {1e3 * measured['bare']:.1f} | "
-            f"{measured['ours'] / measured['bare']:.3f} | {measured['memory']:.0f} |"
-        )
-
-
-def variants_table(given, rounds):
-    """A line for each precision, memory format and with or without compilation: a step of SDS on latents."""
-    yield "| precision | channels last | compiled | step, ms | first step, s | pays after |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    config = parse(given)
-    for dtype in ("float16", "bfloat16") if torch.cuda.is_available() else ("float32",):
-        plain = None
-        for memory_format in (torch.contiguous_format, torch.channels_last):
-            for compiled in (False, True):
-                flags = ["--prior.dtype", dtype, *(["--prior.compile"] if compiled else [])]
-                measured = alone([*given, *flags], rounds, memory_format)
-                plain = plain or measured
-                saved, spent = plain["ours"] - measured["ours"], measured["first"] - plain["first"]
-                steps = "never" if saved <= 0 else f"{spent / saved:,.0f} steps" if spent > saved else "at once"
-                last = "yes" if memory_format is torch.channels_last else "no"
-                yield (
-                    f"| {dtype} | {last} | {'yes' if compiled else 'no'} | {1e3 * measured['ours']:.1f} | "
-                    f"{measured['first']:.1f} | {'-' if measured is plain else steps} |"
-                )
-    yield f"\nA run of SDS has {config.steps} steps here."
-
-
-def main(arguments):
-    options, _, given = read_options(arguments, SpeedOptions)
-    lines = []
-
-    def note(line):
-        print(line, flush=True)
-        lines.append(line)
-
+def main(arguments: list[str]) -> None:
+    options, config, given = read_options(arguments, SpeedOptions)
+    titles = "method | representation | calls | step, ms | bare calls, ms | ratio | first step, ms | peak memory, MB"
+    lines = [f"| {titles} |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     with tempfile.TemporaryDirectory() as folder:
         if torch.cuda.is_available() and not any(word.startswith("--prior.path") for word in given):
             given = [*given, "--prior.path", str(save_random(Path(folder) / "stable-diffusion"))]
         source = f"{folder}/source.png"
-        size = Prior(parse(given).prior).image_size
-        Image.effect_noise((size, size), 50).save(source)
-        for line in steps_table(given, source, options.rounds):
-            note(line)
-        if options.variants:
-            note("")
-            for line in variants_table(given, options.rounds):
-                note(line)
-        cpu = f"{torch.get_num_threads()} threads of a CPU"
-        where = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-        note(f"\n{where}, four particles, medians of {options.rounds} steps and their bare calls; a process a row.")
-    write_markdown(Path(options.out) / "speed.md", "\n".join(lines))
-    if options.write_docs:
-        write_docs("speed", "\n".join(lines))
+        Image.effect_noise((64, 64), 50).save(source)
+        for row in options.rows:
+            name, kind = row.split() if " " in row else (row, "latent")
+            flags = ["--algo.name", name, "--rep.kind", kind]
+            if ALGORITHMS[name].edits:
+                flags += ["--source-image", source, "--source-prompt", "a"]
+            if not ALGORITHMS[name].is_sampler:  # t = T/2 in the middle: as many calls each time
+                flags += ["--steps", "50", "--schedule.timestep", "linear"]
+            lines.append(f"| {name} | {kind} | {alone([*flags, *given], options.rounds)} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads of a CPU"
+    lines.append(f"\n{where}, four particles, medians of {options.rounds} steps and their bare calls; a process a row.")
+    report("speed", "\n".join(lines), options)

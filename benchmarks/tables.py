@@ -1,152 +1,124 @@
-"""A table as Markdown, as a CSV, as a picture, and in the docs."""
+"""A table: the flags that all have, and what they write: Markdown, a CSV, a figure, and a part of the docs."""
 
 import csv
+import json
+import os
 import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import tyro
+from pydantic import PositiveInt, TypeAdapter, ValidationError
+
+from config import Config, flag, parse
 from errors import InputError
+from priors.checkpoint import checkpoint_file, digest, locate
+from priors.evaluation import Judge
 from recording.folder import write_atomic, write_text
 
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "BENCHMARKS.md"
-PERCENT = ("top1", "top5", "background", "target")
+ROOT = Path(__file__).resolve().parent.parent
 COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b"}
 
 
-def cell(key, summaries, real):
-    """A number with its interval, "74 % (68–80)", as the column has it; as a part of the real one where the column
-    is relative."""
-    if key not in summaries:
-        return "-"
-    value, low, high = summaries[key]
-    if key in PERCENT:
-        return f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
-    if key in ("diversity", "saturation"):
-        return f"{value / real[key][0]:.2f} ({low / real[key][0]:.2f}–{high / real[key][0]:.2f})"
-    digits = {"frechet": 3}.get(key, 1)
-    return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+@dataclass
+class Options:
+    out: Path = Path("outputs/benchmark")
+    """Folder of the pictures, which are made once and kept, and of the table."""
+    workers: PositiveInt = os.cpu_count() or 1
+    """Processes, each on one core with a prior of its own."""
+    write_docs: bool = False
+    """Write the table into docs/BENCHMARKS.md, between its marks."""
 
 
-def markdown(summaries, columns, real=None):
-    """{row: {column: (number, low, high)}} as Markdown."""
-    lines = [f"| {' | '.join(['', *columns.values()])} |", f"| {' | '.join(['---'] * (1 + len(columns)))} |"]
-    lines += [
-        f"| {row} | {' | '.join(cell(key, values, real) for key in columns)} |" for row, values in summaries.items()
-    ]
-    return "\n".join(lines)
+def read_options(arguments: list[str], cls: type) -> tuple[Any, Config, list[str]]:
+    """Command line → (an instance of the dataclass cls, the Config of the flags of sds2d.py, and these flags)."""
+    options, rest = tyro.cli(cls, args=arguments, return_unknown_args=True)
+    try:
+        options = TypeAdapter(cls).validate_python(asdict(options))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(f"{flag(fault['loc'][0])} {fault['input']}: {fault['msg']}") from error
+    options.out = options.out.expanduser()
+    return options, parse(rest), rest
 
 
-def write_csv(path, summaries):
-    keys = list(dict.fromkeys(key for values in summaries.values() for key in values))
-    path.parent.mkdir(parents=True, exist_ok=True)
+class Truth:
+    """What a checkpoint's folder has for a table beside the prior: a list of cases, its captions, and a CLIP."""
 
-    def writer(part):
+    def __init__(self, path: str, cases: str):
+        """cases: the JSON file of the list."""
+        self.folder = Path(locate(path))
+        if not all((self.folder / name).exists() for name in (cases, "captions.json", "clip")):
+            raise InputError(f"--prior.path {path}: a folder with {cases}, captions.json and clip/ is needed")
+        self.cases = json.loads((self.folder / cases).read_text(encoding="utf-8"))
+        self.captions, self.sha256 = checkpoint_file(self.folder, "captions.json"), digest(self.folder)
+        self.judge = Judge(self.folder / "clip")
+
+
+def markdown(table: dict[str, dict], columns: dict[str, tuple[str, str]]) -> str:
+    """{row: {column: (number, low, high)}} and {column: (its title, the format of its numbers)} as Markdown."""
+    lines = [["", *(title for title, _ in columns.values())], ["---"] * (1 + len(columns))]
+    for row, values in table.items():
+        lines.append([row])
+        for key, (_, form) in columns.items():
+            value = "{} ({}–{})".format(*(format(x, form) for x in values[key])) if key in values else "-"
+            lines[-1].append(value)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_csv(path: Path, table: dict[str, dict], columns: dict) -> None:
+    """A line a row: each column, and the ends of its interval."""
+
+    def write(part):
         with open(part, "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["row", *(f"{key}{end}" for key in keys for end in ("", "_low", "_high"))])
-            for row, values in summaries.items():
-                numbers = (values.get(key, [None] * 3) for key in keys)
-                table.writerow(
-                    [row, *("" if number is None else f"{number:.6g}" for three in numbers for number in three)]
-                )
+            lines = csv.writer(file)
+            lines.writerow(["row", *(f"{key}{end}" for key in columns for end in ("", "_low", "_high"))])
+            for row, values in table.items():
+                numbers = [x for key in columns for x in values.get(key, ("", "", ""))]
+                lines.writerow([row, *(x if x == "" else f"{x:.6g}" for x in numbers)])
 
-    write_atomic(path, writer)
+    write_atomic(path, write)
 
 
-def write_markdown(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text + "\n")
+def report(
+    name: str, text: str, options: Any, table: dict | None = None, columns: dict | None = None, figure: tuple = ()
+) -> None:
+    """Prints the text, and writes it into NAME.md in --out, the table into NAME.csv, and the figure's columns into
+    NAME.png. With --write-docs the text replaces that between <!-- NAME --> and <!-- /NAME --> in docs/BENCHMARKS.md.
+
+    Raises InputError where these marks are missing.
+    """
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text(options.out / f"{name}.md", text + "\n")
+    for folder in (options.out, *([ROOT / "assets"] if options.write_docs else [])):
+        if table:
+            write_csv(folder / f"{name}.csv", table, columns)
+        if figure:
+            write_atomic(folder / f"{name}.png", plot(table, {key: columns[key] for key in figure}).savefig)
+    if options.write_docs:
+        file = ROOT / "docs" / "BENCHMARKS.md"
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        page, count = marks.subn(lambda mark: f"{mark[1]}\n{text}\n\n{mark[2]}", file.read_text(encoding="utf-8"))
+        if count != 1:
+            raise InputError(f"{file.name} needs one place marked <!-- {name} --> … <!-- /{name} -->")
+        write_text(file, page)
 
 
-def write_docs(name, text):
-    """Puts the text between <!-- NAME --> and <!-- /NAME --> in docs/BENCHMARKS.md. Raises InputError where these
-    are missing."""
-    old = DOCS.read_text(encoding="utf-8")
-    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    if len(marks.findall(old)) != 1:
-        raise InputError(f"{DOCS.name} needs one place marked <!-- {name} --> … <!-- /{name} -->")
-    write_text(DOCS, marks.sub(lambda mark: f"{mark[1]}\n{text}\n\n{mark[2]}", old))
+def plot(table: dict[str, dict], columns: dict[str, tuple[str, str]]):
+    """A panel a column: each row's number as a point, with its interval."""
+    from matplotlib.figure import Figure  # costs a second
 
-
-def asset(name):
-    """Where an asset of the docs lies."""
-    return DOCS.parent.parent / "assets" / name
-
-
-def spread(value, ends, unit):
-    """An interval as matplotlib wants it: how far it reaches to both sides."""
-    return [[max(0, value - ends[0]) * unit], [max(0, ends[1] - value) * unit]]
-
-
-def place(axes, labels):
-    """Writes each (text, point, color) at the first place near its point where no other text is; the lines may run
-    through it."""
-    figure, taken = axes.figure, []
-    figure.draw_without_rendering()
-    for text, point, color in labels:
-        note = None
-        for x, y, align in (
-            (7, 6, "left"),
-            (-7, 6, "right"),
-            (7, -14, "left"),
-            (-7, -14, "right"),
-            (7, 18, "left"),
-            (-7, -26, "right"),
-        ):
-            if note:
-                note.remove()
-            note = axes.annotate(
-                text, point, (x, y), textcoords="offset points", color=color, horizontalalignment=align
-            )
-            box = note.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
-
-
-def chart(path, summaries, real):
-    """Methods as points: how often the wanted name is the first, against diversity, both with their intervals."""
-    import logging
-
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    whole, labels = summaries[real]["diversity"][0], []
-    for row, values in summaries.items():
-        name, _, kind = row.partition(" ")
-        (y, *y_ends), (x, *x_ends) = values["top1"], values["diversity"]
-        color = "#7a3e9d" if row == real else COLORS[kind]
-        style = dict(fmt="*", markersize=13) if row == real else dict(fmt="o", markersize=7)
-        axes.errorbar(
-            x / whole,
-            100 * y,
-            xerr=spread(x, x_ends, 1 / whole),
-            yerr=spread(y, y_ends, 100),
-            color=color,
-            elinewidth=0.8,
-            alpha=0.9,
-            **style,
-        )
-        labels.append((row if row == real else name, (x / whole, 100 * y), color))
-    for kind, color in COLORS.items():
-        if any(row.endswith(f" {kind}") for row in summaries):
-            axes.plot([], [], "o", color=color, label=kind)
-    figure.legend(frameon=False, loc="outside upper right", ncols=len(COLORS))
-    axes.set(
-        xlabel="diversity within a prompt, the real drawings' being 1", ylabel="the wanted name is the first of all, %"
-    )
-    # Most methods make nearly the same picture four times: a logarithm tells them apart.
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
-    place(axes, labels)
-
-    def writer(part):
-        figure.savefig(part)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, writer)
+    figure = Figure(figsize=(3 * len(columns) + 1, 0.3 * len(table) + 1), dpi=110, layout="constrained")
+    for axes, (key, (title, form)) in zip(figure.subplots(1, len(columns), sharey=True), columns.items(), strict=True):
+        for y, (row, values) in enumerate(table.items()):
+            value, low, high = values[key]
+            color = COLORS.get(row.split()[-1], "#7a3e9d")
+            axes.errorbar(value, y, xerr=[[max(0, value - low)], [max(0, high - value)]], fmt="o", color=color)
+        axes.set(title=title, yticks=range(len(table)), yticklabels=list(table))
+        axes.xaxis.set_major_formatter(f"{{x:{'.0%' if form.endswith('%') else 'g'}}}")
+        axes.grid(color="#e4e4e4")
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.invert_yaxis()
+    return figure

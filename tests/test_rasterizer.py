@@ -75,21 +75,6 @@ def test_image_and_gradients(count, size, dtype, tolerance):
         assert relative(ours.grad, theirs.grad) < tolerance, name
 
 
-def test_the_dense_rendering_of_the_benchmark_is_one():
-    """It has no early ends; nothing here is opaque enough to bring one."""
-    from benchmarks.rasterizer import dense_rendering
-
-    given = [value.detach().clone() for value in scene(40, (20, 24), dtype=torch.float32)]
-    given[4] *= 0.1
-    ones, others = ([value.clone().requires_grad_(True) for value in given] for _ in range(2))
-    image, true = dense_rendering(*ones, BACKGROUND, (20, 24)), rasterize(*others, BACKGROUND, (20, 24))
-    assert relative(image, true.double()) < 1e-5
-    image.square().sum().backward()
-    true.square().sum().backward()
-    for one, other in zip(ones, others, strict=True):
-        assert relative(one.grad, other.grad.double()) < 1e-4
-
-
 @pytest.mark.parametrize("kind", ["overlapping", "tiny", "huge", "off the canvas", "transparent", "opaque", "thin"])
 def test_gradcheck(kind):
     """Three of each kind among three ordinary ones."""
