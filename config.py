@@ -54,7 +54,7 @@ class Config:
     environment: tyro.conf.Suppress[dict] = field(default_factory=dict)
 
 
-VALIDATOR = TypeAdapter(Config)
+adapter = functools.cache(TypeAdapter)
 
 
 @dataclass
@@ -99,6 +99,12 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
         if isinstance(value, tuple) and flags_in(arguments).count(flag(name)) > 1:
             raise InputError(f"{flag(name)} is given twice; give all of its values after one")
     return validate(resolve(Config(**{entry.name: getattr(options, entry.name) for entry in fields(Config)})))
+
+
+def read_options(cls: type, arguments: list[str], description: str | None = None) -> tuple[Any, list[str]]:
+    """The flags of another program → (an instance of its dataclass cls, the words that are no flags of its own)."""
+    options, rest = tyro.cli(cls, args=arguments, description=description, return_unknown_args=True)
+    return validated(cls, options), rest
 
 
 def parse_resume(arguments: list[str]) -> Config:
@@ -292,15 +298,20 @@ def unused(name: str, flat: dict[str, Any]) -> str | None:
     return None
 
 
-def check_values(config: Config) -> None:
-    """Every setting by itself: its type and its limits. Raises InputError; what stands for another type is
-    converted."""
+def validated(cls: type, config: Any) -> Any:
+    """A dataclass with its values converted to the types of the dataclass cls; InputError names one that is wrong."""
     try:
-        vars(config).update(vars(VALIDATOR.validate_python(asdict(config))))
+        return adapter(cls).validate_python(asdict(config))
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(part for part in fault["loc"] if isinstance(part, str) and part.isidentifier())
         raise InputError(f"{flag(name)} {str(fault['input'])[:100]}: {fault['msg']}") from error
+
+
+def check_values(config: Config) -> None:
+    """Every setting by itself: its type and its limits. Raises InputError; what stands for another type is
+    converted."""
+    vars(config).update(vars(validated(Config, config)))
     for name, value in flatten(config).items():
         if ascii(value).count("\\udc"):  # Bytes of the command line that are not UTF-8 arrive as surrogates.
             raise InputError(f"{flag(name)} {ascii(value)} is not UTF-8")

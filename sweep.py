@@ -24,29 +24,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-from pydantic import PositiveInt, TypeAdapter, ValidationError
+from pydantic import PositiveInt
 
-from config import parse
+from config import parse, read_options
 from errors import InputError, explain
 from priors.checkpoint import read_json, user_path
-from recording.folder import lock_folder, write_atomic, write_text
+from recording.folder import lock_folder, write_atomic, write_csv, write_text
+from sweeps import runs
 from sweeps.figure import Axis, draw
 from sweeps.grid import Run, make_runs, read_grid
 from sweeps.on_ray import connected, run_on_ray
-from sweeps.results import results, save_csv, save_page
-from sweeps.runs import (
-    FAILED,
-    FINISHED,
-    WAITING,
-    execute,
-    moment_file,
-    moments,
-    run_folder,
-    run_result,
-    shared_prior,
-    status,
-)
+from sweeps.results import results, save_page
 
 MOMENTS = "moments"
 
@@ -74,7 +62,7 @@ class Options:
 
 @dataclass
 class Sweep:
-    """swept: {flag: its values}; command: the words that were given; loops over runs in their order."""
+    """swept: {setting: its values}; command: the words that were given; loops over runs in their order."""
 
     options: Options
     folder: Path
@@ -88,33 +76,25 @@ class Sweep:
         return json.loads(json.dumps(settings))
 
     def summary(self) -> str:
-        counts = Counter(status(self.folder, run.name) for run in self.runs)
-        return f"{len(self.runs)} runs: " + ", ".join(
-            f"{counts[word]} {word}" for word in (FINISHED, FAILED, WAITING) if counts[word]
-        )
+        counts = Counter(runs.status(self.folder, run.name) for run in self.runs)
+        words = [f"{counts[word]} {word}" for word in (runs.FINISHED, runs.FAILED, runs.WAITING) if counts[word]]
+        return f"{len(self.runs)} runs: {', '.join(words)}"
 
 
 def plan(arguments: list[str]) -> Sweep:
     """Checks everything, the settings of all runs too; writes nothing. Raises InputError."""
-    options, rest = tyro.cli(Options, args=arguments, description=__doc__, return_unknown_args=True)
-    try:
-        options = TypeAdapter(Options).validate_python(asdict(options))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise InputError(f"--{fault['loc'][0].replace('_', '-')} {fault['input']}: {fault['msg']}") from error
-    swept, runs = make_runs(read_grid(rest))
+    options, rest = read_options(Options, arguments, __doc__)
+    swept, grid = make_runs(read_grid(rest))
     if options.ray_workers and not options.ray:
         raise InputError("--ray-workers is for --ray")
     axes(options, swept)
-    flags = "-".join(flag.removeprefix("--") for flag in swept)
-    folder = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-sweep-{flags[:60]}")
-    for run in runs:
+    folder = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-sweep-{'-'.join(swept)[:60]}")
+    for run in grid:
         try:
             run.config = parse(run.arguments)
         except InputError as error:
-            values = " ".join(f"{flag} {text}" for flag, text in run.values.items())
-            raise InputError(f"{error} (the run with {values})") from error
-    sweep = Sweep(options, folder, swept, runs, arguments)
+            raise InputError(f"{error} (the run with {title(run.values.items())})") from error
+    sweep = Sweep(options, folder, swept, grid, arguments)
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         if not (folder / "sweep.json").is_file():
             raise InputError(f"--out {folder} exists and has no sweep; name another folder")
@@ -126,48 +106,39 @@ def plan(arguments: list[str]) -> Sweep:
 
 
 def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[str]]:
-    """(flag of the rows, flag of the columns or MOMENTS, the other swept flags). Raises InputError for what is not
-    swept."""
-
-    def chosen(name, also=()):
-        flag = name if name in also else f"--{name.strip().lstrip('-').replace('_', '-')}"
-        if flag not in (*swept, *also):
-            flags = ", ".join(flag.removeprefix("--") for flag in (*swept, *also))
-            raise InputError(f"--rows and --columns take what is swept, here {flags}; not {name}")
-        return flag
-
-    columns = options.columns and chosen(options.columns, [MOMENTS])
-    rows = chosen(options.rows) if options.rows else next((flag for flag in swept if flag != columns), None)
-    columns = columns or next((flag for flag in swept if flag != rows), MOMENTS)
-    if rows in (None, columns):
-        raise InputError("--rows and --columns need two different flags; a single swept flag is the rows")
-    return rows, columns, [flag for flag in swept if flag not in (rows, columns)]
+    """The settings that are rows and columns, the latter may be MOMENTS, and the other swept ones."""
+    given = [name and name.lstrip("-").replace("_", "-") for name in (options.rows, options.columns)]
+    free = [name for name in swept if name not in given]
+    rows = given[0] or (free.pop(0) if free else "")
+    columns = given[1] or (free.pop(0) if free else MOMENTS)
+    if rows == columns or rows not in swept or columns not in (*swept, MOMENTS):
+        given = f"--rows {options.rows} --columns {options.columns}"
+        raise InputError(f"{given}: two different of what is swept are needed, {', '.join(swept)}, or columns moments")
+    return rows, columns, free
 
 
 # ------------------------------------------------------------------------------------------------------------- the runs
 
 
-def in_turn(folder: Path, runs: list[Run]) -> Iterator[Run]:
+def in_turn(folder: Path, pending: list[Run]) -> Iterator[Run]:
     """Executes the runs in this process → each as it ends."""
-    for number, run in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] {title(run.values.items())}", file=sys.stderr)
-        execute(folder, run.name, run.arguments)
+    for number, run in enumerate(pending, 1):
+        print(f"[{number}/{len(pending)}] {title(run.values.items())}", file=sys.stderr)
+        runs.execute(folder, run.name, run.arguments)
         yield run
 
 
 def execute_all(sweep: Sweep) -> None:
     """Executes what is not finished, and writes the figure, the page and the table after each run."""
     options, folder = sweep.options, sweep.folder
-    pending = [run for run in sweep.runs if status(folder, run.name) != FINISHED]
-    priors = [asdict(run.config.prior) for run in pending]
-    pending = [
-        pending[i] for i in sorted(range(len(pending)), key=lambda i: priors.index(priors[i]))
-    ]  # Each loads once.
+    pending = [run for run in sweep.runs if runs.status(folder, run.name) != runs.FINISHED]
+    priors = [run.config.prior for run in pending]
+    pending.sort(key=lambda run: priors.index(run.config.prior))  # Each prior is loaded once.
     with contextlib.ExitStack() as stack:
         if options.ray and pending:
             stack.enter_context(connected(options.ray, options.ray_workers))
         elif pending and pending[0].config.prior == pending[-1].config.prior:
-            shared_prior(pending[0].config.prior)  # One that can not be loaded is bad input, not a failure of each run.
+            runs.shared_prior(pending[0].config.prior)  # One that can not be loaded is no failure of each run.
         try:
             (folder / "unfinished").mkdir(parents=True, exist_ok=True)
             text = json.dumps({"command": sweep.command, "runs": sweep.contents()}, indent=1, ensure_ascii=False)
@@ -178,32 +149,32 @@ def execute_all(sweep: Sweep) -> None:
         show(sweep)
         ends = run_on_ray(folder, pending, options.ray_workers) if options.ray else in_turn(folder, pending)
         for number, run in enumerate(ends, 1):
-            if status(folder, run.name) == FAILED:
-                print(f"{run.name} failed: {run_result(folder, run.name).get('error')}", file=sys.stderr)
-            elif options.ray:  # In this process a run has a bar of its own.
-                print(f"[{number}/{len(pending)}] {title(run.values.items())}: finished", file=sys.stderr)
+            status = runs.status(folder, run.name)
+            if status == runs.FAILED or options.ray:  # In this process a run has a bar of its own.
+                reason = runs.run_result(folder, run.name).get("error") or ""
+                print(f"[{number}/{len(pending)}] {title(run.values.items())} {status}: {reason}", file=sys.stderr)
             show(sweep)
     shutil.rmtree(folder / "unfinished")
 
 
-# ----------------------------------------------------------------------------------------------------------- the
-# results
+# ---------------------------------------------------------------------------------------------------------- the results
 
 
 def show(sweep: Sweep) -> None:
+    """Writes the table, the figure and the page of what there is."""
     rows = results(sweep.folder, sweep.runs)
-    save_csv(sweep.folder / "results.csv", rows)
-    sheet = figure(sweep)
-    write_atomic(sweep.folder / "figure.png", lambda part: sheet.save(part, optimize=True))
-    write_atomic(sweep.folder / "figure.jpg", lambda part: sheet.convert("RGB").save(part, quality=85))
+    write_csv(sweep.folder / "results.csv", rows)
+    picture = figure(sweep)
+    for kind in ("png", "jpg", "pdf"):
+        write_atomic(sweep.folder / f"figure.{kind}", picture.savefig)
     save_page(sweep.folder / "index.html", sweep.runs, rows, sweep.command, sweep.summary())
 
 
 def figure(sweep: Sweep):
-    """The Pillow image of rows and columns; further swept flags make a table for each of their combinations."""
+    """The matplotlib Figure of rows and columns; further swept settings make a table for each combination."""
     rows, columns, others = axes(sweep.options, sweep.swept)
     by_values = {frozenset(run.values.items()): run for run in sweep.runs}
-    tables = list(itertools.product(*([(flag, text) for text in sweep.swept[flag]] for flag in others)))
+    tables = list(itertools.product(*([(name, text) for text in sweep.swept[name]] for name in others)))
     # {label of a column: the moment that it shows, None for the end}
     heads = moment_labels(sweep.runs) if columns == MOMENTS else dict.fromkeys(sweep.swept[columns])
 
@@ -213,18 +184,17 @@ def figure(sweep: Sweep):
         run = by_values[frozenset([*tables[table], (rows, sweep.swept[rows][row]), *along])]
         return pictures(sweep, run, moment)
 
-    name = "steps" if columns == MOMENTS else columns.removeprefix("--")
-    row_axis = Axis(rows.removeprefix("--"), sweep.swept[rows])
-    return draw(row_axis, Axis(name, list(heads)), [title(table) for table in tables], cell, sweep.options.tile)
+    column_axis = Axis("steps" if columns == MOMENTS else columns, list(heads))
+    return draw(Axis(rows, sweep.swept[rows]), column_axis, list(map(title, tables)), cell, sweep.options.tile)
 
 
 def title(values) -> str:
-    return "   ".join(f"{flag.removeprefix('--')} {text}" for flag, text in values)
+    return "   ".join(f"{name} {text}" for name, text in values)
 
 
-def moment_labels(runs: list[Run]) -> dict[str, int | None]:
+def moment_labels(grid: list[Run]) -> dict[str, int | None]:
     """Steps, or parts of runs whose steps differ. The moments of a short run may coincide: one column."""
-    steps = {(*moments(run.config), run.config.steps) for run in runs}
+    steps = {(*runs.moments(run.config), run.config.steps) for run in grid}
     labels = map(str, steps.pop()) if len(steps) == 1 else ["start", "20 %", "40 %", "60 %", "80 %", "end"]
     return dict(zip(labels, [0, 1, 2, 3, 4, None], strict=True))
 
@@ -232,19 +202,19 @@ def moment_labels(runs: list[Run]) -> dict[str, int | None]:
 def pictures(sweep: Sweep, run: Run, moment: int | None) -> list:
     """What the figure shows of a run at one of its moments, None for the end: picture files, a list a prompt, or
     texts."""
-    home, particles = run_folder(sweep.folder, run.name), run.config.particles
+    home, particles = runs.run_folder(sweep.folder, run.name), run.config.particles
     if home is None:
-        return [WAITING]
+        return [runs.WAITING]
 
     def file(particle):
         end = home / f"final_{particle:02d}.png"
-        return end if moment is None else moment_file(home, moments(run.config)[moment], particle)
+        return end if moment is None else runs.moment_file(home, runs.moments(run.config)[moment], particle)
 
     first = range(0, len(run.config.prompt) * particles, particles)
     files = [[file(p + i) for i in range(min(sweep.options.show, particles))] for p in first]
     if all(path.is_file() for line in files for path in line):
         return files
-    return [FAILED, run_result(sweep.folder, run.name).get("error") or ""]
+    return [runs.FAILED, runs.run_result(sweep.folder, run.name).get("error") or ""]
 
 
 def main():
@@ -260,7 +230,7 @@ def main():
         print(f"sweep.py: {' '.join(line.split())}", file=sys.stderr)
         sys.exit(code)
     print(f"{sweep.folder}/figure.png\n{sweep.summary()}")
-    sys.exit(any(status(sweep.folder, run.name) != FINISHED for run in sweep.runs))
+    sys.exit(any(runs.status(sweep.folder, run.name) != runs.FINISHED for run in sweep.runs))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import torch
 from algorithms import ALGORITHMS
 from benchmarks.pictures import cells, load, make
 from benchmarks.scores import interval, resampled
-from benchmarks.tables import Options, Truth, markdown, read_options, report
+from benchmarks.tables import Options, Truth, markdown, report
+from config import parse, read_options
 from errors import InputError
 from priors.evaluation import background_colours
 from recording.folder import write_atomic
@@ -83,13 +84,13 @@ class Edits(Truth):
 
 
 def main(arguments: list[str]) -> None:
-    options, config, given = read_options(arguments, EditOptions)
-    data = Edits(config.prior.path)
+    options, given = read_options(EditOptions, arguments)
+    data = Edits(parse(given).prior.path)
     rows = [row if " " in row else f"{row} latent" for row in options.rows]
     for name in (row.split()[0] for row in rows):
         if name not in ALGORITHMS:
             raise InputError(f"--rows {name}: one of {', '.join(ALGORITHMS)} is needed")
-    made = {row: cells(options.out / "edits", given, row, data.runs(row.split()[0]), data.sha256) for row in rows}
+    made = {row: cells(options.folder / "edits", given, row, data.runs(row.split()[0]), data.sha256) for row in rows}
     make([cell for turn in zip(*made.values(), strict=True) for cell in turn], options.workers)
     pictures = {"the source as it is": data.source, "the drawn target": data.target}
     by_row = {row: data.scores(images) for row, images in pictures.items()}
@@ -106,4 +107,4 @@ def main(arguments: list[str]) -> None:
 the range, in the pixels that are the same in the drawn source and the drawn target."""
     report("edits", text, options, table, COLUMNS)
     sheet = grid(torch.cat(list(pictures.values())), list(pictures), len(data.cases), 64)
-    write_atomic(options.out / "edits.png", sheet.save)
+    write_atomic(options.folder / "edits.png", sheet.save)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from algorithms import ALGORITHMS
 from benchmarks.pictures import cells, load, make, side_by_side
 from benchmarks.scores import distances, interval, median, rank_correlation, resampled, scores
-from benchmarks.tables import ROOT, Options, Truth, markdown, read_options, report
+from benchmarks.tables import ROOT, Options, Truth, markdown, report
+from config import parse, read_options
 from errors import InputError
 from priors.evaluation import with_background
 from recording.folder import write_atomic
@@ -56,8 +57,8 @@ class QualityOptions(Options):
 
 
 def main(arguments: list[str]) -> None:
-    options, config, given = read_options(arguments, QualityOptions)
-    truth = Truth(config.prior.path, "real/prompts.json")
+    options, given = read_options(QualityOptions, arguments)
+    truth = Truth(parse(given).prior.path, "real/prompts.json")
     methods = sorted((name for name, cls in ALGORITHMS.items() if not cls.edits), key=lambda name: name != "ddim")
     rows = [row if " " in row else f"{row} latent" for row in options.rows or methods]
     for row in rows:
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> None:
     known, used = read_shipped() if options.shipped else {}, []
 
     def add(rows):
-        row_cells = {row: cells(options.out, given, row, runs, truth.sha256) for row in rows}
+        row_cells = {row: cells(options.folder, given, row, runs, truth.sha256) for row in rows}
         # A prompt of each row in turn: a stopped table is as far in all, and all see the machine at the same times.
         turns = [cell for turn in zip(*row_cells.values(), strict=True) for cell in turn]
         make([cell for cell in turns if cell.file.stem not in known], options.workers)

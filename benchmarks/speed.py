@@ -25,8 +25,8 @@ import sds2d
 from algorithms import ALGORITHMS
 from algorithms.method import Method
 from benchmarks.stable_diffusion import save_random
-from benchmarks.tables import Options, read_options, report
-from config import parse
+from benchmarks.tables import Options, report
+from config import parse, read_options
 from priors.prior import Prior
 from representations import REPRESENTATIONS
 
@@ -123,7 +123,7 @@ def alone(flags: list[str], rounds: int) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    options, config, given = read_options(arguments, SpeedOptions)
+    options, given = read_options(SpeedOptions, arguments)
     titles = "method | representation | calls | step, ms | bare calls, ms | ratio | first step, ms | peak memory, MB"
     lines = [f"| {titles} |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     with tempfile.TemporaryDirectory() as folder:

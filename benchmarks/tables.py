@@ -1,21 +1,18 @@
 """A table: the flags that all have, and what they write: Markdown, a CSV, a figure, and a part of the docs."""
 
-import csv
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-from pydantic import PositiveInt, TypeAdapter, ValidationError
+from pydantic import PositiveInt
 
-from config import Config, flag, parse
 from errors import InputError
-from priors.checkpoint import checkpoint_file, digest, locate
+from priors.checkpoint import checkpoint_file, digest, locate, user_path
 from priors.evaluation import Judge
-from recording.folder import write_atomic, write_text
+from recording.folder import write_atomic, write_csv, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b"}
@@ -23,24 +20,16 @@ COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b"}
 
 @dataclass
 class Options:
-    out: Path = Path("outputs/benchmark")
+    out: str = "outputs/benchmark"
     """Folder of the pictures, which are made once and kept, and of the table."""
     workers: PositiveInt = os.cpu_count() or 1
     """Processes, each on one core with a prior of its own."""
     write_docs: bool = False
     """Write the table into docs/BENCHMARKS.md, between its marks."""
 
-
-def read_options(arguments: list[str], cls: type) -> tuple[Any, Config, list[str]]:
-    """Command line → (an instance of the dataclass cls, the Config of the flags of sds2d.py, and these flags)."""
-    options, rest = tyro.cli(cls, args=arguments, return_unknown_args=True)
-    try:
-        options = TypeAdapter(cls).validate_python(asdict(options))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise InputError(f"{flag(fault['loc'][0])} {fault['input']}: {fault['msg']}") from error
-    options.out = options.out.expanduser()
-    return options, parse(rest), rest
+    @property
+    def folder(self) -> Path:
+        return user_path(self.out)
 
 
 class Truth:
@@ -67,18 +56,15 @@ def markdown(table: dict[str, dict], columns: dict[str, tuple[str, str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write_csv(path: Path, table: dict[str, dict], columns: dict) -> None:
-    """A line a row: each column, and the ends of its interval."""
-
-    def write(part):
-        with open(part, "w", newline="", encoding="utf-8") as file:
-            lines = csv.writer(file)
-            lines.writerow(["row", *(f"{key}{end}" for key in columns for end in ("", "_low", "_high"))])
-            for row, values in table.items():
-                numbers = [x for key in columns for x in values.get(key, ("", "", ""))]
-                lines.writerow([row, *(x if x == "" else f"{x:.6g}" for x in numbers)])
-
-    write_atomic(path, write)
+def table_rows(table: dict[str, dict], columns: dict) -> list[dict]:
+    """A dictionary a row: each column, and the ends of its interval."""
+    rows = []
+    for row, values in table.items():
+        rows.append({"row": row})
+        for key in columns:
+            ends = zip((key, f"{key}_low", f"{key}_high"), values.get(key, [None] * 3), strict=True)
+            rows[-1] |= {name: x and float(f"{x:.6g}") for name, x in ends}
+    return rows
 
 
 def report(
@@ -90,11 +76,11 @@ def report(
     Raises InputError where these marks are missing.
     """
     print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_text(options.out / f"{name}.md", text + "\n")
-    for folder in (options.out, *([ROOT / "assets"] if options.write_docs else [])):
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write_text(options.folder / f"{name}.md", text + "\n")
+    for folder in (options.folder, *([ROOT / "assets"] if options.write_docs else [])):
         if table:
-            write_csv(folder / f"{name}.csv", table, columns)
+            write_csv(folder / f"{name}.csv", table_rows(table, columns))
         if figure:
             write_atomic(folder / f"{name}.png", plot(table, {key: columns[key] for key in figure}).savefig)
     if options.write_docs:

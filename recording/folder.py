@@ -1,6 +1,7 @@
 """A run's folder on disk: made by one process, locked by one process, and its files whole or not there."""
 
 import contextlib
+import csv
 import errno
 import itertools
 import json
@@ -28,6 +29,18 @@ def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """A line a row; the first has all columns."""
+
+    def write(part):
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+
+    write_atomic(path, write)
 
 
 def make_folder(folder: Path, config: str, unique: bool = False) -> Path:

@@ -1,15 +1,18 @@
 """The figure of a sweep: rows and columns of pictures, the settings that they differ in written at the left and on
 top."""
 
+import itertools
 import math
+import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from recording.pictures import font, shorten
-
-GAP, INNER, LINE = 12, 2, 20  # between cells, between the pictures of a cell, from one line of text to the next
-BLACK, GREY, PALE = (20, 20, 20), (110, 110, 110), (233, 233, 233)
+GAP, INNER, LINE = 12, 2, 20  # pixels between cells, between the pictures of a cell, from one line of text to the next
+DPI, SIZE = 100, 10  # of the figure, and of its text in points
+GREY, PALE = "#6e6e6e", "#e9e9e9"
 
 
 @dataclass
@@ -18,79 +21,73 @@ class Axis:
     texts: list[str]
 
 
-def draw(rows, columns, blocks, cell, tile):
-    """The figure, as a Pillow image on white.
+def draw(rows: Axis, columns: Axis, tables: list[str], cell: Callable, tile: int):
+    """→ a matplotlib Figure, one unit a pixel, so that pictures stay sharp.
 
-    rows, columns  an Axis each
-    blocks         texts, one a table of rows × columns, each standing over its own
-    cell           cell(block, row, column), indices → a run's picture files, a list a prompt; or texts where there
-                   are none. Those of one prompt make a square, those of several a line each.
-    tile           about how wide a picture is; it is enlarged or reduced by a whole factor, so that it stays sharp
+    tables  titles, one a table of rows × columns
+    cell    cell(table, row, column), indices → a run's picture files, a list a prompt; or texts where there are none.
+            Those of one prompt make a square, those of several a line each.
+    tile    about how wide a picture is; it is enlarged or reduced by a whole factor
     """
-    cells = [
-        [
-            [content(cell(block, row, column), tile) for column in range(len(columns.texts))]
-            for row in range(len(rows.texts))
-        ]
-        for block in range(len(blocks))
-    ]
-    pictures = [part for table in cells for line in table for part in line if isinstance(part, Image.Image)]
-    height = max([part.height for part in pictures], default=tile)
-    side = max([part.width for part in pictures], default=tile)
-    width = max(side, min(150, max(widest_word(text) for text in columns.texts)))
+    from matplotlib.figure import Figure  # costs a second
+
+    indices = list(itertools.product(*(range(len(texts)) for texts in (tables, rows.texts, columns.texts))))
+    cells = {index: content(cell(*index), tile) for index in indices}
+    sizes = [part.size for part in cells.values() if isinstance(part, Image.Image)] or [(tile, tile)]
+    side, height = (max(each) for each in zip(*sizes, strict=True))
+    width = max(side, 100)
     heads = [wrap(text, width, 4) for text in columns.texts]
-    sides = [wrap(text, 200, max(1, height // LINE)) for text in rows.texts]
+    labels = [wrap(text, 200, max(1, height // LINE)) for text in rows.texts]
+    left = 3 * GAP + LINE + max(measure(line) for label in labels for line in label.split("\n"))
+    top = LINE * (bool(any(tables)) + 2 + max(head.count("\n") + 1 for head in heads))
+    table_width = left + max(len(heads) * (width + GAP), measure(columns.name) + GAP)
+    table_height = top + max(len(labels) * (height + GAP), measure(rows.name) + GAP)
+    figure = Figure(figsize=(table_width / DPI, len(tables) * table_height / DPI), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
 
-    left = GAP + LINE + 8 + math.ceil(max(measure(line) for lines in sides for line in lines)) + 10
-    head = GAP + LINE + 4 + LINE * max(map(len, heads)) + 4
-    title = LINE + 14 if any(blocks) else 0
-    table = max(len(rows.texts) * (height + GAP), math.ceil(measure(rows.name)) + GAP)
-    block_height = title + head + table
-    sheet_width = left + max(len(columns.texts) * (width + GAP), math.ceil(measure(columns.name)) + GAP)
-    sheet = Image.new("RGB", (sheet_width, len(blocks) * block_height + (len(blocks) - 1) * GAP), "white")
-    ink = ImageDraw.Draw(sheet)
-    for b, name in enumerate(blocks):
-        top = b * (block_height + GAP)
-        if name:
-            ink.text((GAP, top + GAP), shorten(name, sheet_width - 2 * GAP), BLACK, font(18))
-        top += title
-        middle = left + (len(columns.texts) * (width + GAP) - GAP) / 2
-        centred(ink, columns.name, max(middle, left + measure(columns.name) / 2), top + GAP, GREY)
-        for c, lines in enumerate(heads):
-            for i, line in enumerate(lines):
-                y = top + head - 4 - LINE * (len(lines) - i)
-                centred(ink, line, left + c * (width + GAP) + width / 2, y, BLACK)
-        upright(sheet, rows.name, GAP, top + head + max(len(rows.texts) * (height + GAP) - GAP, measure(rows.name)) / 2)
-        for r, lines in enumerate(sides):
-            y = top + head + r * (height + GAP)
-            for i, line in enumerate(lines):
-                at = left - 10 - math.ceil(measure(line)), y + (height - LINE * len(lines)) // 2 + LINE * i
-                ink.text(at, line, BLACK, font(15))
-            for c, part in enumerate(cells[b][r]):
-                x = left + c * (width + GAP)
-                if isinstance(part, Image.Image):
-                    sheet.paste(part, (x + (width - part.width) // 2, y))
-                else:
-                    x += (width - side) // 2
-                    message(ink, part, (x, y, x + side - 1, y + height - 1))
-    return sheet
+    def write(x, y, text, **style):
+        axes.text(x, y, text, **{"size": SIZE, "va": "center", "parse_math": False} | style)
+
+    for number, name in enumerate(tables):
+        y = number * table_height
+        write(GAP, y + LINE, wrap(name, table_width - 2 * GAP, 1), size=SIZE + 2)
+        y += top
+        write(left, y - top + LINE * (1 + any(map(bool, tables))), columns.name, color=GREY)
+        write(GAP + LINE / 2, y, rows.name, color=GREY, rotation=90, ha="center", va="top")
+        for column, head in enumerate(heads):
+            write(left + column * (width + GAP) + width / 2, y - 4, head, ha="center", va="bottom")
+        for row, label in enumerate(labels):
+            write(left - 10, y + row * (height + GAP) + height / 2, label, ha="right")
+    for (number, row, column), part in cells.items():
+        x, y = left + column * (width + GAP) + (width - side) // 2, number * table_height + top + row * (height + GAP)
+        if isinstance(part, Image.Image):
+            x += (side - part.width) // 2
+            extent = (x, x + part.width, y + part.height, y)
+            axes.imshow(part, extent=extent, aspect="auto", interpolation="none")
+        else:
+            axes.fill([x, x + side, x + side, x], [y, y, y + height, y + height], PALE)
+            text = "\n".join(wrap(line, side - 8, max(1, height // LINE - 1)) for line in part)
+            write(x + side / 2, y + height / 2, text, ha="center", size=SIZE - 1)
+    axes.set(xlim=(0, table_width), ylim=(len(tables) * table_height, 0))
+    axes.axis("off")
+    return figure
 
 
-def content(parts, tile):
+def content(parts: list, tile: int) -> Image.Image | list[str]:
     """The pictures of a cell as one, or the texts in their place."""
     if isinstance(parts[0], str):
         return parts
     pictures = [sharp(file, tile) for files in parts for file in files]
     columns = math.ceil(math.sqrt(len(pictures))) if len(parts) == 1 else len(parts[0])
+    width, height = (side + INNER for side in pictures[0].size)
     lines = math.ceil(len(pictures) / columns)
-    width, height = pictures[0].size
-    sheet = Image.new("RGB", (columns * (width + INNER) - INNER, lines * (height + INNER) - INNER), "white")
+    sheet = Image.new("RGB", (columns * width - INNER, lines * height - INNER), "white")
     for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * (width + INNER), i // columns * (height + INNER)))
+        sheet.paste(picture, (i % columns * width, i // columns * height))
     return sheet
 
 
-def sharp(file, tile):
+def sharp(file: Path, tile: int) -> Image.Image:
     """The picture about `tile` wide: every pixel a square of pixels, or squares of pixels averaged into one."""
     with Image.open(file) as picture:
         picture = picture.convert("RGB")
@@ -100,60 +97,15 @@ def sharp(file, tile):
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def message(ink, texts, box):
-    """Texts in place of a picture, on a pale ground: the first as a heading, as much of the others as fits under it."""
-    ink.rectangle(box, PALE)
-    x0, y0, x1, y1 = box
-    heading, *rest = texts
-    small = 13
-    lines = wrap(" ".join(rest), x1 - x0 - 12, max(0, (y1 - y0 - 40) // 16), small) if rest else []
-    y = (y0 + y1 - LINE - 16 * len(lines)) // 2
-    centred(ink, heading, (x0 + x1) / 2, y, BLACK if rest else GREY)
-    for i, line in enumerate(lines):
-        centred(ink, line, (x0 + x1) / 2, y + LINE + 16 * i, GREY, small)
+def measure(text: str) -> int:
+    """The width of a line in pixels."""
+    from matplotlib.textpath import TextPath
+
+    path = TextPath((0, 0), f"{text.replace('$', 'S')}.", SIZE * DPI / 72)  # An empty path has no width.
+    return math.ceil(path.get_extents().x1)
 
 
-def centred(ink, text, middle, y, colour, size=15):
-    """At whole pixels, where letters are sharpest."""
-    ink.text((round(middle - measure(text, size) / 2), y), text, colour, font(size))
-
-
-def upright(sheet, text, x, middle):
-    """Text that reads upwards, its middle at the height `middle`."""
-    strip = Image.new("RGB", (math.ceil(measure(text)), LINE), "white")
-    ImageDraw.Draw(strip).text((0, 1), text, GREY, font(15))
-    strip = strip.rotate(90, expand=True)
-    sheet.paste(strip, (x, round(middle - strip.height / 2)))
-
-
-# ------------------------------------------------------------------------------------------------------------ text
-
-
-def measure(text, size=15):
-    return font(size).getlength(text)
-
-
-def widest_word(text):
-    return math.ceil(max((measure(word) for word in text.split()), default=0))
-
-
-def wrap(text, width, most, size=15):
-    """The text in at most `most` lines of at most `width` pixels, words that are longer broken, the end cut off
-    with …"""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and measure(f"{lines[-1]} {word}", size) > width:
-            lines.append("")
-        joined = f"{lines[-1]} {word}".strip()
-        while measure(joined, size) > width and len(joined) > 1:
-            fits = next(n for n in range(len(joined) - 1, 0, -1) if n == 1 or measure(joined[:n], size) <= width)
-            lines[-1:] = [joined[:fits], ""]
-            joined = joined[fits:]
-        lines[-1] = joined
-    if len(lines) > most:
-        lines = lines[:most]
-        while lines and lines[-1] and measure(lines[-1] + "…", size) > width:
-            lines[-1] = lines[-1][:-1]
-        if lines:
-            lines[-1] += "…"
-    return lines
+def wrap(text: str, width: int, most: int) -> str:
+    """The text in at most `most` lines of about `width` pixels, words that are longer broken, the end cut off with …"""
+    letters = max(2, int(width * len(text) / max(1, measure(text))))
+    return textwrap.fill(text, letters, max_lines=most, placeholder="…")

@@ -19,7 +19,7 @@ class Value:
 
 @dataclass
 class Run:
-    """One run. values: {flag: text} of the swept flags; config: its resolved Config, without a folder."""
+    """One run. values: {setting: text} of the swept ones; config: its resolved Config, without a folder."""
 
     name: str
     values: dict[str, str]
@@ -67,7 +67,8 @@ def value(name: str, words: list[str], boolean: bool) -> Value:
 
 
 def make_runs(grid: dict[str, list[Value]]) -> tuple[dict[str, list[str]], list[Run]]:
-    """→ ({swept flag: its values' texts}, the runs), the last of the swept flags varying fastest."""
+    """→ ({swept setting, as algo.name: its values' texts}, the runs), the last of the swept ones varying fastest."""
+    grid = {name.removeprefix("--"): values for name, values in grid.items()}
     swept = {name: [value.text for value in values] for name, values in grid.items() if len(values) > 1}
     if not swept:
         raise InputError("nothing is swept: give a flag several values, as in --algo.name sds vsd; or use sds2d.py")

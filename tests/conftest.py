@@ -217,7 +217,7 @@ def command(nursery):
         if env is not None:
             words = [sys.executable, ROOT / "sds2d.py", *map(str, arguments)]
             return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=env)
-        process = nursery.start(*arguments, cwd=cwd)
+        process = nursery.start(*arguments, cwd=cwd, threads=torch.get_num_threads())  # as the test itself
         stdout, stderr = process.communicate()
         return SimpleNamespace(returncode=process.returncode, stdout=stdout, stderr=stderr)
 

@@ -19,14 +19,13 @@ import pytest
 import tyro
 import yaml
 from conftest import ROOT, GaussianPrior
-from PIL import Image, ImageDraw
+from PIL import Image
 
 import sds2d
 import sweep
 from config import Config
-from recording.pictures import font
 from sweeps import grid, on_ray, runs
-from sweeps.figure import BLACK, GREY, PALE, wrap
+from sweeps.figure import measure, wrap
 
 
 @pytest.fixture
@@ -95,13 +94,16 @@ def enlarged(file, factor):
     return np.asarray(Image.open(file)).repeat(factor, 0).repeat(factor, 1)
 
 
-def written(text, colour=BLACK, upright=False, ground=(255, 255, 255)):
-    """The text as ink on its ground, cut to its font."""
-    image = Image.new("RGB", (600, 30), ground)
-    ImageDraw.Draw(image).text((0, 1), text, colour, font(15))
-    pixels = np.asarray(image.rotate(90, expand=True) if upright else image)
-    ys, xs = np.where((pixels != ground).any(-1))
-    return pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+def labels(*arguments):
+    """{text: [(top, left, bottom, right)]} of the figure of a finished sweep, in pixels of its PNG."""
+    figure = sweep.figure(sweep.plan(list(map(str, arguments))))
+    figure.draw_without_rendering()
+    found, height = {}, figure.bbox.height
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        place = (height - box.y1, box.x0, height - box.y0, box.x1)
+        found.setdefault(text.get_text().replace("\n", " "), []).append(place)
+    return found
 
 
 QUICK = (
@@ -216,7 +218,7 @@ WRONG = [
     ("", ["nothing is swept"]),
     ("--algo.name sds", ["nothing is swept"]),
     ("--algo.name sds foo", ["foo", "sds", "vsd"]),
-    ("--algo.name sds csd --algo.guidance-scale 7.5 30", ["not csd", "--algo.name csd --algo.guidance-scale 7.5"]),
+    ("--algo.name sds csd --algo.guidance-scale 7.5 30", ["not csd", "algo.name csd", "algo.guidance-scale 7.5"]),
     ("--stepz 3 --seed 0 1", ["--stepz"]),
     ("--steps 10 many", ["many"]),
     ("--seed 0 1 --steps 0", ["--steps 0"]),
@@ -267,22 +269,12 @@ def test_another_sweep_is_not_overwritten(gaussian, swept, tiny, tmp_path):
 
 
 def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny, tmp_path):
-    """The pictures are found pixel for pixel, enlarged and not blurred, and so are the words beside them."""
+    """The pictures are found pixel for pixel, enlarged and not blurred, and the words beside them."""
     out = tmp_path / "sweep"
     names, scales = ["sds", "ism"], ["1", "2", "4.5"]
-    code, said, _ = swept(
-        "--prior.path",
-        tiny,
-        *QUICK,
-        "--algo.name",
-        *names,
-        "--algo.guidance-scale",
-        *scales,
-        "--out",
-        out,
-        "--tile",
-        64,
-    )
+    given = ["--prior.path", tiny, *QUICK, "--algo.name", *names, "--algo.guidance-scale", *scales]
+    given += ["--out", out, "--tile", 64]
+    code, said, _ = swept(*given)
     assert code == 0 and said[-1] == "6 runs: 6 finished"
     sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     rows = table(out)
@@ -300,34 +292,18 @@ def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny
         at += places(sheet, enlarged(out / row["folder"] / "final_00.png", 32))
     ys, xs = sorted({y for y, _ in at}), sorted({x for _, x in at})
     assert at == [(y, x) for y in ys for x in xs] and len(ys) == 2 and len(xs) == 3
+    words = labels(*given)
     for text, y in zip(names, ys, strict=True):
-        assert any(y < top < y + 64 and left < xs[0] for top, left in places(sheet, written(text))), text
+        ((top, left, bottom, right),) = words[text]
+        assert y < top < bottom < y + 64 and 0 < left < right < xs[0]
     for text, x in zip(scales, xs, strict=True):
-        assert any(top < ys[0] and x < left < x + 64 for top, left in places(sheet, written(text))), text
-    assert places(sheet, written("algo.guidance-scale", GREY)) and places(
-        sheet, written("algo.name", GREY, upright=True)
-    )
+        ((top, left, bottom, right),) = words[text]
+        assert 0 < top < bottom < ys[0] and x < left < right < x + 64 + 36
+    assert len(words["algo.guidance-scale"]) == len(words["algo.name"]) == 1
 
     # The other way round, without a run: nothing is loaded again.
     loads = len(gaussian)
-    assert (
-        swept(
-            "--prior.path",
-            tiny,
-            *QUICK,
-            "--algo.name",
-            *names,
-            "--algo.guidance-scale",
-            *scales,
-            "--out",
-            out,
-            "--tile",
-            64,
-            "--rows",
-            "algo.guidance-scale",
-        )[0]
-        == 0
-    )
+    assert swept(*given, "--rows", "algo.guidance-scale")[0] == 0
     turned = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     at = [place for row in rows for place in places(turned, enlarged(out / row["folder"] / "final_00.png", 32))]
     ys, xs = sorted({y for y, _ in at}), sorted({x for _, x in at})
@@ -356,36 +332,18 @@ def test_one_flag_stands_against_the_steps(gaussian, swept, tiny, tmp_path):
     ((y, x),) = found
     ((bottom, right),) = places(sheet, enlarged(out / "runs" / "1-4" / "final_00.png", 32))
     assert bottom == y and right > x
-    heads = [[left for top, left in places(sheet, written(text)) if top < y - 64] for text in "0125"]
-    assert all(len(found) == 1 for found in heads) and x < heads[2][0] < x + 64 and right < heads[3][0] < right + 64
-    assert heads[0] < heads[1] < heads[2] and places(sheet, written("steps", GREY))
+    words = labels(*given, "--steps", 5, "--seed", 3, 4, "--out", out, "--tile", 64)
+    heads = [words[text][0] for text in "0125"]
+    assert all(bottom < y - 64 for _, _, bottom, _ in heads) and len(words["steps"]) == 1
+    lefts = [left for _, left, _, _ in heads]
+    assert lefts == sorted(lefts) and x < lefts[2] < x + 64 and right < lefts[3] < right + 64
 
 
 @pytest.mark.slow
 def test_three_flags_make_a_table_each(gaussian, swept, tiny, tmp_path):
     out = tmp_path / "sweep"
-    assert (
-        swept(
-            "--prior.path",
-            tiny,
-            *QUICK,
-            "--seed",
-            0,
-            1,
-            "--algo.guidance-scale",
-            1,
-            4,
-            "--prompt",
-            "ab",
-            "--prompt",
-            "abcd",
-            "--out",
-            out,
-            "--tile",
-            64,
-        )[0]
-        == 0
-    )
+    given = ["--seed", 0, 1, "--algo.guidance-scale", 1, 4, "--prompt", "ab", "--prompt", "abcd"]
+    assert swept("--prior.path", tiny, *QUICK, *given, "--out", out, "--tile", 64)[0] == 0
     sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     at = {}
     for row in table(out):
@@ -398,9 +356,11 @@ def test_three_flags_make_a_table_each(gaussian, swept, tiny, tmp_path):
 
 
 def test_long_labels_are_wrapped():
-    lines = wrap("a long prompt " * 20, 120, 3)
-    assert len(lines) == 3 and lines[-1].endswith("…") and all(font(15).getlength(line) <= 120 for line in lines)
-    assert wrap("a b", 120, 3) == ["a b"] and "".join(wrap("x" * 50, 120, 9)) == "x" * 50 and wrap("", 120, 3) == [""]
+    lines = wrap("a long prompt " * 20, 120, 3).split("\n")
+    assert len(lines) == 3 and lines[-1].endswith("…") and all(measure(line) <= 132 for line in lines)
+    assert (
+        wrap("a b", 120, 3) == "a b" and wrap("x" * 50, 120, 9).replace("\n", "") == "x" * 50 and wrap("", 120, 3) == ""
+    )
 
 
 # ------------------------------------------------------------------------------------------------- what goes wrong
@@ -427,7 +387,7 @@ def test_a_run_that_fails_is_shown_and_tried_again(gaussian, swept, tiny, tmp_pa
     assert "in stumbles" in (out / rows[2]["folder"] / "error.txt").read_text()
     sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     # The one fails in its first step, with one moment of four to show, and the other has none.
-    assert sum(x > 0 for _, x in places(sheet, written("failed", ground=PALE))) == 3 + 4
+    assert sum(len(found) for text, found in labels(*given).items() if text.startswith("failed")) == 3 + 4
     page = (out / "index.html").read_text()
     assert "the parameter is not finite" in page and "RuntimeError: a bug" in page
     assert (sheet == (233, 233, 233)).all(-1).mean() > 0.2
