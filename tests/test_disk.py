@@ -76,7 +76,7 @@ def test_a_full_disk(tiny, tmp_path, command):
 
 @needs_disks
 def test_a_video_that_has_no_room(tmp_path):
-    """Its encoder is another process: its failure is no error of ours by itself."""
+    """It is an error, and the old video stays."""
     for index in range(30):
         Image.effect_noise((400, 400), 100).save(tmp_path / f"{index:02d}.png")
     disk = tmp_path / "disk"
@@ -91,8 +91,8 @@ save_video(video, pictures[:1], 10)
 old = video.read_bytes()
 try:
     save_video(video, pictures, 10)
-except OSError as error:
-    assert "video.mp4 could not be written whole" in str(error) and video.read_bytes() == old
+except OSError:
+    assert video.read_bytes() == old
     assert len(list(video.parent.iterdir())) == 1
     sys.exit(7)
 """
