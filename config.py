@@ -233,7 +233,7 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
             raise InputError(f"{checkpoint}/sds2d.json: {key} is no setting that a checkpoint has defaults for")
     by_kind, by_method, by_both = lines
     values = {"steps": 1000, "particles": 4, "schedule.timestep": "uniform", "schedule.weight": "constant"}
-    values |= {"schedule.t_min": 0.02, "schedule.t_max": 0.98, "rep.init": "noise", "rep.init_std": 1.0}
+    values |= {"schedule.t_min": 0.02, "rep.init": "noise", "rep.init_std": 1.0}
     values |= {"rep.init_color": (0.5, 0.5, 0.5), "rep.optimizer": "adam"}
     values |= by_kind | algorithm.defaults | by_method | by_both | algorithm.required
     # What the user gave may imply the start, and a learning rate belongs to its optimizer.
@@ -335,7 +335,8 @@ def validate(config: Config, new: bool = True) -> Config:
     for key, value in flat.items():
         reason = unused(key, flat)
         require(value == initial[key] or not reason, reason)
-        if value in (None, ()) and not reason and key.removeprefix("schedule.") in USED_BY:
+        of_schedule = key.removeprefix("schedule.") in USED_BY and key != "schedule.t_max"  # the prior has a default
+        if value in (None, ()) and not reason and of_schedule:
             chooser = f"schedule.{next(iter(USED_BY[key.removeprefix('schedule.')]))}"
             raise InputError(f"{flag(chooser)} {flat[chooser]} needs {flag(key)}")
     for key, value, names in (("schedule.timestep", "ddim", SAMPLERS), ("rep.init", "source", EDITORS)):

@@ -5,10 +5,10 @@ from algorithms.method import Method
 
 
 class DDIM(Method):
-    """g = z_t - z_t', from one timestep of the sampler to the next: an SGD step of length 1 along -g is a DDIM step.
+    """g = z_t - z_t', from one timestep of the sampler to the next: an SGD step of length 1 along -g is a DDIM step,
+    of a flow an Euler step.
 
-    diffusers' DDIMScheduler on the checkpoint's config. Its start, timesteps and step length are the only ones that
-    fit.
+    Its start, timesteps and step length are the only ones that fit.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "steps": 50}
@@ -18,12 +18,17 @@ class DDIM(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.scheduler = prior.ddim_scheduler(steps)
-        self.timesteps = self.scheduler.timesteps
+        self.timesteps = prior.sampling_timesteps(steps)
 
     def gradient(self, z, t, progress):
-        noise = self.record("x0", z, self.guided_noise(z, t), t)
-        return z - self.scheduler.step(noise, int(t[0]), z).prev_sample
+        output = self.prior.guided(z, t, self.particles.text, self.particles.negative, self.s)
+        noise, clean = self.prior.to_noise(output, z, t), self.prior.to_clean(output, z, t)
+        self.predictions["x0"] = clean
+        later = self.timesteps[self.timesteps < t[0]]
+        if len(later):
+            return z - self.prior.add_noise(clean, noise, later[:1].expand(len(z)))
+        a = self.prior.final_alpha_cumprod
+        return z - (a**0.5 * clean + (1 - a) ** 0.5 * noise)
 
     def pseudo_gt(self, z, t, gradient):
         return z - gradient

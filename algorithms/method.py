@@ -54,8 +54,8 @@ class Method:
         return self.prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s)
 
     def record(self, name: str, z_t: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Keeps a noise prediction (B, C, h, w) for recording, and returns it."""
-        self.predictions[name] = z_t, noise, t
+        """Keeps the clean latents of a noise prediction (B, C, h, w) for recording, and returns the prediction."""
+        self.predictions[name] = self.prior.predict_clean(z_t, noise, t)
         return noise
 
     def pseudo_gt(self, z: torch.Tensor, t: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,10 @@ from priors.prior import Prior, to_device
 class Particles:
     """B rows, each one prompt and one seed.
 
-    prompts, text                 y of each row, and its embeddings (B, L, D)
-    negative_prompt, negative     y⁻, one for all, and its embeddings;  empty: those of ∅
+    prompts, text                 y of each row, and what Prior.network takes for it (B, …)
+    negative_prompt, negative     y⁻, one for all, likewise;  empty: that of ∅
     source_images, source         the pictures to be edited (B, 3, H, W) and their latents (B, C, h, w), or None
-    source_prompts, source_text   the prompts that describe them, and their embeddings, or None
+    source_prompts, source_text   the prompts that describe them, likewise, or None
 
     Row i draws from a generator of its own, seeded with seed + i. So its path does not depend on what else is in the
     batch, and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The generators live
@@ -31,10 +31,10 @@ class Particles:
         source_images: torch.Tensor | None = None,
     ):
         self.prior, self.device, self.seed = prior, prior.device, seed
-        self.embeddings = {}
+        self.texts = []  # every prompt that has been embedded
         self.prompts, self.negative_prompt = prompts, negative_prompt
         self.text = self.embed(prompts)
-        self.negative = self.embed([negative_prompt] * len(prompts))
+        self.negative = self.embed([negative_prompt] * len(prompts), negative=True)
         self.empty = self.embed([""] * len(prompts))
         self.source_prompts = source_prompts or None
         self.source_text = self.embed(source_prompts) if source_prompts else None
@@ -49,17 +49,10 @@ class Particles:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def embed(self, prompts: list[str]) -> torch.Tensor:
-        """Embeddings of one prompt a row, (B, L, D); the same tensor for the same prompts, so that the network is
-        called once for both."""
-        if tuple(prompts) not in self.embeddings:
-            self.embeddings[tuple(prompts)] = self.prior.embed(prompts)
-        return self.embeddings[tuple(prompts)]
-
-    @property
-    def texts(self) -> list[str]:
-        """Every prompt that has been embedded."""
-        return list(dict.fromkeys(prompt for prompts in self.embeddings for prompt in prompts))
+    def embed(self, prompts: list[str], **options) -> torch.Tensor:
+        """One prompt a row → what Prior.network takes as text (B, …)."""
+        self.texts = list(dict.fromkeys([*self.texts, *prompts]))
+        return self.prior.embed(prompts, **options)
 
     # ------------------------------------------------------------------------------------------------ random numbers
 

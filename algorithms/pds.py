@@ -14,8 +14,9 @@ from priors.prior import per_row
 
 @dataclass
 class PDSSettings:
-    num_inference_steps: PositiveInt = 500
-    """S, the number of timesteps among which t' is the next below t: t' = t - T/S. S = T makes PDS a weighted DDS."""
+    num_inference_steps: PositiveInt | None = None
+    """S, the number of timesteps among which t' is the next below t: t' = t - T/S. S = T makes PDS a weighted DDS.
+    None: T/2, as the authors' 500 of 1000."""
     posterior: Literal["authors", "exact"] = "authors"
     """Whose β_t and α_t: of one training step, although t' is T/S below, or of the step from t' to t."""
 
@@ -61,7 +62,8 @@ class PDS(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        T, S = len(prior.alphas_cumprod), self.settings.num_inference_steps
+        T = len(prior.alphas_cumprod)
+        S = self.settings.num_inference_steps or max(1, T // 2)
         if S > T:
             raise InputError(f"--algo.pds.num-inference-steps {S}: the prior has {T} timesteps")
         self.min_t = self.stride = round(T / S)

@@ -32,8 +32,7 @@ class SDEdit(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.scheduler = prior.ddim_scheduler(round(steps / self.settings.strength))
-        self.timesteps = self.scheduler.timesteps[-steps:]
+        self.timesteps = prior.sampling_timesteps(round(steps / self.settings.strength))[-steps:]
 
     def gradient(self, z, t, progress):
         z_t = z if progress else self.prior.add_noise(z, self.particles.noise_like(z), t)

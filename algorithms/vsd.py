@@ -36,7 +36,7 @@ class VSD(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.phi = add_lora(prior.unet, "phi", self.settings.lora_rank, particles.shared_generator.initial_seed())
+        self.phi = add_lora(prior.denoiser, "phi", self.settings.lora_rank, particles.shared_generator.initial_seed())
         self.optimizer = torch.optim.AdamW(self.phi.parameters, lr=self.settings.lora_lr, weight_decay=0)
 
     def gradient(self, z, t, progress):
@@ -48,13 +48,13 @@ class VSD(Method):
 
     def update(self, z, t, progress):
         for _ in range(self.settings.lora_updates):
-            t = self.particles.randint(0, len(self.prior.alphas_cumprod) - 1)
+            t = self.particles.randint(0, self.prior.noising.max_t)
             noise = self.particles.noise_like(z)
             rows = self.particles.choose(self.settings.lora_particles)
             z_t, target, text = self.prior.add_noise(z, noise, t), self.prior.target(z, noise, t), self.particles.text
             if rows is not None:
-                t = t[rows]
-                z_t, target, text = (part[to_device(rows, z.device)] for part in (z_t, target, text))
+                t, text = t[rows], text[rows]
+                z_t, target = (part[to_device(rows, z.device)] for part in (z_t, target))
             with self.phi.active():
                 error = self.prior.network(z_t, t, text) - target
                 # The gradient of the sum, divided afterwards: float16 has no numbers small enough for the mean's.

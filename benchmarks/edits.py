@@ -42,7 +42,7 @@ class Edits(Truth):
         super().__init__(path, "edits/edits.json")
         size = self.judge.clip.config.vision_config.image_size
         self.source, self.target = (
-            torch.stack([load_image(self.folder / "edits" / case[kind], size) for case in self.cases])
+            torch.stack([load_image(self.folder / "edits" / case[kind], (size, size)) for case in self.cases])
             for kind in ("source", "target")
         )
         text, source_text = (

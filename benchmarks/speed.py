@@ -56,36 +56,34 @@ def paired(ours: Callable, bare: Callable, rounds: int, warmup: int = 3) -> tupl
 
 
 def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[tuple[tuple, bool, bool]]:
-    """What one step asks of the UNet: [(its inputs, is it φ of VSD, is a gradient needed)]."""
-    calls, network = [], prior.network
+    """What one step asks of the denoiser: [(its inputs, is it φ of VSD, is a gradient needed)]."""
+    calls, denoise = [], prior.denoise
 
-    def noting(z_t, t, text):
+    def noting(x, time, text):
         phi = hasattr(algorithm, "phi") and not algorithm.phi.layers[0].disable_adapters
-        inputs = (z_t.detach().to(prior.dtype), t.to(z_t.device), text)
-        calls.append((inputs, phi, torch.is_grad_enabled()))
-        return network(z_t, t, text)
+        calls.append(((x.detach(), time, text), phi, torch.is_grad_enabled()))
+        return denoise(x, time, text)
 
-    prior.network = noting
+    prior.denoise = noting
     step()
-    del prior.network
+    del prior.denoise
     return calls
 
 
 def bare_calls(prior: Prior, algorithm: Method, kind: str, calls: list[tuple[tuple, bool, bool]]) -> Callable:
     """→ a function that makes the same calls of the networks, and nothing else."""
     rows = len(algorithm.particles)
-    pixels = torch.rand(rows, 3, prior.image_size, prior.image_size, device=prior.device, requires_grad=True)
+    pixels = torch.rand(rows, 3, *prior.image_size, device=prior.device, requires_grad=True)
 
     def bare():
         for inputs, phi, learns in calls:
             with algorithm.phi.active() if phi else contextlib.nullcontext(), torch.set_grad_enabled(learns):
-                unet = prior.unet.forward if learns else prior.unet  # as Prior.network has it
-                output = unet(*inputs).sample
+                output = prior.denoise(*inputs)
                 if learns:
                     output.backward(output.detach())
                     algorithm.optimizer.zero_grad(set_to_none=True)
         if kind != "latent":
-            latents = prior.vae.encode(pixels.to(prior.dtype)).latent_dist.mean
+            latents = prior.encode(pixels)
             latents.backward(torch.ones_like(latents))
             pixels.grad = None
 

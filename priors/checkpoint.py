@@ -5,32 +5,30 @@ import json
 import re
 from pathlib import Path
 
+import torch
+
 from errors import InputError, first_line
+from priors.families import FAMILIES, Family
 
 EMBEDDED = Path(__file__).resolve().parent / "emoji64"
-# Who may define each part of a checkpoint.
-PARTS = {
-    "tokenizer": ["transformers"],
-    "text_encoder": ["transformers"],
-    "unet": ["diffusers"],
-    "vae": ["diffusers"],
-    "scheduler": ["diffusers"],
-}
-# What is read of it: other variants of the weights, and other formats, stay where they are.
-NETWORKS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-FILES = [
-    "model_index.json",
-    "tokenizer/*.json",
-    "tokenizer/*.txt",
-    "scheduler/scheduler_config.json",
-    *(f"{part}/config.json" for part in NETWORKS),
-    *(
-        f"{part}/{name}{rest}"
-        for part, name in NETWORKS.items()
-        for rest in (".safetensors", "-*.safetensors", ".safetensors.index.json")
-    ),
-]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
+
+
+def files(variant: str | None = None) -> list[str]:
+    """Patterns of what is read of a checkpoint; other formats and variants of the weights stay where they are."""
+    v = f".{variant}" if variant else ""
+    names = [f"{name}{rest}" for name in ("model", "diffusion_pytorch_model") for rest in weight_names(v)]
+    networks = ("text_encoder*", "unet", "transformer", "vae")
+    return [
+        *("model_index.json", "tokenizer*/*.json", "tokenizer*/*.txt", "tokenizer*/*.model", "scheduler/*.json"),
+        *(f"{part}/{name}" for part in networks for name in ("config.json", *names)),
+    ]
+
+
+def weight_names(v: str) -> tuple[str, ...]:
+    """The ends of names under which the weights of a network may lie, whole or in shards; v: ".fp16" of a variant."""
+    index = f".safetensors.index{v}.json"
+    return f"{v}.safetensors", f"{v}-*-of-*.safetensors", f"-*-of-*{v}.safetensors", index
 
 
 def user_path(path: str | Path) -> Path:
@@ -54,6 +52,11 @@ def locate(path: str) -> Path | str:
             exists = folder.exists()
         except OSError as error:
             raise InputError(f"--prior.path {path} can not be read: {first_line(error)}") from error
+        if exists and folder.suffix in (".safetensors", ".ckpt"):
+            code = f"StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('folder')"
+            raise InputError(
+                f"--prior.path {path} is a single file; `from diffusers import *; {code}` makes it a folder"
+            )
         if exists:
             raise InputError(f"--prior.path {path} is no diffusers checkpoint: it has no model_index.json")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
@@ -61,8 +64,8 @@ def locate(path: str) -> Path | str:
     raise InputError(f"--prior.path {path}: no such folder, and a hub id has the form owner/name")
 
 
-def fetch(path):
-    """The folder of a checkpoint that locate() has found, from the hub if need be: of that, what FILES names and
+def fetch(path: Path | str, variant: str | None = None) -> Path:
+    """The folder of a checkpoint that locate() has found, from the hub if need be: of that, what files() names and
     nothing else."""
     if isinstance(path, Path):
         return path
@@ -71,7 +74,7 @@ def fetch(path):
 
     logging.set_verbosity_error()  # One line is enough where there is no hub.
     try:
-        return Path(snapshot_download(path, allow_patterns=FILES))
+        return Path(snapshot_download(path, allow_patterns=files(variant)))
     except Exception as error:  # Not found, no network, a proxy, a gate: the libraries below have a class for each.
         raise InputError(
             f"--prior.path {path} could not be fetched from the hub; without --prior.path the prior that ships with "
@@ -79,60 +82,105 @@ def fetch(path):
         ) from error
 
 
-def vet(folder):
-    """Raises InputError for a folder that is no StableDiffusionPipeline of networks that diffusers and transformers
-    know, with weights in safetensors: sds2d runs no code that comes with a checkpoint, and a pickle is code."""
-    index = read_json(folder / "model_index.json")
-    if "text_encoder_2" in index or "unet" not in index:
-        raise InputError(
-            f"--prior.path {folder} holds a {index.get('_class_name')}; a StableDiffusionPipeline is needed"
-        )
-    for part in ("", *PARTS):
-        for file in sorted((folder / part).glob("*.py")):
-            refuse_code(folder, file.relative_to(folder))
-    for part, libraries in PARTS.items():
-        component = index.get(part)
-        if not (isinstance(component, list) and component and component[0] in libraries):
-            refuse_code(folder, f"{part}: {component} in model_index.json")
-        if any("auto_map" in read_json(file) for file in sorted((folder / part).glob("*config.json"))):
-            refuse_code(folder, f"auto_map in {part}")
-        if (folder / part / "adapter_config.json").exists():
-            refuse_code(folder, f"adapter_config.json in {part}")  # It can name weights that lie anywhere.
-        if part in NETWORKS:
-            vet_weights(folder, part, NETWORKS[part])
+def read_family(folder: Path) -> tuple[str, Family]:
+    """The class of a checkpoint's pipeline, and its family. Raises InputError for one that is not known."""
+    name = read_json(folder / "model_index.json").get("_class_name")
+    if name not in FAMILIES:
+        known = ", ".join(f"{name} ({family.name})" for name, family in FAMILIES.items())
+        raise InputError(f"--prior.path {folder} holds a {name}; known are {known}")
+    return name, FAMILIES[name]
 
 
-def vet_weights(folder, part, name):
-    """Requires safetensors under the names that FILES has, in one file or in shards that an index names."""
-    index = folder / part / f"{name}.safetensors.index.json"
-    if index.exists():
-        shards = read_json(index).get("weight_map")
-        shards = list(map(str, shards.values())) if isinstance(shards, dict) else [str(shards)]
-        strange = [shard for shard in shards if not re.fullmatch(rf"{name}-\d+-of-\d+\.safetensors", shard)]
-        if strange:
-            raise InputError(
-                f"--prior.path {folder}: {index.name} of its {part} names {strange[0]!r}; "
-                f"{name}-00001-of-….safetensors is needed"
-            )
-    elif not (folder / part / f"{name}.safetensors").is_file():
-        others = [file.name for file in (folder / part).glob("*") if file.suffix in PICKLES]
-        if others:
-            raise InputError(
-                f"--prior.path {folder}: its {part} has weights only in {min(others)}, a format that can run code "
-                "when it is opened; save it as safetensors"
-            )
+def load_part(folder: Path, part: str, family: Family, dtype: torch.dtype, variant: str | None = None):
+    """A network, tokenizer or scheduler of a checkpoint; None where an optional one is missing.
 
+    Raises InputError unless its class is one that is known for its place, and all its weights come from safetensors:
+    a pickle is code, and libraries fill what is missing with whatever memory holds.
+    """
+    entry = read_json(folder / "model_index.json").get(part)
+    if part in family.optional and (entry is None or entry == [None, None]):
+        return None
+    place = f"--prior.path {folder}: its {part}"
+    if not (isinstance(entry, list) and len(entry) == 2 and entry[1] in family.parts[part]):
+        named = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
+        raise InputError(f"{place} is a {named} in model_index.json; {' or '.join(family.parts[part])} is needed")
+    import diffusers
+    import transformers
 
-def refuse_code(folder, where):
-    raise InputError(
-        f"--prior.path {folder} needs code of its own ({where}); sds2d runs none that comes with a checkpoint"
+    library = transformers if part.startswith(("tokenizer", "text_encoder")) else diffusers
+    if part.startswith("tokenizer"):
+        require(any(list((folder / part).glob(f"*.{end}")) for end in ("json", "model")), f"{place} has no files")
+    for file in (folder / part).glob("*config.json"):
+        require("auto_map" not in read_json(file), f"{place} needs code of its own; sds2d runs none of a checkpoint")
+    # It can name weights that lie anywhere.
+    require(
+        not (folder / part / "adapter_config.json").exists(), f"{place} has an adapter_config.json; fuse and save it"
     )
+    return load_class(getattr(library, entry[1]), folder, part, place, dtype, variant)
 
 
-def digest(folder):
+def load_class(cls: type, folder: Path, part: str, place: str, dtype: torch.dtype, variant: str | None = None):
+    """cls.from_pretrained of a part. place: what an error begins with."""
+    options, network = {}, issubclass(cls, torch.nn.Module)
+    if network:
+        require_weights(folder / part, place, variant)
+        options = {"use_safetensors": True, "output_loading_info": True, "variant": variant}
+        # True needs accelerate.
+        of_diffusers = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+        options |= of_diffusers if cls.__module__.startswith("diffusers") else {"dtype": dtype}
+    try:
+        loaded = cls.from_pretrained(folder, subfolder=part, **options)
+    except Exception as error:  # whatever a library raises on a broken file, the user needs the part and the cause
+        raise InputError(f"{place} could not be loaded ({first_line(error)})") from error
+    if not network:
+        return loaded
+    model, info = loaded
+    for what, keys in (("lacks", info["missing_keys"]), ("has another shape of", info["mismatched_keys"])):
+        for key in sorted(map(str, keys))[:1]:
+            raise InputError(f"{place}: its file {what} {key}, and {len(keys) - 1} more; save the whole model again")
+    return model.eval().requires_grad_(False)
+
+
+def require_weights(folder: Path, place: str, variant: str | None) -> None:
+    """Raises InputError where the weights are not there as safetensors."""
+    v = f".{variant}" if variant else ""
+    found = [
+        file
+        for end in weight_names(v)
+        for name in ("model", "diffusion_pytorch_model")
+        for file in folder.glob(name + end)
+    ]
+    for file in found:
+        if file.suffix == ".json":
+            shards = read_json(file).get("weight_map")
+            shards = map(str, shards.values()) if isinstance(shards, dict) else [str(shards)]
+            strange = [shard for shard in shards if not re.fullmatch(r"[\w.-]+\.safetensors", shard)]
+            require(not strange, f"{place}: {file.name} names {strange[:1]}; a .safetensors file beside it is needed")
+        else:
+            with open(file, "rb") as opened:
+                pointer = opened.read(40).startswith(b"version https://git-lfs")
+            require(not pointer, f"{place}: {file.name} is a Git-LFS pointer; `git lfs pull` fetches the weights")
+    if not found:
+        others = sorted(file.name for file in folder.glob("*"))
+        variants = [
+            name.split(".")[1].split("-")[0] for name in others if name.count(".") > 1 and name.endswith(".safetensors")
+        ]
+        if variants:
+            raise InputError(f"{place} has only weights of a variant; --prior.variant {variants[0]} is needed")
+        pickles = [name for name in others if name.endswith(PICKLES)]
+        cause = f"only {pickles[0]}, a format that can run code when it is opened" if pickles else "none"
+        raise InputError(f"{place} needs weights as safetensors, and has {cause}")
+
+
+def require(good: bool, message: str) -> None:
+    if not good:
+        raise InputError(message)
+
+
+def digest(folder, variant=None):
     """SHA-256 of everything that a prior is loaded from, names and contents."""
     total = hashlib.sha256()
-    for file in sorted(file for pattern in FILES for file in folder.glob(pattern)):
+    for file in sorted(file for pattern in files(variant) for file in folder.glob(pattern)):
         with open(file, "rb") as opened:
             total.update(
                 f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode()

@@ -1,137 +1,286 @@
-"""The prior: a Stable Diffusion checkpoint, in a folder or on the hub, behind a handful of methods.
+"""The prior: a text-to-image checkpoint, in a folder or on the hub, behind a handful of methods.
 
 Everything is read from the checkpoint: the noise schedule, what the network predicts, the size and scale of its
-latents, how long a prompt may be. Nothing here knows which checkpoint it is.
+latents, how long a prompt may be. Methods see one variance-preserving process, whatever the family (noising.py).
 """
 
 import functools
+import hashlib
 import os
 import re
 import shutil
 import string
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 
-from errors import InputError, first_line
-from priors.checkpoint import EMBEDDED, checkpoint_file, digest, fetch, locate, vet
+from errors import InputError, NonNegative, first_line
+from priors.checkpoint import (
+    EMBEDDED,
+    checkpoint_file,
+    digest,
+    fetch,
+    load_class,
+    load_part,
+    locate,
+    read_family,
+    read_json,
+    user_path,
+)
+from priors.families import hear, join, pack, unpack
+from priors.noising import read_noising, sampling_timesteps
 
 
 @dataclass
 class PriorConfig:
     path: str = f"priors/{EMBEDDED.name}"
-    """Folder or hub id of a Stable Diffusion checkpoint in diffusers' layout. The default ships with sds2d."""
+    """Folder or hub id of a checkpoint in diffusers' layout. The default ships with sds2d."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Precision of the networks; auto is float16 on CUDA, else float32. Latents and gradients are always float32."""
+    """Precision of the networks; auto is float32 on a CPU, else float16 for UNets and bfloat16 for transformers.
+    Latents and gradients are always float32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
     compile: bool = False
-    """Compile the UNet before its first step (torch.compile): minutes, for steps that are somewhat quicker."""
+    """Compile the denoiser before its first step (torch.compile): minutes, for steps that are somewhat quicker."""
+    size: tuple[PositiveInt, ...] = ()
+    """Height and width of the pictures in pixels, or one number for a square. None: the checkpoint's own."""
+    variant: str | None = None
+    """Variant of the weights to load, as fp16 for files named model.fp16.safetensors."""
+    vae: str | None = None
+    """Folder or hub id of another autoencoder."""
+    lora: tuple[str, ...] = ()
+    """LoRAs to be fused into the prior, each PATH or PATH:SCALE: a folder, a file or a hub id."""
+    distilled_guidance: NonNegative = 3.5
+    """The guidance scale that a guidance-distilled prior (FLUX.1 dev, LCM) is told."""
+    chunk: NonNegativeInt = 0
+    """Most rows of one call of the denoiser, for less memory and the same result. 0: all at once."""
+    offload: bool = False
+    """The autoencoder waits in the CPU's memory while it is not used."""
+    gradient_checkpointing: bool = False
+    """The autoencoder's encoder computes its activations again in the backward pass, for less memory."""
 
 
 class Prior:
-    """A frozen text-to-image latent diffusion model.
+    """A frozen text-to-image diffusion model.
 
-    alphas_cumprod  ᾱ, float64 (T,), on the CPU
-    latent_shape    (C, h, w) of one latent;  image_size  side of its square picture in pixels
+    noising         the process as Noising has it;  alphas_cumprod: its ᾱ, float64 (T,), on the CPU
+    latent_shape    (C, h, w) of one latent;  image_size  (H, W) of its picture in pixels
+    vae             the autoencoder, or None: latents are pixels in [-1, 1]
 
     Timesteps t are long (B,) on the CPU everywhere: what a step does may depend on them, and no GPU is waited for.
-
-    folder: of the checkpoint's files.
     """
 
-    folder = None
+    folder, vae, chunk, offload, text_loaded = None, None, 0, False, False
 
     def __init__(self, config: PriorConfig):
-        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils import logging
 
-        self.folder = path = fetch(locate(config.path))
-        vet(path)
+        logging.disable_progress_bar()  # Bars for reading weights; a download keeps its own.
+        logging.set_verbosity_error()  # It warns that torchvision is not there.
+        import diffusers
+
+        diffusers.utils.logging.set_verbosity_error()
+        self.config, self.folder = config, fetch(locate(config.path), config.variant)
+        self.pipeline_name, self.family = read_family(self.folder)
         self.device = torch.device(pick_device(config.device))
-        dtype = {"cuda": "float16"}.get(self.device.type, "float32") if config.dtype == "auto" else config.dtype
+        low = "float16" if self.family.denoiser == "unet" else "bfloat16"
+        dtype = config.dtype if config.dtype != "auto" else "float32" if self.device.type == "cpu" else low
         self.dtype = getattr(torch, dtype)
         if self.device.type == "cuda":
             repeat_on_cuda()
 
-        disable_progress_bar()  # Bars for reading weights; a download keeps its own.
+        self.texts = [part for part in self.family.parts if part.startswith(("tokenizer", "text_encoder"))]
+        parts = {part: self.load(part) for part in self.family.parts}
+        parts |= dict.fromkeys(("safety_checker", "feature_extractor", "watermarker", "image_encoder"))
+        names = getattr(diffusers, self.pipeline_name).__init__.__code__.co_varnames
+        parts = {name: part for name, part in parts.items() if name in names}
+        extra = {"requires_safety_checker": False} if "requires_safety_checker" in names else {}
+        index = read_json(self.folder / "model_index.json")
+        extra |= {key: index[key] for key in ("force_zeros_for_empty_prompt",) if key in index}
+        self.pipeline = getattr(diffusers, self.pipeline_name)(**parts, **extra)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.denoiser, self.vae = parts[self.family.denoiser], parts.get("vae")
+        for lora in config.lora:
+            self.fuse(lora)
+        self.check()
 
-        def load(cls, part, **options):
-            try:
-                return cls.from_pretrained(path, subfolder=part, **options)
-            except (
-                Exception
-            ) as error:  # whatever a library raises on a broken file, the user needs the part and the cause
-                raise InputError(
-                    f"--prior.path {path}: its {part} could not be loaded ({first_line(error)})"
-                ) from error
+        shape = self.denoiser.config
+        factor = getattr(self.pipeline, "vae_scale_factor", 1) if self.vae else 1
+        own = shape.sample_size if not self.family.packed else self.pipeline.default_sample_size
+        own = [own] * 2 if isinstance(own, int) else list(own or ())
+        size = list(config.size) * (1 if len(config.size) == 2 else 2) or [side * factor for side in own]
+        multiple = factor * self.family.patch
+        if len(size) != 2 or any(side % multiple for side in size):
+            given = " ".join(map(str, config.size)) or "is not known of this checkpoint"
+            raise InputError(f"--prior.size {given}: height and width, multiples of {multiple}, are needed")
+        self.image_size = tuple(size)
+        channels = shape.in_channels // (4 if self.family.packed else 1)
+        self.latent_shape = (channels, size[0] // factor, size[1] // factor)
+        if min(size) < self.family.least_size:
+            name, least = self.family.name, self.family.least_size
+            print(f"warning: --prior.size {size[0]} {size[1]}: {name} breaks below {least} pixels", file=sys.stderr)
 
-        weights = dict(torch_dtype=self.dtype, use_safetensors=True, low_cpu_mem_usage=False)  # True needs accelerate
-        self.tokenizer = load(CLIPTokenizer, "tokenizer")
-        self.text_encoder = load(CLIPTextModel, "text_encoder", dtype=self.dtype, use_safetensors=True)
-        if (
-            len(self.tokenizer) != self.text_encoder.config.vocab_size
-        ):  # A tokenizer without its files loads as an empty one.
-            raise InputError(
-                f"--prior.path {path}: its tokenizer knows {len(self.tokenizer)} tokens, its text_encoder "
-                f"{self.text_encoder.config.vocab_size}"
-            )
-        self.unet = load(UNet2DConditionModel, "unet", **weights)
-        self.vae = load(AutoencoderKL, "vae", **weights)
-        for network in (self.text_encoder, self.unet, self.vae):
-            network.to(self.device).eval().requires_grad_(False)
-        if self.device.type == "cpu":
-            self.unet.to(
-                memory_format=torch.channels_last
-            )  # its convolutions are 7 to 15 % quicker; on CUDA not measured yet
+        scheduler = parts["scheduler"].config
+        tokens = self.latent_shape[1] * self.latent_shape[2] // self.family.patch**2
+        # FLUX rounds the timestep to its own precision: the noise is that of the rounded one.
+        rounded = self.dtype if self.family.packed else torch.float64
+        try:
+            self.noising = read_noising(scheduler, tokens, self.family.time_scale(shape), rounded)
+        except InputError as error:
+            raise InputError(f"--prior.path {self.folder}: its scheduler can not be used: {error}") from error
+        self.scheduler_config = dict(scheduler)
+        tokenizers = [parts[part] for part in self.texts if part.startswith("tokenizer") and parts[part] is not None]
+        self.tokenizer = tokenizers[0]
+        self.text_length = self.tokenizer.model_max_length
+        self.taught = set(checkpoint_file(self.folder, "captions.json").get("words", ()))
+        self.conditions, self.places = [], {}  # each prompt's arguments of the denoiser, and where they stand
+        self.chunk, self.offload = config.chunk, config.offload
+        self.move_text(self.device)
+        if self.vae and not config.offload:
+            self.vae.to(self.device)
+        if self.device.type == "cpu" and self.family.denoiser == "unet":
+            self.denoiser.to(memory_format=torch.channels_last)  # Its convolutions are 7 to 15 % quicker on a CPU.
+        if config.gradient_checkpointing and self.vae:
+            self.vae.enable_gradient_checkpointing()
         if config.compile:
             if self.device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
                 raise InputError("--prior.compile needs a C++ compiler, g++ or clang++, on the PATH")
-            self.unet.compile()
+            self.denoiser.compile()
 
-        # DDPMScheduler reads the config of any discrete scheduler and derives the ᾱ that the network was trained with.
-        scheduler = load(DDPMScheduler, "scheduler")
-        self.alphas_cumprod = (1 - scheduler.betas.double()).cumprod(0)
-        self.scheduler_config = scheduler.config
-        self.prediction_type = scheduler.config.prediction_type
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise InputError(f"--prior.path {path} predicts {self.prediction_type}; epsilon or v_prediction is needed")
+    # -------------------------------------------------------------------------------------------------------- loading
 
-        channels, size = self.unet.config.in_channels, self.unet.config.sample_size
-        if channels != self.vae.config.latent_channels:
-            raise InputError(
-                f"--prior.path {path}: a UNet of {channels} input channels is no text-to-image prior (inpainting?)"
-            )
-        self.latent_shape = (channels, size, size)
-        self.image_size = size * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.text_length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        self.taught = set(checkpoint_file(path, "captions.json").get("words", ()))
-        self._embeddings = {}
+    def load(self, part: str):
+        """A part of the checkpoint. The autoencoder is float32 where float16 overflows in it (threestudio #330)."""
+        dtype = self.dtype
+        if part == "vae":
+            if self.config.vae:
+                return self.load_vae(dtype)
+            config = checkpoint_file(self.folder / "vae", "config.json")
+            dtype = torch.float32 if config.get("force_upcast", True) and dtype == torch.float16 else dtype
+        return load_part(self.folder, part, self.family, dtype, self.config.variant)
+
+    def load_vae(self, dtype):
+        """--prior.vae, a folder with its config.json or with vae/, in the precision of the networks."""
+        import diffusers
+
+        folder = user_path(self.config.vae)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            try:
+                folder = Path(snapshot_download(self.config.vae, allow_patterns=["config.json", "*.safetensors"]))
+            except Exception as error:
+                raise InputError(f"--prior.vae {self.config.vae} could not be fetched ({first_line(error)})") from error
+        part = "" if (folder / "config.json").is_file() else "vae"
+        name = checkpoint_file(folder / part, "config.json").get("_class_name")
+        if name not in self.family.parts.get("vae", ()):
+            known = " or ".join(self.family.parts.get("vae", ())) or "none"
+            raise InputError(f"--prior.vae {self.config.vae} is a {name}; {self.family.name} takes {known}")
+        return load_class(getattr(diffusers, name), folder, part, f"--prior.vae {self.config.vae}", dtype)
+
+    def fuse(self, lora: str) -> None:
+        """Adds PATH or PATH:SCALE to the weights of the denoiser and the text encoders, for good."""
+        path, _, scale = lora.rpartition(":")
+        try:
+            path, scale = (path, float(scale)) if path else (lora, 1.0)
+        except ValueError:
+            path, scale = lora, 1.0
+        try:
+            self.pipeline.load_lora_weights(str(user_path(path)))
+            self.pipeline.fuse_lora(lora_scale=scale)
+            self.pipeline.unload_lora_weights()
+        except Exception as error:
+            raise InputError(f"--prior.lora {lora} can not be fused ({first_line(error)})") from error
+
+    def check(self) -> None:
+        """Raises InputError for a denoiser that is not one of text alone, as its configuration says."""
+        config, place = self.denoiser.config, f"--prior.path {self.folder}: its {self.family.denoiser}"
+        known = ("text", "text_proj", *(["text_time"] if "XL" in self.pipeline_name else []))
+        for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "addition_embed_type"):
+            if (value := config.get(name)) and value not in known:
+                raise InputError(f"{place} has {name} {value}, which a {self.pipeline_name} does not give")
+        channels, latents = config.in_channels, self.vae.config.latent_channels if self.vae else 3
+        latents *= 4 if self.family.packed else 1
+        if channels != latents:
+            raise InputError(f"{place} takes {channels} channels, not {latents}: no text-to-image prior (inpainting?)")
+        out = config.get("out_channels") or channels
+        if out != channels * (2 if self.family.variance else 1) and out != channels:
+            raise InputError(f"{place} gives {out} channels; {channels} are needed")
+        for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+            tokenizer, encoder = (getattr(self.pipeline, name, None) for name in (tokenizer, encoder))
+            if encoder is None:
+                continue
+            if len(tokenizer) > encoder.config.vocab_size:
+                raise InputError(
+                    f"--prior.path {self.folder}: its tokenizer knows {len(tokenizer)} tokens, its text_encoder "
+                    f"{encoder.config.vocab_size}"
+                )
+            longest = getattr(encoder.config, "max_position_embeddings", None) or 10**6
+            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+        if self.vae and self.vae.config.get("latents_mean") and "AutoencoderKL" in type(self.vae).__name__:
+            raise InputError(f"--prior.path {self.folder}: its vae has latents_mean, which is not supported")
 
     @functools.cached_property
-    def sha256(self):
-        """Of the checkpoint's files; None where there are none."""
-        return digest(self.folder) if self.folder else None
+    def sha256(self) -> str | None:
+        """Of the files that the prior is loaded from; None where there are none."""
+        if not self.folder:
+            return None
+        own = [digest(self.folder, self.config.variant), self.config.vae, self.config.lora]
+        others = [user_path(path.rpartition(":")[0] or path) for path in self.config.lora]
+        own += [hashlib.sha256(path.read_bytes()).hexdigest() for path in others if path.is_file()]
+        return own[0] if not (self.config.vae or self.config.lora) else hashlib.sha256(str(own).encode()).hexdigest()
 
-    # ------------------------------------------------------------------------------------------------------- text
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        return self.noising.alphas_cumprod
 
-    def embed(self, prompts):
-        """Text embeddings of a list of prompts (N, L, D) in the networks' dtype; each prompt is encoded once."""
+    # ----------------------------------------------------------------------------------------------------------- text
+
+    def embed(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
+        """Prompts (N) → what network() takes as `text`: long (N,), on the CPU, the numbers of their conditions.
+
+        negative: conditions as of a negative prompt, which in some families differ; "" is the pipeline's own
+        unconditional.
+        """
         for prompt in dict.fromkeys(prompts):
-            if prompt not in self._embeddings:
-                tokens = self.tokenizer(
-                    prompt, padding="max_length", max_length=self.text_length, truncation=True, return_tensors="pt"
-                ).to(self.device)
-                # Stable Diffusion's text encoders see the padding; only a checkpoint that says so masks it.
-                mask = tokens.attention_mask if getattr(self.text_encoder.config, "use_attention_mask", False) else None
-                with torch.no_grad():
-                    hidden = self.text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
-                self._embeddings[prompt] = hidden[0].to(self.dtype)
-        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+            key = prompt, negative or not prompt
+            if key not in self.places:
+                self.places[key] = len(self.conditions)
+                self.conditions.append(self.condition(*key))
+        return torch.tensor([self.places[prompt, negative or not prompt] for prompt in prompts])
 
-    def warnings(self, prompt):
+    @torch.no_grad()
+    def condition(self, prompt: str, negative: bool) -> dict:
+        """The denoiser's arguments for a prompt, by its own pipeline; (1, …) each."""
+        if not self.text_loaded:
+            self.move_text(self.device)
+        distilled = not self.family.guided or self.denoiser.config.get("time_cond_proj_dim")
+        size, scale = self.image_size, self.config.distilled_guidance if distilled else 2.0
+        if distilled:
+            return hear(self.pipeline, prompt, None, size, scale)[-1]
+        rows = hear(self.pipeline, "" if negative else prompt, (prompt or None) if negative else None, size, scale)
+        if len(rows) != 2:
+            raise InputError(f"--prior.path {self.folder}: its pipeline takes no guidance")
+        return rows[0 if negative else 1]
+
+    def move_text(self, device: torch.device | None) -> None:
+        """The text encoders to a device, from disk where they are not loaded; None frees their memory. With
+        --prior.lora they wait in the CPU's, as the files have them without it."""
+        for part in (part for part in self.texts if "encoder" in part):
+            network = getattr(self.pipeline, part)
+            if device is not None:
+                network = network if network is not None else self.load(part)
+                network = network and network.to(device)
+            elif network is not None:
+                network = network.to("cpu") if self.config.lora else None
+            setattr(self.pipeline, part, network)
+        self.text_loaded = device is not None
+
+    def warnings(self, prompt: str) -> list[str]:
         """What of the prompt the text encoder can't use, as a list of lines: a cut-off end, words it was never
         taught."""
         lines = []
@@ -148,17 +297,35 @@ class Prior:
 
     # ---------------------------------------------------------------------------------------------------- pictures
 
-    def encode(self, images):
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) in [0, 1] → latents (B, C, h, w), differentiable: the posterior's mean in scaled
         units."""
-        mean = self.vae.encode((images * 2 - 1).to(self.dtype)).latent_dist.mean.float()
-        return (mean - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+        if not self.vae:
+            return images * 2 - 1
+        self.wake_vae()
+        encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
+        if hasattr(encoded, "latent_dist"):
+            latents = encoded.latent_dist.mean
+        else:  # AutoencoderTiny, AutoencoderDC
+            latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent
+        return (latents.float() - (self.vae.config.get("shift_factor") or 0)) * self.vae.config.scaling_factor
 
-    def decode(self, latents):
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W), float32, near [0, 1] and not clamped."""
-        latents = (latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)).to(self.dtype)
+        if not self.vae:
+            return latents / 2 + 0.5
+        self.wake_vae()
+        latents = latents / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0)
         # Four at a time: the decoder needs far more memory than the UNet, and no step waits for it.
-        return torch.cat([self.vae.decode(part).sample.float() for part in latents.split(4)]) / 2 + 0.5
+        parts = latents.to(self.vae.dtype).split(4)
+        images = torch.cat([self.vae.decode(part).sample.float() for part in parts]) / 2 + 0.5
+        if self.offload and not torch.is_grad_enabled():
+            self.vae.to("cpu")
+        return images
+
+    def wake_vae(self) -> None:
+        if self.offload:
+            self.vae.to(self.device)
 
     # --------------------------------------------------------------------------------------------------- diffusion
 
@@ -185,69 +352,92 @@ class Prior:
         eq. 12."""
         return self.add_noise(self.predict_clean(z_t, noise, t), noise, to)
 
-    def ddim_scheduler(self, steps):
-        """diffusers' DDIMScheduler on the checkpoint's config, set to `steps` steps, for ε̂ and in double precision.
+    def network(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """The denoiser as it is (ε̂, ẑ_0, v or a flow), in the dtype of z_t: z_t (N, C, h, w), t (N,), text (N,)."""
+        if self.text_loaded:  # All prompts are embedded: their encoders and the denoiser need not fit together.
+            self.move_text(None)
+            self.denoiser.to(self.device)
+        x, time = self.noising.scale[t], self.noising.time[t]
+        x = (z_t if (x == 1).all() else per_row(x, z_t) * z_t).to(self.dtype)
+        time = to_device(time if time.dtype == torch.long else time.float(), x.device)
+        rows = self.chunk or len(x)
+        parts = [self.denoise(*part) for part in zip(x.split(rows), time.split(rows), text.split(rows), strict=True)]
+        return torch.cat(parts).to(z_t.dtype) if len(parts) > 1 else parts[0].to(z_t.dtype)
 
-        Raises InputError for a number of steps whose timesteps do not begin near T, where latents are noise.
-        """
-        from diffusers import DDIMScheduler
-
-        T = len(self.alphas_cumprod)
-        first = (steps - 1) * (T // steps)
-        if not 0.8 * T <= first < T - 1:
-            raise InputError(
-                f"--steps: {steps} steps of DDIM would begin at timestep {first} of {T}; "
-                f"take a divisor of {T} from 5 to {T // 2}"
-            )
-        scheduler = DDIMScheduler.from_config(self.scheduler_config, prediction_type="epsilon", clip_sample=False)
-        scheduler.alphas_cumprod = self.alphas_cumprod
-        if not scheduler.config.set_alpha_to_one:
-            scheduler.final_alpha_cumprod = self.alphas_cumprod[0]
-        scheduler.set_timesteps(steps)
-        return scheduler
-
-    def network(self, z_t, t, text):
-        """The UNet as it is, ε̂ or v, in the dtype of z_t: one call, for z_t (N, C, h, w), t (N,), text (N, L, D)."""
-        # forward is the UNet that --prior.compile leaves alone: compiling the backward pass of one that learns
+    def denoise(self, x: torch.Tensor, time: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """One call of the denoiser: x (N, C, h, w) as it is scaled, time (N,) as it is told."""
+        # forward is the network that --prior.compile leaves alone: compiling the backward pass of one that learns
         # takes minutes.
-        unet = self.unet.forward if torch.is_grad_enabled() else self.unet
-        return unet(z_t.to(self.dtype), to_device(t, z_t.device), text).sample.to(z_t.dtype)
+        network = self.denoiser.forward if torch.is_grad_enabled() else self.denoiser
+        given = self.arguments(tuple(text.tolist()))
+        output = network(pack(x) if self.family.packed else x, timestep=time, **given, return_dict=False)[0]
+        return unpack(output, *x.shape[-2:]) if self.family.packed else output[:, : x.shape[1]]
 
-    def target(self, z, noise, t):
-        """What the network was trained to say of add_noise(z, noise, t): ε, or v = √ᾱ_t ε - √(1-ᾱ_t) z."""
-        if self.prediction_type == "epsilon":
-            return noise
-        alpha, sigma = self.coefficients(t, z)
-        return alpha * noise - sigma * z
+    @functools.lru_cache(8)  # noqa: B019, there is one prior
+    def arguments(self, text: tuple[int, ...]) -> dict:
+        """The arguments of a batch with these conditions."""
+        return join([self.conditions[place] for place in text])
 
-    def predict_noise(self, z_t, t, text):
-        """ε̂(z_t; y, t), one call of the network, no autograd graph.
+    def target(self, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """What the network was trained to say of add_noise(z, noise, t): ε, z, v = √ᾱ_t ε - √(1-ᾱ_t) z, or ε - z."""
+        e, b = (per_row(values[t], z) for values in self.noising.target)
+        return noise if self.noising.prediction_type == "epsilon" else e * noise + b * z
 
-        A v-prediction (Salimans and Ho 2022, arXiv 2202.00512) is converted: ε̂ = √ᾱ_t v + √(1-ᾱ_t) z_t.
-        """
-        with torch.no_grad():
-            output = self.network(z_t, t, text)
-        if self.prediction_type == "epsilon":
+    def to_noise(self, output: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """ε̂ of what the network says of z_t; of a v-prediction (Salimans and Ho 2022, arXiv 2202.00512)
+        √ᾱ_t v + √(1-ᾱ_t) z_t."""
+        if self.noising.prediction_type == "epsilon":
             return output
-        alpha, sigma = self.coefficients(t, z_t)
-        return alpha * output + sigma * z_t
+        o, z = (per_row(values[t], z_t) for values in self.noising.noise)
+        return o * output + z * z_t
 
-    def predict_noises(self, z_t, t, *texts):
-        """ε̂(z_t; y, t) for several embeddings y of the same latents, in one call of the network, which is called
-        once for an embedding that comes twice."""
-        different = list({id(text): text for text in texts}.values())
-        n = len(different)
-        noises = self.predict_noise(torch.cat([z_t] * n), torch.cat([t] * n), torch.cat(different)).chunk(n)
-        noise_of = dict(zip(map(id, different), noises, strict=True))
-        return [noise_of[id(text)] for text in texts]
+    def to_clean(self, output: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """ẑ_0 of what the network says of z_t; finite where ᾱ_t = 0, too, but for an ε-prediction."""
+        o, z = (per_row(values[t], z_t) for values in self.noising.clean)
+        return o * output + z * z_t
 
-    def guided_noise(self, z_t, t, text, negative, scale):
-        """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)), classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), in
-        one call of 2B; of B where s is 0 or 1 and one of the two is all there is to it."""
+    def sampling_timesteps(self, steps: int) -> torch.Tensor:
+        """Those of a sampler, long (steps,), falling."""
+        return sampling_timesteps(self.scheduler_config, self.noising, steps)
+
+    @property
+    def final_alpha_cumprod(self) -> float:
+        """ᾱ at which sampling ends: of the least timestep, where the checkpoint's scheduler says so, or 1."""
+        return 1.0 if self.scheduler_config.get("set_alpha_to_one", True) else self.alphas_cumprod[0].item()
+
+    @torch.no_grad()
+    def predict(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """network() without an autograd graph."""
+        return self.network(z_t, t, text)
+
+    def predict_noise(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """ε̂(z_t; y, t), one call of the network, no autograd graph."""
+        return self.to_noise(self.predict(z_t, t, text), z_t, t)
+
+    def predict_all(self, z_t: torch.Tensor, t: torch.Tensor, *texts: torch.Tensor) -> list[torch.Tensor]:
+        """predict() for several texts with the same latents, in one call of the network, which is called once for a
+        text that comes twice."""
+        which = [next(i for i, other in enumerate(texts) if torch.equal(text, other)) for text in texts]
+        different = sorted(set(which))
+        n, given = len(different), torch.cat([texts[i] for i in different])
+        outputs = self.predict(torch.cat([z_t] * n), torch.cat([t] * n), given).chunk(n)
+        return [outputs[different.index(i)] for i in which]
+
+    def predict_noises(self, z_t: torch.Tensor, t: torch.Tensor, *texts: torch.Tensor) -> list[torch.Tensor]:
+        """ε̂(z_t; y, t) for several texts y of the same latents, in one call of the network."""
+        return [self.to_noise(output, z_t, t) for output in self.predict_all(z_t, t, *texts)]
+
+    def guided(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale: float) -> torch.Tensor:
+        """o(y⁻) + s (o(y) - o(y⁻)) of what the network says, classifier-free guidance (Ho and Salimans 2022, arXiv
+        2207.12598), in one call of 2B; of B where s is 0 or 1 and one of the two is all there is to it."""
         if scale in (0, 1):
-            return self.predict_noise(z_t, t, text if scale else negative)
-        without, with_text = self.predict_noises(z_t, t, negative, text)
+            return self.predict(z_t, t, text if scale else negative)
+        without, with_text = self.predict_all(z_t, t, negative, text)
         return without + scale * (with_text - without)
+
+    def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale: float) -> torch.Tensor:
+        """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻))."""
+        return self.to_noise(self.guided(z_t, t, text, negative, scale), z_t, t)
 
 
 def to_device(tensor, device):

@@ -13,20 +13,18 @@ def probe_timesteps(given: tuple[float, ...], algorithm: Method) -> list[int]:
 
     Raises InputError for one beyond the prior's last.
     """
-    T = len(algorithm.prior.alphas_cumprod)
+    T, last = len(algorithm.prior.alphas_cumprod), algorithm.prior.noising.max_t
     steps = [] if algorithm.is_sampler else [round(t * T) if t <= 1 else round(t) for t in given]
     if any(t > T for t in steps):
         raise InputError(f"--log.timesteps {max(steps)}: the prior's timesteps end at {T - 1}")
-    return list(dict.fromkeys(max(algorithm.min_t, min(t, T - 1)) for t in steps))
+    return list(dict.fromkeys(max(algorithm.min_t, min(t, last)) for t in steps))
 
 
 def clean_latents(
     algorithm: Method, z: torch.Tensor, t: torch.Tensor, gradient: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """{name: (B, C, h, w)}: the clean latents of the method's last predictions, and its pseudo ground truth."""
-    predictions = algorithm.predictions.items()
-    clean = {name: algorithm.prior.predict_clean(*prediction) for name, prediction in predictions}
-    return clean | {"pseudo_gt": algorithm.pseudo_gt(z, t, gradient)}
+    return algorithm.predictions | {"pseudo_gt": algorithm.pseudo_gt(z, t, gradient)}
 
 
 def probe(

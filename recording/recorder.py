@@ -27,7 +27,7 @@ class LogConfig:
     every: PositiveInt | None = None
     """Steps between two recordings: the picture, the gradient, the predicted clean image, the scores, a video
     frame. They cost time. None: a tenth of the run, but at least 5."""
-    timesteps: tuple[NonNegative, ...] = (100, 500, 900)
+    timesteps: tuple[NonNegative, ...] = (0.1, 0.5, 0.9)
     """Timesteps at which gradient and predictions are recorded as well, whatever t a step has; up to 1 fractions of
     T. Each costs as much as a step."""
     timesteps_every: PositiveInt | None = None

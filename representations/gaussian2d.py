@@ -38,8 +38,8 @@ class GaussianSettings:
 class Gaussian2D(Representation):
     """B × N Gaussians. Parameters, and the maps that keep them valid:
 
-    centers (B, N, 2)     x and y in sides of the canvas; anywhere: off the canvas they paint nothing
-    scales (B, N, 2)      sigmoid → (0, 1) sides of the canvas: like exp for small ones, and none outgrows the canvas
+    centers (B, N, 2)     x and y in widths and heights of the canvas; anywhere: off the canvas they paint nothing
+    scales (B, N, 2)      sigmoid → (0, 1) sides √HW of the canvas: like exp for small ones, and none outgrows it
     angles (B, N)         radians, free
     colors (B, N, 3)      red, green, blue; projected onto [0, 1] after each step, as Pixel's are and for the same
     reason opacities (B, N)      sigmoid → (0, 1)
@@ -52,15 +52,16 @@ class Gaussian2D(Representation):
     Settings = GaussianSettings
 
     def __init__(self, config, prior, particles):
-        self.config, self.prior, self.size = config, prior, prior.image_size
-        count = config.num_points or max(1, self.size**2 // 8)
-        centers = layout(config.layout, count, particles)
+        self.config, self.prior, (H, W) = config, prior, prior.image_size
+        self.size, self.side = torch.tensor([W, H], device=prior.device), (H * W) ** 0.5
+        count = config.num_points or max(1, H * W // 8)
+        centers = layout(config.layout, count, particles, W / H)
         spacing = count**-0.5
         if config.init == "noise":
             colors, pictures = 0.5 + 0.25 * config.init_std * particles.randn(count, 3), None
         else:
             pictures = start_images(config, prior, particles)
-            pixels = (centers * self.size).long().clamp(0, self.size - 1)
+            pixels = (centers * self.size).long().clamp(min=0).minimum(self.size - 1)
             colors = torch.stack(
                 [picture[:, at[:, 1], at[:, 0]].T for picture, at in zip(pictures, pixels, strict=True)]
             )
@@ -94,7 +95,7 @@ class Gaussian2D(Representation):
         group = self.groups
         return (
             group["center"] * self.size,
-            group["scale"].sigmoid() * self.size,
+            group["scale"].sigmoid() * self.side,
             group["angle"],
             group["color"],
             group["opacity"].sigmoid(),
@@ -104,7 +105,7 @@ class Gaussian2D(Representation):
         """(B, 3, H, W) in [0, 1], differentiable."""
         from representations.rasterizer import rasterize
 
-        return rasterize(*self.gaussians(), self.background, (self.size, self.size))
+        return rasterize(*self.gaussians(), self.background, self.prior.image_size)
 
     def latents(self):
         """(B, C, h, w), differentiable: the mean of the autoencoder's posterior."""
@@ -121,7 +122,7 @@ class Gaussian2D(Representation):
         gaussians = self.gaussians()
         return {
             "ellipses": (ellipses(images, *gaussians), ""),
-            "density": density(gaussians[0], gaussians[-1], self.size),
+            "density": density(gaussians[0], gaussians[-1], self.prior.image_size),
         }
 
     def files(self):
@@ -130,7 +131,9 @@ class Gaussian2D(Representation):
 
         particles = zip(*(value.detach().cpu() for value in self.gaussians()), strict=True)
         return {
-            f"gaussians_{index:02d}.ply": lambda path, one=one: write_ply(path, *one, self.size, self.background)
+            f"gaussians_{index:02d}.ply": lambda path, one=one: write_ply(
+                path, *one, self.prior.image_size, self.background
+            )
             for index, one in enumerate(particles)
         }
 
@@ -154,11 +157,11 @@ class Gaussian2D(Representation):
         print("fitted to", " ".join(f"{-10 * math.log10(max(error, 1e-12)):.1f}" for error in errors.tolist()), "dB")
 
 
-def layout(kind, count, particles):
-    """Centers (B, count, 2) in sides of the canvas."""
+def layout(kind, count, particles, aspect):
+    """Centers (B, count, 2) in widths and heights of the canvas. aspect: its width by its height."""
     if kind == "random":
         return particles.rand(count, 2)
-    columns = math.ceil(math.sqrt(count))
+    columns = math.ceil(math.sqrt(count * aspect))
     rows = math.ceil(count / columns)
     index = torch.arange(count, device=particles.device)
     row, column = index // columns, index % columns

@@ -14,8 +14,8 @@ def ellipses(images, centers, scales, angles, colors, opacities, least=384):
     """Every Gaussian's outline at one standard deviation, in its colour, as opaque as it is, over the faded image,
     back to front.
 
-    images (B, 3, H, W) and what rasterize() takes → (B, 3, side, side), enlarged by a whole factor to at least
-    `least` pixels.
+    images (B, 3, H, W) and what rasterize() takes → (B, 3, H·k, W·k), k the whole factor that makes them at least
+    `least` pixels wide.
     """
     turn = torch.linspace(0, 2 * math.pi, 25)[:-1]
     circle = torch.stack([turn.cos(), turn.sin()], -1)  # (24, 2)
@@ -24,15 +24,15 @@ def ellipses(images, centers, scales, angles, colors, opacities, least=384):
         torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2) * scales[..., None, :]
     )  # (B, N, 2, 2)
     factor = -(-least // images.shape[-1])
-    side = images.shape[-1] * factor
+    width, height = images.shape[-1] * factor, images.shape[-2] * factor
     points = ((circle.to(axes) @ axes.mT + centers[..., None, :]) * factor).cpu()  # (B, N, 24, 2)
     fills = (torch.cat([colors * 0.8, opacities[..., None]], -1) * 255).round().long().cpu().tolist()
     faded = ((0.4 * images + 0.6).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
     sheets = []
     for picture, outlines, fill in zip(faded, points, fills, strict=True):
-        sheet = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
+        sheet = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
         draw = ImageDraw.Draw(sheet, "RGBA")
-        touching = ((outlines.amax(1) >= 0) & (outlines.amin(1) <= side)).all(1)
+        touching = ((outlines.amax(1) >= 0) & (outlines.amin(1) <= outlines.new_tensor([width, height]))).all(1)
         for index in reversed(touching.nonzero()[:, 0].tolist()):
             draw.polygon(outlines[index].flatten().tolist(), outline=tuple(fill[index]))
         sheets.append(torch.from_numpy(np.asarray(sheet).copy()).movedim(-1, 0).float() / 255)
@@ -40,19 +40,20 @@ def ellipses(images, centers, scales, angles, colors, opacities, least=384):
 
 
 def density(centers, opacities, size):
-    """How densely the centers lie, as a heat map from none to four times the mean → (B, 3, cells, cells), a note
-    that says so.
+    """How densely the centers lie, as a heat map from none to four times the mean → (B, 3, rows, columns) of cells,
+    and a note that says so. size: (H, W) in pixels.
 
     A cell would hold four of them on an even canvas: fewer, and the map would show chance.
     """
-    batch, count = opacities.shape
-    cells = max(1, round((count / 4) ** 0.5))
-    place = (centers / size * cells).floor().long()  # (B, N, 2)
+    (batch, count), (H, W) = opacities.shape, size
+    rows, columns = (max(1, round((count / 4 * ratio) ** 0.5)) for ratio in (H / W, W / H))
+    cells = centers.new_tensor([columns, rows])
+    place = (centers / centers.new_tensor([W, H]) * cells).floor().long()  # (B, N, 2)
     inside = ((place >= 0) & (place < cells)).all(-1)
-    index = (place[..., 1] * cells + place[..., 0]).clamp(0, cells**2 - 1)
-    counts = torch.zeros(batch, cells**2, device=centers.device).scatter_add_(1, index, inside.float())
-    mean = count / size**2
-    heat = heat_map(counts.view(batch, cells, cells) * (cells / size) ** 2, 4 * mean)
+    index = (place[..., 1] * columns + place[..., 0]).clamp(0, rows * columns - 1)
+    counts = torch.zeros(batch, rows * columns, device=centers.device).scatter_add_(1, index, inside.float())
+    mean = count / (H * W)
+    heat = heat_map(counts.view(batch, rows, columns) * (rows * columns / (H * W)), 4 * mean)
     away, unseen = 1 - inside.float().mean().item(), (opacities < 1 / 255).float().mean().item()
     return heat, f"0 … {4 * mean:.2f} centers a pixel; {away:.0%} off the canvas, {unseen:.0%} too transparent"
 
@@ -60,16 +61,17 @@ def density(centers, opacities, size):
 def write_ply(path, centers, scales, angles, colors, opacities, size, background):
     """One particle's Gaussians in the layout of Kerbl et al.'s code, which splat viewers read.
 
-    The canvas is the unit square around the origin, in the plane z = 0, viewed along +z with y downwards,
-    as theirs; the first Gaussian lies nearest, a tenth of the canvas before the last. Logarithms of scales, into
-    which the low-pass is folded, since viewers have one of their own screen; logits of opacities; colours as the
-    constant spherical harmonic; quaternions with the real part first. A comment holds what the layout has no place
-    for, the background.
+    The canvas of size (H, W), its sides divided by √HW, lies around the origin, in the plane z = 0, viewed along +z
+    with y downwards, as theirs; the first Gaussian lies nearest, a tenth of the canvas before the last. Logarithms of
+    scales, into which the low-pass is folded, since viewers have one of their own screen; logits of opacities; colours
+    as the constant spherical harmonic; quaternions with the real part first. A comment holds what the layout has no
+    place for, the background.
     """
     count = len(angles)
     zero = torch.zeros(count)
-    place = centers / size - 0.5
-    log_scales = 0.5 * ((scales**2 + LOW_PASS) / size**2).log()
+    H, W = size
+    place = (centers - torch.tensor([W / 2, H / 2])) / (H * W) ** 0.5
+    log_scales = 0.5 * ((scales**2 + LOW_PASS) / (H * W)).log()
     columns = {
         "x": place[:, 0],
         "y": place[:, 1],

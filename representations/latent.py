@@ -2,6 +2,7 @@
 
 import torch
 
+from errors import InputError
 from representations.representation import Representation
 from representations.start import start_images
 
@@ -12,6 +13,8 @@ class Latent(Representation):
     learning_rates = {"adam": 0.05, "adamw": 0.05, "sgd": 0.5}
 
     def __init__(self, config, prior, particles):
+        if prior.vae is None:
+            raise InputError("--rep.kind latent: this prior has no latents, it works on pixels; pixel is needed")
         if config.init == "noise":
             start = particles.randn(*prior.latent_shape) * config.init_std
         else:

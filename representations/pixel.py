@@ -18,9 +18,8 @@ class Pixel(Representation):
     learning_rates = {"adam": 0.02, "adamw": 0.02, "sgd": 10.0}
 
     def __init__(self, config, prior, particles):
-        size = prior.image_size
         if config.init == "noise":
-            start = 0.5 + 0.25 * config.init_std * particles.randn(3, size, size)
+            start = 0.5 + 0.25 * config.init_std * particles.randn(3, *prior.image_size)
         else:
             start = start_images(config, prior, particles)
         self.prior = prior

@@ -74,16 +74,19 @@ def eight_bits(picture):
 
 
 def load_image(path, size):
-    """The file as float (3, size, size) in [0, 1], its middle square resized; says so where that changes it."""
+    """The file as float (3, H, W) in [0, 1] for size (H, W), its middle resized; says so where that changes it."""
     import numpy as np
     from PIL import Image, ImageOps
 
     picture = open_image(path)
-    if picture.size != (size, size):
+    wanted = size[1], size[0]
+    if picture.size != wanted:
         width, height = picture.size
-        cropped = "" if width == height else f", its middle {min(width, height)}×{min(width, height)}"
-        print(f"{Path(path).name}: {width}×{height}{cropped} is resized to {size}×{size}")
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        scale = min(width / wanted[0], height / wanted[1])
+        middle = round(wanted[0] * scale), round(wanted[1] * scale)
+        cropped = "" if middle == picture.size else f", its middle {middle[0]}×{middle[1]}"
+        print(f"{Path(path).name}: {width}×{height}{cropped} is resized to {wanted[0]}×{wanted[1]}")
+        picture = ImageOps.fit(picture, wanted, Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(picture).copy()).movedim(-1, 0).float() / 255
 
 
@@ -99,5 +102,5 @@ def start_images(config, prior, particles):
         return particles.source_images
     if config.init == "image":
         return load_images(config.init_images, prior, len(particles))
-    size = prior.image_size
-    return torch.tensor(config.init_color).view(1, 3, 1, 1).expand(len(particles), 3, size, size).to(prior.device)
+    color = torch.tensor(config.init_color, device=prior.device).view(1, 3, 1, 1)
+    return color.expand(len(particles), 3, *prior.image_size)

@@ -42,7 +42,8 @@ class ScheduleConfig:
     """Least timestep: up to 1 a fraction of T, above 1 a timestep. None: 0.02, or the method's or checkpoint's
     default."""
     t_max: Timestep = None
-    """Greatest timestep, likewise; 1 is T-1. None: 0.98, likewise."""
+    """Greatest timestep, likewise; 1 is the last. None: the method's or the checkpoint's default, or as noisy as 0.98
+    of Stable Diffusion."""
     shared_t: bool = False
     """One t for all particles at each step, instead of one each, where t is random."""
     t: Timestep = None
@@ -109,6 +110,7 @@ class Schedule:
     ):
         self.config, self.prior, self.particles, self.steps, self.min_t = config, prior, particles, steps, min_t
         self.sampler_timesteps, self.T = sampler_timesteps, len(prior.alphas_cumprod)
+        self.last = self.T - 1 if sampler_timesteps is not None else prior.noising.max_t
         self.t_min, self.t_max = self.range()
         self.dreamtime = densities(self) if "dreamtime" in (config.timestep, config.weight) else None
         self.i = torch.arange(steps, dtype=torch.float64)
@@ -127,7 +129,10 @@ class Schedule:
         """t_min and t_max as timesteps; all of them for schedules without such settings."""
         low, high = self.config.t_min, self.config.t_max
         t_min = self.min_t if low is None else self.at_least("t-min", low)
-        t_max = self.T - 1 if high is None else self.to_timestep("t-max", high)
+        if high is not None:
+            t_max = min(self.last, self.to_timestep("t-max", high))
+        else:
+            t_max = self.prior.noising.default_t_max if self.config.timestep in RANGED else self.last
         if t_max < self.min_t:
             raise InputError(f"--schedule.t-max {high:g} is timestep {t_max}; the method needs {self.min_t} at least")
         if t_min > t_max:
@@ -154,10 +159,10 @@ class Schedule:
     def whole(self, t: torch.Tensor) -> torch.Tensor:
         """t (N,) float64 → long."""
         t = t.round()
-        for step in (~((t >= self.min_t) & (t < self.T))).nonzero()[:1, 0].tolist():
+        for step in (~((t >= self.min_t) & (t <= self.last))).nonzero()[:1, 0].tolist():
             raise InputError(
                 f"--schedule.timestep {self.config.timestep}: t = {t[step]:g} at step {step}; "
-                f"timesteps from {self.min_t} to {self.T - 1} are needed"
+                f"timesteps from {self.min_t} to {self.last} are needed"
             )
         return t.long()
 

@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 from nursery import Nursery  # noqa: E402
 
-from priors.prior import Prior  # noqa: E402
+from priors.noising import Noising  # noqa: E402
+from priors.prior import Prior, per_row  # noqa: E402
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
@@ -52,7 +53,8 @@ class GaussianUNet(torch.nn.Module):
         logits = weights.log() - x.shape[1] / 2 * D.log() - off.square().sum(2) / (2 * D)
         noise = (1 - a).sqrt() * (logits.softmax(1)[..., None] * off / D[..., None]).sum(1)
         clean = (x - (1 - a).sqrt() * noise) / a.sqrt()
-        output = noise if self.prediction_type == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * clean
+        v = a.sqrt() * noise - (1 - a).sqrt() * clean
+        output = {"epsilon": noise, "v_prediction": v, "sample": clean, "flow": noise - clean}[self.prediction_type]
         return SimpleNamespace(sample=(output + self.to_q(x)).view_as(z_t))
 
 
@@ -61,28 +63,26 @@ class GaussianPrior(Prior):
     Diffusion's ᾱ.
 
     data: {prompt: (mean, deviation)} or {prompt: [(weight, mean, deviation), …]}, a mixture with as many modes for
-    each prompt.
+    each prompt. prediction_type "flow": the same process as a flow, x = (1 - σ) z + σ ε at the same σ/α.
     """
+
+    vae = True
 
     def __init__(self, data, prediction_type="epsilon"):
         self.data = {y: [(1.0, *modes)] if isinstance(modes, tuple) else modes for y, modes in data.items()}
-        self.prediction_type = prediction_type
         self.device, self.dtype = torch.device("cpu"), torch.float64
-        self.alphas_cumprod = (1 - betas()).cumprod(0)
-        self.scheduler_config = dict(
-            num_train_timesteps=1000,
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            steps_offset=1,
-            set_alpha_to_one=False,
-            prediction_type=prediction_type,
-        )
-        self.unet = GaussianUNet(self.alphas_cumprod, prediction_type)
-        self.latent_shape, self.image_size = (1, 2, 2), 2
+        a = (1 - betas()).cumprod(0)
+        scale = 1 / (a.sqrt() + (1 - a).sqrt()) if prediction_type == "flow" else torch.ones_like(a)
+        self.noising = Noising(a, scale, torch.arange(len(a)), prediction_type)
+        self.scheduler_config = dict(steps_offset=1, set_alpha_to_one=False)
+        self.denoiser = GaussianUNet(a, prediction_type)
+        self.latent_shape, self.image_size = (1, 2, 2), (2, 2)
 
-    def embed(self, prompts):
+    def embed(self, prompts, negative=False):
         return torch.tensor([self.data[prompt] for prompt in prompts], dtype=torch.float64)
+
+    def denoise(self, x, time, text):
+        return self.denoiser(x / per_row(self.noising.scale[time], x), time, text).sample
 
     def warnings(self, prompt):
         return []

@@ -316,7 +316,7 @@ def test_vsd(prediction_type):
         expected = 6.5 * (r.eps(r.y, z_t, r.t) - r.eps("bad", z_t, r.t))
         torch.testing.assert_close(first[row], expected, rtol=1e-10, atol=1e-10)
 
-    A, B = (dict(prior.unet.named_parameters())[f"to_q.lora_{part}.phi.weight"] for part in "AB")
+    A, B = (dict(prior.denoiser.named_parameters())[f"to_q.lora_{part}.phi.weight"] for part in "AB")
     A_before = A.detach().clone()
     assert A.dtype == torch.float64 and A.shape == (2, 4) and (B == 0).all()
     vsd.update(z, torch.tensor([500] * len(z)), 0.0)
@@ -452,7 +452,7 @@ def test_a_method_may_have_two_loras(tiny):
     torch.manual_seed(0)
     z, t, text = torch.randn(2, *prior.latent_shape), torch.tensor([100, 500]), prior.embed(["a fox", "a fish"])
     plain = prior.predict_noise(z, t, text)
-    loras = [add_lora(prior.unet, name, 2, seed) for seed, name in enumerate(("first", "second"))]
+    loras = [add_lora(prior.denoiser, name, 2, seed) for seed, name in enumerate(("first", "second"))]
     optimizers = [torch.optim.SGD(lora.parameters, lr=0.1) for lora in loras]
     for lora, optimizer in [*zip(loras, optimizers, strict=True)] * 3:
         with lora.active():

@@ -29,7 +29,7 @@ def test_noise_schedule_is_stable_diffusions(prior):
 
 
 def test_sizes(prior):
-    assert prior.latent_shape == (4, 8, 8) and prior.image_size == 64 and prior.text_length == 77
+    assert prior.latent_shape == (4, 8, 8) and prior.image_size == (64, 64) and prior.text_length == 77
 
 
 def test_text_is_the_pipelines(prior, stable_diffusion):
@@ -51,7 +51,7 @@ def test_noise_prediction_agrees_with_ddim(prior, stable_diffusion):
     scheduler.set_timesteps(1000)
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([700, 700])
     text = prior.embed(["a", "b"])
-    step = scheduler.step(prior.unet(z_t, t, text).sample.detach(), 700, z_t)
+    step = scheduler.step(prior.denoiser(z_t, t, text).sample.detach(), 700, z_t)
     noise = prior.predict_noise(z_t, t, text)
     a = prior.alphas_cumprod[700]
     torch.testing.assert_close(
@@ -100,7 +100,7 @@ def test_shift_factor(prior):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_networks_leave_float32_outside(tiny, dtype):
     prior = Prior(PriorConfig(path=str(tiny), dtype=dtype))
-    assert prior.unet.dtype == prior.vae.dtype == prior.text_encoder.dtype == getattr(torch, dtype)
+    assert prior.denoiser.dtype == prior.vae.dtype == prior.text_encoder.dtype == getattr(torch, dtype)
     z = prior.encode(torch.rand(1, 3, 64, 64))
     noise = prior.predict_noise(z, torch.tensor([500]), prior.embed(["a"]))
     assert z.dtype == noise.dtype == prior.decode(z).dtype == torch.float32
@@ -116,7 +116,7 @@ def test_what_is_learned_from_is_not_compiled(tiny, monkeypatch):
     z, t, text = torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.embed(["a"])
     plain, called = prior.predict_noise(z, t, text), []
     monkeypatch.setattr(
-        prior.unet, "_compiled_call_impl", lambda *given: called.append(given) or prior.unet.forward(*given)
+        prior.denoiser, "_compiled_call_impl", lambda *given: called.append(given) or prior.denoiser.forward(*given)
     )
     assert torch.equal(prior.predict_noise(z, t, text), plain) and len(called) == 1
     assert torch.equal(prior.network(z, t, text), plain) and len(called) == 1

@@ -387,8 +387,8 @@ def test_commands_of_the_docs_are_understood(line, tmp_path, monkeypatch):
 def test_vsd_learns_in_float32_on_a_prior_in_half_precision(tiny, tmp_path, dtype):
     prior = Prior(PriorConfig(path=str(tiny), dtype=dtype))
     images = run(prior, tmp_path / "run", "--prior.path", tiny, "--algo.name", "vsd", "--steps", 3, "--particles", 2)
-    lora = [parameter for name, parameter in prior.unet.named_parameters() if "lora_" in name]
-    assert prior.unet.conv_in.weight.dtype == getattr(torch, dtype) and images.isfinite().all()
+    lora = [parameter for name, parameter in prior.denoiser.named_parameters() if "lora_" in name]
+    assert prior.denoiser.conv_in.weight.dtype == getattr(torch, dtype) and images.isfinite().all()
     assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in lora)
 
 
@@ -411,7 +411,7 @@ def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
     )
     first = run(prior, tmp_path / "first", *flags)
     assert torch.equal(prior.predict_noise(*given), before)
-    lora = {name: parameter for name, parameter in prior.unet.named_parameters() if "lora_B" in name}
+    lora = {name: parameter for name, parameter in prior.denoiser.named_parameters() if "lora_B" in name}
     assert len(lora) == 4 * 2 * 16
     # Where the smallest maps are 1×1 there is one key, and no query matters.
     assert all(parameter.abs().max() > 0 for name, parameter in lora.items() if "to_v" in name or "to_out" in name)
@@ -429,7 +429,7 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
     prior = Prior(PriorConfig(path=str(tiny)))
     # In double precision: float32's products round otherwise in other batches, which ten steps can blow up to 2e-5.
-    for network in (prior.unet, prior.vae):
+    for network in (prior.denoiser, prior.vae):
         network.double()
     prior.dtype = torch.float64
     # The final latents themselves, as far as a picture shows them.
@@ -648,7 +648,7 @@ def test_a_compiled_network_is_the_same(tiny, tmp_path, name):
     plain = sds2d.run(sds2d.parse([*flags, "--out", str(tmp_path / "plain")]))
     config = sds2d.parse([*flags, "--prior.compile", "--out", str(tmp_path / "compiled")])
     prior = Prior(config.prior)
-    assert prior.unet._compiled_call_impl is not None
+    assert prior.denoiser._compiled_call_impl is not None
     torch.testing.assert_close(sds2d.run(config, prior), plain, rtol=0, atol=1e-4)
 
 

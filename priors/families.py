@@ -1,0 +1,166 @@
+"""The families of priors: which pipelines of diffusers are known, and what is special about each.
+
+What a pipeline gives its denoiser besides the latents differs from family to family: pooled embeddings, sizes, masks,
+position ids, guidance, prefixes of the prompt. So nothing of that is rebuilt here: the pipeline is called, and the
+denoiser's arguments are what it would have sampled with.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+CLIP, T5 = ("CLIPTokenizer", "CLIPTokenizerFast"), ("T5Tokenizer", "T5TokenizerFast")
+TEXT, PROJECTED = ("CLIPTextModel",), ("CLIPTextModelWithProjection",)
+KL = ("AutoencoderKL", "AutoencoderTiny")
+UNET = ("UNet2DConditionModel",)
+SCHEDULERS = (
+    *("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler"),
+    *("EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "UniPCMultistepScheduler"),
+    *("KDPM2AncestralDiscreteScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"),
+    *("DEISMultistepScheduler", "DPMSolverSDEScheduler", "SASolverScheduler", "TCDScheduler", "LCMScheduler"),
+)
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+
+
+@dataclass(frozen=True)
+class Family:
+    """parts: {part: the classes that are known for its place}; those in `optional` may be missing."""
+
+    name: str
+    parts: dict[str, tuple[str, ...]]
+    optional: tuple[str, ...] = ()
+    patch: int = 1
+    """Rows and columns of latents that make one token."""
+    packed: bool = False
+    """Whether the denoiser takes tokens (N, L, 4C) in place of latents."""
+    guided: bool = True
+    """Whether a call with guidance has rows for the unconditional and for the prompt. FLUX has the prompt's only."""
+    variance: bool = False
+    """Whether the denoiser predicts a variance as well, in further channels, which is not used."""
+    time_scale: Callable = field(default=lambda config: None)
+    """A flow's denoiser is told σ times this, of its config; None: T."""
+    least_size: int = 0
+    """Sides in pixels below which the family is known to break."""
+
+    @property
+    def denoiser(self) -> str:
+        return "unet" if "unet" in self.parts else "transformer"
+
+
+FAMILIES = {
+    "StableDiffusionPipeline": Family(
+        "Stable Diffusion 1, 2",
+        {"tokenizer": CLIP, "text_encoder": TEXT, "unet": UNET, "vae": KL, "scheduler": SCHEDULERS},
+    ),
+    "StableDiffusionXLPipeline": Family(
+        "Stable Diffusion XL",
+        {"tokenizer": CLIP, "text_encoder": TEXT, "tokenizer_2": CLIP, "text_encoder_2": PROJECTED}
+        | {"unet": UNET, "vae": KL, "scheduler": SCHEDULERS},
+        least_size=512,
+    ),
+    "StableDiffusion3Pipeline": Family(
+        "Stable Diffusion 3, 3.5",
+        {"tokenizer": CLIP, "text_encoder": PROJECTED, "tokenizer_2": CLIP, "text_encoder_2": PROJECTED}
+        | {"tokenizer_3": T5, "text_encoder_3": ("T5EncoderModel",)}
+        | {"transformer": ("SD3Transformer2DModel",), "vae": KL, "scheduler": FLOWS},
+        optional=("tokenizer_3", "text_encoder_3"),
+        patch=2,
+    ),
+    "FluxPipeline": Family(
+        "FLUX.1",
+        {"tokenizer": CLIP, "text_encoder": TEXT, "tokenizer_2": T5, "text_encoder_2": ("T5EncoderModel",)}
+        | {"transformer": ("FluxTransformer2DModel",), "vae": KL, "scheduler": FLOWS},
+        patch=2,
+        packed=True,
+        guided=False,
+        time_scale=lambda config: 1.0,
+    ),
+    "PixArtSigmaPipeline": Family(
+        "PixArt-Σ",
+        {"tokenizer": T5, "text_encoder": ("T5EncoderModel",), "transformer": ("PixArtTransformer2DModel",)}
+        | {"vae": KL, "scheduler": SCHEDULERS},
+        patch=2,
+        variance=True,
+    ),
+    "SanaPipeline": Family(
+        "Sana",
+        {"tokenizer": ("GemmaTokenizer", "GemmaTokenizerFast"), "text_encoder": ("Gemma2Model", "Gemma2ForCausalLM")}
+        | {"transformer": ("SanaTransformer2DModel",), "vae": ("AutoencoderDC",), "scheduler": SCHEDULERS + FLOWS},
+        time_scale=lambda config: 1000 * config.timestep_scale,
+    ),
+    "IFPipeline": Family(
+        "DeepFloyd IF, stage 1",
+        {"tokenizer": T5, "text_encoder": ("T5EncoderModel",), "unet": UNET, "scheduler": SCHEDULERS},
+        variance=True,
+    ),
+}
+
+
+class Heard(Exception):
+    """Ends a pipeline's call when its denoiser is called."""
+
+
+def hear(pipeline, prompt: str, negative: str | None, size: tuple[int, int], guidance: float) -> list[dict]:
+    """What the pipeline gives its denoiser for a prompt, besides latents and timestep: {argument: value} a row, that
+    of the negative prompt (None: the pipeline's own unconditional) before that of the prompt, if it has one.
+
+    Arguments in dictionaries are named "dictionary.argument". A value is a tensor (1, …), one of all rows, or a
+    number.
+    """
+    calls, denoiser = [], getattr(pipeline, "unet", None) or pipeline.transformer
+
+    def listen(module, args, kwargs):
+        calls.append((len(args[0] if args else kwargs["hidden_states"]), kwargs))
+        raise Heard
+
+    options = {"height": size[0], "width": size[1], "num_inference_steps": 2, "guidance_scale": guidance}
+    options |= {"negative_prompt": negative, "use_resolution_binning": False, "clean_caption": False}
+    known = inspect.signature(type(pipeline).__call__).parameters
+    options = {name: value for name, value in options.items() if name in known and value is not None}
+    handle = denoiser.register_forward_pre_hook(listen, with_kwargs=True)
+    try:
+        pipeline(prompt, **options, generator=torch.Generator().manual_seed(0))  # not from the global generator
+    except Heard:
+        pass
+    finally:
+        handle.remove()
+    ((rows, kwargs),) = calls
+    flat = {}
+    for name, value in kwargs.items():
+        if name not in ("hidden_states", "timestep", "return_dict"):
+            flat |= {f"{name}.{key}": x for key, x in value.items()} if isinstance(value, dict) else {name: value}
+    return [
+        {name: row_of(value, row, rows) for name, value in flat.items() if value is not None} for row in range(rows)
+    ]
+
+
+def row_of(value, row: int, rows: int):
+    """A row of a tensor that has so many; of anything else the whole."""
+    has_rows = isinstance(value, torch.Tensor) and value.ndim and len(value) == rows
+    return value[row : row + 1].clone() if has_rows else value
+
+
+def join(rows: list[dict]) -> dict:
+    """The arguments of a batch, from those of its rows: {argument: value or dictionary}."""
+    joined = {}
+    for name, first in rows[0].items():
+        values = [row[name] for row in rows]
+        if isinstance(first, torch.Tensor) and first.ndim and len(first) == 1:
+            first = torch.cat(values)
+        outer, _, inner = name.partition(".")
+        joined |= {outer: joined.get(outer, {}) | {inner: first}} if inner else {name: first}
+    return joined
+
+
+def pack(x: torch.Tensor) -> torch.Tensor:
+    """Latents (N, C, h, w) as tokens (N, h/2 · w/2, 4C), of 2 × 2 each."""
+    N, C, h, w = x.shape
+    return x.view(N, C, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(N, h // 2 * w // 2, 4 * C)
+
+
+def unpack(tokens: torch.Tensor, h: int, w: int) -> torch.Tensor:
+    """The latents of such tokens."""
+    N, _, channels = tokens.shape
+    return tokens.view(N, h // 2, w // 2, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(N, channels // 4, h, w)

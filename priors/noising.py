@@ -1,0 +1,108 @@
+"""Noise schedules of every family as one: x = α z + σ ε is variance-preserving up to the scale c = √(α² + σ²), so that
+z_t = x / c = √ᾱ z + √(1-ᾱ) ε with ᾱ = α²/c². Only the network sees x = c z_t.
+
+A DDIM step from ᾱ to ᾱ' then is the Euler step of a flow from σ to σ' (Lipman et al. 2022, arXiv 2210.02747).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from errors import InputError
+
+
+@dataclass
+class Noising:
+    """Over the timesteps 0 … T-1, float64 (T,) but for the last two:
+
+    alphas_cumprod  ᾱ, falling; 0 where nothing of z is left, which only samplers can start from
+    scale           c
+    time            what the network is told in place of t, long or float64
+    noise, clean    of an output o of the network: ε̂ = noise[0] o + noise[1] z_t and ẑ_0 = clean[0] o + clean[1] z_t
+    target          what the network is trained to say: target[0] ε + target[1] z
+    """
+
+    alphas_cumprod: torch.Tensor
+    scale: torch.Tensor
+    time: torch.Tensor
+    prediction_type: str
+
+    def __post_init__(self):
+        a, s = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
+        one, zero = torch.ones_like(a), torch.zeros_like(a)
+        # The network says e ε + b z.
+        targets = {"epsilon": (one, zero), "sample": (zero, one), "v_prediction": (a, -s), "flow": (one, -one)}
+        e, b = self.target = targets[self.prediction_type]
+        D = e * a - b * s
+        self.noise, self.clean = (a / D, -b / D), (-s / D, e / D)
+        if self.prediction_type == "epsilon":
+            self.noise = one, zero  # exactly, where ᾱ is 0 too
+
+    @property
+    def max_t(self) -> int:
+        """The greatest timestep with something of z left."""
+        return int((self.alphas_cumprod > 0).nonzero().max())
+
+    @property
+    def default_t_max(self) -> int:
+        """0.98 T of Stable Diffusion, or the last timestep that is no noisier: σ/α is 13 there, and 150 for a flow."""
+        a = self.alphas_cumprod
+        return min(round(0.98 * len(a)), int((((1 - a) / a).sqrt() <= 13.05).nonzero().max()))
+
+
+PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction", "flow_prediction": "flow"}
+
+
+def read_noising(config: dict, tokens: int, time_scale: float | None = None, time_dtype=torch.float64) -> Noising:
+    """The schedule that a checkpoint was trained with, from the config of any discrete scheduler of diffusers.
+
+    tokens: of a picture, which dynamic shifting depends on. time_scale: what a flow's network is told is σ times
+    this. time_dtype: a precision that the network itself rounds σ to; the noise then is that of the rounded σ.
+
+    Raises InputError for schedules that are neither discrete variance-preserving ones nor flows.
+    """
+    name, T = config.get("_class_name", ""), config.get("num_train_timesteps", 1000)
+    prediction = config.get("prediction_type", "epsilon")
+    if not (name.startswith("FlowMatch") or config.get("use_flow_sigmas") or prediction == "flow_prediction"):
+        from diffusers import DDPMScheduler
+
+        if prediction not in PREDICTIONS:
+            raise InputError(f"it predicts {prediction}; one of {', '.join(PREDICTIONS)} is needed")
+        # DDPMScheduler reads the config of any discrete scheduler and derives the β that the network was trained with.
+        betas = DDPMScheduler.from_config(config).betas.double()
+        alphas_cumprod = (1 - betas).cumprod(0)
+        return Noising(alphas_cumprod, torch.ones_like(betas), torch.arange(len(betas)), PREDICTIONS[prediction])
+    if config.get("invert_sigmas"):
+        raise InputError("invert_sigmas is set: a network that is told of the signal, not of the noise")
+    shift = config.get("shift", 1.0) if name.startswith("FlowMatch") else config.get("flow_shift") or 1.0
+    if config.get("use_dynamic_shifting"):
+        low, high = config.get("base_image_seq_len") or 256, config.get("max_image_seq_len") or 4096
+        base, most = config.get("base_shift") or 0.5, config.get("max_shift") or 1.15
+        mu = base + (most - base) * (tokens - low) / (high - low)
+        shift = math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+    u = (torch.arange(T, dtype=torch.float64) + 1) / T
+    sigma = (shift * u / (1 + (shift - 1) * u)).to(time_dtype).double()
+    scale = ((1 - sigma) ** 2 + sigma**2).sqrt()
+    return Noising(((1 - sigma) / scale) ** 2, scale, sigma * (time_scale or T), "flow")
+
+
+def sampling_timesteps(config: dict, noising: Noising, steps: int) -> torch.Tensor:
+    """The timesteps of a sampler, from noise to the picture: long (steps,), spaced as the checkpoint's scheduler says.
+
+    A spacing that would begin where latents are not noise yet, as "leading" does where `steps` is small or no divisor
+    of T, is replaced by "trailing" (Lin et al. 2023, arXiv 2305.08891). Raises InputError for more steps than T.
+    """
+    T = len(noising.alphas_cumprod)
+    if not 1 <= steps <= T:
+        raise InputError(f"--steps {steps}: a sampler has from 1 to {T}, the number of timesteps")
+    spacing, offset = config.get("timestep_spacing") or "leading", config.get("steps_offset") or 0
+    flow = noising.prediction_type == "flow"
+    if spacing == "linspace" and not flow:
+        t = torch.linspace(T - 1, 0, steps, dtype=torch.float64)
+    elif spacing == "leading" and not flow and T - 1 - (steps - 1) * (T // steps) < 0.2 * T:
+        t = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (T // steps) + offset
+    else:
+        t = T - torch.arange(steps, dtype=torch.float64) * T / steps - 1
+    last = T - 1 if noising.clean[1].isfinite()[-1] else noising.max_t
+    return t.round().long().clamp(0, last)
