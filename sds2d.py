@@ -141,9 +141,13 @@ def default_out(config: Config) -> str:
 
 
 def prior_warnings(algorithm: Method) -> list[str]:
-    """What the prior's text encoder can not use of the prompts."""
-    texts = algorithm.particles.texts
-    return [f"{text[:60]!r}: {line}" for text in texts for line in algorithm.prior.warnings(text)]
+    """What the prior can not use of the prompts, and of the guidance scale."""
+    prior, lines = algorithm.prior, []
+    if prior.distilled and (algorithm.s or 0) > 1:
+        lines.append(f"--algo.guidance-scale {algorithm.s:g}: this prior was distilled with guidance; 1 is its own")
+    if prior.scheduler_config.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
+        lines.append("this prior is a consistency model: it predicts clean images, not a score")
+    return lines + [f"{text[:60]!r}: {line}" for text in algorithm.particles.texts for line in prior.warnings(text)]
 
 
 def describe(config: Config, schedule: Schedule) -> str:

@@ -1,8 +1,6 @@
 """`python benchmark.py speed`: what a step costs beyond the networks that it must call.
 
-Each row is measured in a process of its own, which does nothing else. Where there is CUDA the prior is one of
-Stable Diffusion 1.5's architecture with random weights, as time does not depend on their values; elsewhere it is
---prior.path.
+Each row is measured in a process of its own, which does nothing else.
 """
 
 import concurrent.futures
@@ -16,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -24,7 +23,7 @@ from pydantic import PositiveInt
 import sds2d
 from algorithms import ALGORITHMS
 from algorithms.method import Method
-from benchmarks.stable_diffusion import save_random
+from benchmarks.random_prior import save_random
 from benchmarks.tables import Options, report
 from config import parse, read_options
 from priors.prior import Prior
@@ -40,6 +39,9 @@ class SpeedOptions(Options):
     """Methods, or "METHOD KIND"."""
     rounds: PositiveInt = 30
     """Steps that are timed; the median counts."""
+    random: Literal["sd15", "sdxl", "sd3", "flux"] | None = None
+    """A prior of this whole architecture with random weights, as time does not depend on their values. None:
+    --prior.path, and on CUDA sd15 where that is not given."""
 
 
 def paired(ours: Callable, bare: Callable, rounds: int, warmup: int = 3) -> tuple[float, float]:
@@ -125,8 +127,9 @@ def main(arguments: list[str]) -> None:
     titles = "method | representation | calls | step, ms | bare calls, ms | ratio | first step, ms | peak memory, MB"
     lines = [f"| {titles} |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     with tempfile.TemporaryDirectory() as folder:
-        if torch.cuda.is_available() and not any(word.startswith("--prior.path") for word in given):
-            given = [*given, "--prior.path", str(save_random(Path(folder) / "stable-diffusion"))]
+        own = any(word.startswith("--prior.path") for word in given)
+        if name := options.random or ("sd15" if torch.cuda.is_available() and not own else None):
+            given = [*given, "--prior.path", str(save_random(Path(folder) / name, name))]
         source = f"{folder}/source.png"
         Image.effect_noise((64, 64), 50).save(source)
         for row in options.rows:

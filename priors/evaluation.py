@@ -69,8 +69,14 @@ class Judge:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        self.clip = CLIPModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
-        self.tokenizer = CLIPTokenizer.from_pretrained(path)
+        options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        clip, info = CLIPModel.from_pretrained(path, **options)
+        missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        if missing:
+            raise ValueError(f"its file lacks {missing[0]}, or has another shape of it")
+        self.clip, self.tokenizer = clip.eval(), CLIPTokenizer.from_pretrained(path)
+        longest = clip.config.text_config.max_position_embeddings
+        self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, longest)
         self.image_processor = CLIPImageProcessorPil.from_pretrained(path)
 
     def text_features(self, prompts):

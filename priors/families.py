@@ -41,6 +41,8 @@ class Family:
     """Whether the denoiser predicts a variance as well, in further channels, which is not used."""
     time_scale: Callable = field(default=lambda config: None)
     """A flow's denoiser is told σ times this, of its config; None: T."""
+    upcast: bool = False
+    """Whether its autoencoder is float32 where float16 is asked for, if its configuration says force_upcast."""
     least_size: int = 0
     """Sides in pixels below which the family is known to break."""
 
@@ -59,6 +61,7 @@ FAMILIES = {
         {"tokenizer": CLIP, "text_encoder": TEXT, "tokenizer_2": CLIP, "text_encoder_2": PROJECTED}
         | {"unet": UNET, "vae": KL, "scheduler": SCHEDULERS},
         least_size=512,
+        upcast=True,
     ),
     "StableDiffusion3Pipeline": Family(
         "Stable Diffusion 3, 3.5",

@@ -12,27 +12,16 @@ import shutil
 import string
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from errors import InputError, NonNegative, first_line
-from priors.checkpoint import (
-    EMBEDDED,
-    checkpoint_file,
-    digest,
-    fetch,
-    load_class,
-    load_part,
-    locate,
-    read_family,
-    read_json,
-    user_path,
-)
-from priors.families import hear, join, pack, unpack
+from priors.checkpoint import EMBEDDED, checkpoint_file, digest, fetch, locate, read_family, user_path
+from priors.families import join, pack, unpack
 from priors.noising import read_noising, sampling_timesteps
+from priors.pipeline import Pipeline
 
 
 @dataclass
@@ -75,71 +64,41 @@ class Prior:
     """
 
     folder, vae, chunk, offload, text_loaded = None, None, 0, False, False
+    scheduler_config = {}
 
     def __init__(self, config: PriorConfig):
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # Bars for reading weights; a download keeps its own.
         logging.set_verbosity_error()  # It warns that torchvision is not there.
-        import diffusers
-
-        diffusers.utils.logging.set_verbosity_error()
         self.config, self.folder = config, fetch(locate(config.path), config.variant)
-        self.pipeline_name, self.family = read_family(self.folder)
+        _, self.family = read_family(self.folder)
         self.device = torch.device(pick_device(config.device))
         low = "float16" if self.family.denoiser == "unet" else "bfloat16"
         dtype = config.dtype if config.dtype != "auto" else "float32" if self.device.type == "cpu" else low
         self.dtype = getattr(torch, dtype)
         if self.device.type == "cuda":
             repeat_on_cuda()
+        self.pipeline = pipeline = Pipeline(self.folder, config, self.dtype)
+        self.denoiser, self.vae, self.scheduler_config = pipeline.denoiser, pipeline.vae, pipeline.scheduler_config
+        self.distilled, self.chunk, self.offload = pipeline.distilled, config.chunk, config.offload
+        self.conditions, self.places = [], {}  # each prompt's arguments of the denoiser, and where they stand
 
-        self.texts = [part for part in self.family.parts if part.startswith(("tokenizer", "text_encoder"))]
-        parts = {part: self.load(part) for part in self.family.parts}
-        parts |= dict.fromkeys(("safety_checker", "feature_extractor", "watermarker", "image_encoder"))
-        names = getattr(diffusers, self.pipeline_name).__init__.__code__.co_varnames
-        parts = {name: part for name, part in parts.items() if name in names}
-        extra = {"requires_safety_checker": False} if "requires_safety_checker" in names else {}
-        index = read_json(self.folder / "model_index.json")
-        extra |= {key: index[key] for key in ("force_zeros_for_empty_prompt",) if key in index}
-        self.pipeline = getattr(diffusers, self.pipeline_name)(**parts, **extra)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self.denoiser, self.vae = parts[self.family.denoiser], parts.get("vae")
-        for lora in config.lora:
-            self.fuse(lora)
-        self.check()
-
-        shape = self.denoiser.config
-        factor = getattr(self.pipeline, "vae_scale_factor", 1) if self.vae else 1
-        own = shape.sample_size if not self.family.packed else self.pipeline.default_sample_size
-        own = [own] * 2 if isinstance(own, int) else list(own or ())
-        size = list(config.size) * (1 if len(config.size) == 2 else 2) or [side * factor for side in own]
-        multiple = factor * self.family.patch
-        if len(size) != 2 or any(side % multiple for side in size):
-            given = " ".join(map(str, config.size)) or "is not known of this checkpoint"
-            raise InputError(f"--prior.size {given}: height and width, multiples of {multiple}, are needed")
-        self.image_size = tuple(size)
-        channels = shape.in_channels // (4 if self.family.packed else 1)
-        self.latent_shape = (channels, size[0] // factor, size[1] // factor)
-        if min(size) < self.family.least_size:
-            name, least = self.family.name, self.family.least_size
-            print(f"warning: --prior.size {size[0]} {size[1]}: {name} breaks below {least} pixels", file=sys.stderr)
-
-        scheduler = parts["scheduler"].config
-        tokens = self.latent_shape[1] * self.latent_shape[2] // self.family.patch**2
+        self.image_size, channels = self.read_size(), self.denoiser.config.in_channels
+        height, width = (side // pipeline.scale for side in self.image_size)
+        self.latent_shape = (channels // (4 if self.family.packed else 1), height, width)
         # FLUX rounds the timestep to its own precision: the noise is that of the rounded one.
         rounded = self.dtype if self.family.packed else torch.float64
+        told = self.family.time_scale(self.denoiser.config)
+        tokens = height * width // self.family.patch**2
         try:
-            self.noising = read_noising(scheduler, tokens, self.family.time_scale(shape), rounded)
+            self.noising = read_noising(self.scheduler_config, tokens, told, rounded)
         except InputError as error:
             raise InputError(f"--prior.path {self.folder}: its scheduler can not be used: {error}") from error
-        self.scheduler_config = dict(scheduler)
-        tokenizers = [parts[part] for part in self.texts if part.startswith("tokenizer") and parts[part] is not None]
-        self.tokenizer = tokenizers[0]
+        self.tokenizer = pipeline.parts["tokenizer"]
         self.text_length = self.tokenizer.model_max_length
         self.taught = set(checkpoint_file(self.folder, "captions.json").get("words", ()))
-        self.conditions, self.places = [], {}  # each prompt's arguments of the denoiser, and where they stand
-        self.chunk, self.offload = config.chunk, config.offload
-        self.move_text(self.device)
+        self.load_text()
         if self.vae and not config.offload:
             self.vae.to(self.device)
         if self.device.type == "cpu" and self.family.denoiser == "unet":
@@ -151,78 +110,17 @@ class Prior:
                 raise InputError("--prior.compile needs a C++ compiler, g++ or clang++, on the PATH")
             self.denoiser.compile()
 
-    # -------------------------------------------------------------------------------------------------------- loading
-
-    def load(self, part: str):
-        """A part of the checkpoint. The autoencoder is float32 where float16 overflows in it (threestudio #330)."""
-        dtype = self.dtype
-        if part == "vae":
-            if self.config.vae:
-                return self.load_vae(dtype)
-            config = checkpoint_file(self.folder / "vae", "config.json")
-            dtype = torch.float32 if config.get("force_upcast", True) and dtype == torch.float16 else dtype
-        return load_part(self.folder, part, self.family, dtype, self.config.variant)
-
-    def load_vae(self, dtype):
-        """--prior.vae, a folder with its config.json or with vae/, in the precision of the networks."""
-        import diffusers
-
-        folder = user_path(self.config.vae)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            try:
-                folder = Path(snapshot_download(self.config.vae, allow_patterns=["config.json", "*.safetensors"]))
-            except Exception as error:
-                raise InputError(f"--prior.vae {self.config.vae} could not be fetched ({first_line(error)})") from error
-        part = "" if (folder / "config.json").is_file() else "vae"
-        name = checkpoint_file(folder / part, "config.json").get("_class_name")
-        if name not in self.family.parts.get("vae", ()):
-            known = " or ".join(self.family.parts.get("vae", ())) or "none"
-            raise InputError(f"--prior.vae {self.config.vae} is a {name}; {self.family.name} takes {known}")
-        return load_class(getattr(diffusers, name), folder, part, f"--prior.vae {self.config.vae}", dtype)
-
-    def fuse(self, lora: str) -> None:
-        """Adds PATH or PATH:SCALE to the weights of the denoiser and the text encoders, for good."""
-        path, _, scale = lora.rpartition(":")
-        try:
-            path, scale = (path, float(scale)) if path else (lora, 1.0)
-        except ValueError:
-            path, scale = lora, 1.0
-        try:
-            self.pipeline.load_lora_weights(str(user_path(path)))
-            self.pipeline.fuse_lora(lora_scale=scale)
-            self.pipeline.unload_lora_weights()
-        except Exception as error:
-            raise InputError(f"--prior.lora {lora} can not be fused ({first_line(error)})") from error
-
-    def check(self) -> None:
-        """Raises InputError for a denoiser that is not one of text alone, as its configuration says."""
-        config, place = self.denoiser.config, f"--prior.path {self.folder}: its {self.family.denoiser}"
-        known = ("text", "text_proj", *(["text_time"] if "XL" in self.pipeline_name else []))
-        for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "addition_embed_type"):
-            if (value := config.get(name)) and value not in known:
-                raise InputError(f"{place} has {name} {value}, which a {self.pipeline_name} does not give")
-        channels, latents = config.in_channels, self.vae.config.latent_channels if self.vae else 3
-        latents *= 4 if self.family.packed else 1
-        if channels != latents:
-            raise InputError(f"{place} takes {channels} channels, not {latents}: no text-to-image prior (inpainting?)")
-        out = config.get("out_channels") or channels
-        if out != channels * (2 if self.family.variance else 1) and out != channels:
-            raise InputError(f"{place} gives {out} channels; {channels} are needed")
-        for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
-            tokenizer, encoder = (getattr(self.pipeline, name, None) for name in (tokenizer, encoder))
-            if encoder is None:
-                continue
-            if len(tokenizer) > encoder.config.vocab_size:
-                raise InputError(
-                    f"--prior.path {self.folder}: its tokenizer knows {len(tokenizer)} tokens, its text_encoder "
-                    f"{encoder.config.vocab_size}"
-                )
-            longest = getattr(encoder.config, "max_position_embeddings", None) or 10**6
-            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-        if self.vae and self.vae.config.get("latents_mean") and "AutoencoderKL" in type(self.vae).__name__:
-            raise InputError(f"--prior.path {self.folder}: its vae has latents_mean, which is not supported")
+    def read_size(self) -> tuple[int, int]:
+        """(H, W) of the pictures: --prior.size, or the checkpoint's own."""
+        size, multiple = list(self.config.size), self.pipeline.scale * self.family.patch
+        size = (size * 2 if len(size) == 1 else size) or self.pipeline.size
+        if len(size) != 2 or any(side % multiple for side in size):
+            given = " ".join(map(str, self.config.size)) or "is not known of this checkpoint"
+            raise InputError(f"--prior.size {given}: height and width, multiples of {multiple}, are needed")
+        least, name = self.family.least_size, self.family.name
+        if min(size) < least:
+            print(f"warning: --prior.size {size[0]} {size[1]}: {name} breaks below {least} pixels", file=sys.stderr)
+        return tuple(size)
 
     @functools.cached_property
     def sha256(self) -> str | None:
@@ -249,36 +147,20 @@ class Prior:
         for prompt in dict.fromkeys(prompts):
             key = prompt, negative or not prompt
             if key not in self.places:
+                if not self.text_loaded:
+                    self.load_text()
                 self.places[key] = len(self.conditions)
-                self.conditions.append(self.condition(*key))
+                condition = self.pipeline.condition(*key, self.image_size)
+                for name, value in condition.items():
+                    if isinstance(value, torch.Tensor) and value.is_floating_point():
+                        condition[name] = value.to(self.dtype)
+                self.conditions.append(condition)
         return torch.tensor([self.places[prompt, negative or not prompt] for prompt in prompts])
 
-    @torch.no_grad()
-    def condition(self, prompt: str, negative: bool) -> dict:
-        """The denoiser's arguments for a prompt, by its own pipeline; (1, …) each."""
-        if not self.text_loaded:
-            self.move_text(self.device)
-        distilled = not self.family.guided or self.denoiser.config.get("time_cond_proj_dim")
-        size, scale = self.image_size, self.config.distilled_guidance if distilled else 2.0
-        if distilled:
-            return hear(self.pipeline, prompt, None, size, scale)[-1]
-        rows = hear(self.pipeline, "" if negative else prompt, (prompt or None) if negative else None, size, scale)
-        if len(rows) != 2:
-            raise InputError(f"--prior.path {self.folder}: its pipeline takes no guidance")
-        return rows[0 if negative else 1]
-
-    def move_text(self, device: torch.device | None) -> None:
-        """The text encoders to a device, from disk where they are not loaded; None frees their memory. With
-        --prior.lora they wait in the CPU's, as the files have them without it."""
-        for part in (part for part in self.texts if "encoder" in part):
-            network = getattr(self.pipeline, part)
-            if device is not None:
-                network = network if network is not None else self.load(part)
-                network = network and network.to(device)
-            elif network is not None:
-                network = network.to("cpu") if self.config.lora else None
-            setattr(self.pipeline, part, network)
-        self.text_loaded = device is not None
+    def load_text(self, loaded: bool = True) -> None:
+        """Puts the text encoders on the device, or frees their memory; a prompt that comes later loads them again."""
+        self.pipeline.move_text(self.device if loaded else None)
+        self.text_loaded = loaded
 
     def warnings(self, prompt: str) -> list[str]:
         """What of the prompt the text encoder can't use, as a list of lines: a cut-off end, words it was never
@@ -355,7 +237,7 @@ class Prior:
     def network(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """The denoiser as it is (ε̂, ẑ_0, v or a flow), in the dtype of z_t: z_t (N, C, h, w), t (N,), text (N,)."""
         if self.text_loaded:  # All prompts are embedded: their encoders and the denoiser need not fit together.
-            self.move_text(None)
+            self.load_text(False)
             self.denoiser.to(self.device)
         x, time = self.noising.scale[t], self.noising.time[t]
         x = (z_t if (x == 1).all() else per_row(x, z_t) * z_t).to(self.dtype)

@@ -66,7 +66,7 @@ class GaussianPrior(Prior):
     each prompt. prediction_type "flow": the same process as a flow, x = (1 - σ) z + σ ε at the same σ/α.
     """
 
-    vae = True
+    vae, distilled = True, False
 
     def __init__(self, data, prediction_type="epsilon"):
         self.data = {y: [(1.0, *modes)] if isinstance(modes, tuple) else modes for y, modes in data.items()}

@@ -6,6 +6,8 @@ import math
 import re
 from types import SimpleNamespace
 
+import diffusers
+import families
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from PIL import Image
 import benchmark
 import benchmarks.scores
 import sds2d
-from benchmarks import pictures, quality, speed, tables
+from benchmarks import pictures, quality, random_prior, speed, tables
 from benchmarks.scores import (
     distances,
     frechet,
@@ -28,7 +30,6 @@ from benchmarks.scores import (
     root,
     scores,
 )
-from benchmarks.stable_diffusion import save_random
 from errors import InputError
 from priors.checkpoint import EMBEDDED
 from priors.prior import Prior, PriorConfig
@@ -337,12 +338,18 @@ def test_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
     assert all(float(cell) > 0 for row in rows[2:] for cell in row[3:])
 
 
-def test_random_stable_diffusion_has_its_layout(tmp_path):
-    small = dict(block_out_channels=(8, 16, 16, 16), norm_num_groups=8)
-    text = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=32)
-    folder = save_random(
-        tmp_path / "sd", dict(**small, sample_size=8, cross_attention_dim=32), dict(**small, sample_size=64), text
-    )
-    flags = ["--prior.path", str(folder), "--steps", "1", "--particles", "1", "--log.timesteps"]
-    images = sds2d.run(sds2d.parse([*flags, "--out", str(tmp_path / "run")]))
-    assert images.shape == (1, 3, 64, 64) and images.isfinite().all()
+@pytest.mark.parametrize("name, millions", [("sd15", 859.52), ("sdxl", 2567.46), ("sd3", 2028.33), ("flux", 11901.41)])
+def test_random_priors_are_as_large_as_the_real_ones(name, millions):
+    """The parameters of the published denoisers."""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in random_prior.denoiser(name).parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_a_random_prior_is_measured(tmp_path, monkeypatch, capsys):
+    """By the whole command, of a fraction of the width."""
+    monkeypatch.setattr(random_prior, "denoiser", lambda name: families.unet(768))
+    monkeypatch.setattr(diffusers, "AutoencoderKL", lambda **options: families.autoencoder())
+    monkeypatch.setattr(speed, "alone", lambda flags, rounds: speed.measure(flags, 1))
+    benchmark.main(["speed", "--random", "sd15", "--rows", "sds", "--rounds", "1", "--out", str(tmp_path / "out")])
+    assert "| sds | latent | 2B |" in capsys.readouterr().out

@@ -33,7 +33,7 @@ def place(tmp_path, tiny, run_folder):
     (tmp_path / "pickles" / "unet" / "diffusion_pytorch_model.safetensors").rename(
         tmp_path / "pickles" / "unet" / "weights.bin"
     )
-    (tmp_path / "code" / "pipeline.py").write_text("1 / 0")
+    (tmp_path / "code" / "model_index.json").write_text('{"_class_name": "MyPipeline"}')
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     Image.effect_noise((300, 300), 50).save(tmp_path / "chunk.png")

@@ -1,7 +1,11 @@
 """The judge: background colours, the prompts it asks for, and what a rank is."""
 
+import json
+
+import pytest
 import torch
 
+from priors.checkpoint import EMBEDDED
 from priors.evaluation import Judge, background_colours, draw_prompts, report, with_background
 
 CAPTIONS = {
@@ -40,3 +44,28 @@ def test_rank_counts_the_names_that_are_better():
     assert ranks == [0, 4, 1]
     line = report(ranks, ["white", "red", "red"], wanted)
     assert "top-1 33.3%" in line and "top-5 100.0%" in line and "background 66.7%" in line
+
+
+def test_a_clip_without_its_vision_tower_is_refused(tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(EMBEDDED / "clip", tmp_path / "clip")
+    file = tmp_path / "clip" / "model.safetensors"
+    tensors = {name: value for name, value in load_file(file).items() if not name.startswith("vision_model")}
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="vision_model"):
+        Judge(tmp_path / "clip")
+
+
+def test_a_clip_whose_tokenizer_has_no_length(tmp_path):
+    import shutil
+
+    shutil.copytree(EMBEDDED / "clip", tmp_path / "clip")
+    file = tmp_path / "clip" / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config.pop("model_max_length", None)
+    file.write_text(json.dumps(config))
+    whole, judge = Judge(EMBEDDED / "clip"), Judge(tmp_path / "clip")
+    torch.testing.assert_close(judge.text_features(["a red apple"]), whole.text_features(["a red apple"]))

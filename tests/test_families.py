@@ -34,7 +34,12 @@ def checkpoint(tmp_path_factory):
 
 
 def load(folder, name, **options):
-    return Prior(PriorConfig(path=str(folder), size=SIZES.get(name, ()), **options))
+    """The checkpoint, with settings as the command line has them."""
+    given = flags(folder, name)
+    for key, value in options.items():
+        words = value if isinstance(value, tuple) else () if value is True else (value,)
+        given += [f"--prior.{key.replace('_', '-')}", *map(str, words)]
+    return Prior(sds2d.parse(given).prior)
 
 
 def flags(folder, name):
@@ -154,7 +159,7 @@ def test_a_flow_has_the_same_gradients(method):
     """The embedded network, in float64, and as a flow."""
     prior = Prior(PriorConfig())
     prior.embed(["a red apple", ""])
-    prior.move_text(None)
+    prior.load_text(False)
     prior.dtype = torch.float64
     prior.denoiser.double()
     prior.vae.double()
@@ -195,6 +200,14 @@ def test_distilled_guidance_is_told(checkpoint):
     assert not torch.equal(*dev) and torch.equal(*schnell)
 
 
+def test_guidance_of_a_distilled_prior_warns(checkpoint, tmp_path, capsys):
+    given = [*flags(checkpoint("flux-dev"), "flux-dev"), "--steps", "1", "--particles", "1", "--log.timesteps"]
+    for number, scale in enumerate(("1", "7.5")):
+        config = sds2d.parse([*given, "--algo.guidance-scale", scale, "--out", str(tmp_path / str(number))])
+        sds2d.run(config)
+        assert ("--algo.guidance-scale" in capsys.readouterr().err) == (scale == "7.5")
+
+
 def test_an_autoencoder_of_ones_own(checkpoint, tmp_path):
     torch.manual_seed(5)
     families.autoencoder().save_pretrained(tmp_path / "vae")
@@ -231,7 +244,7 @@ def test_a_lora_is_fused_as_diffusers_loads_it(scale, checkpoint, tmp_path):
     prior = load(checkpoint("sd"), "sd", lora=(f"{tmp_path / 'lora'}:{scale}",))
     plain = load(checkpoint("sd"), "sd")
     z, t = torch.randn(1, *prior.latent_shape), torch.tensor([600])
-    text = join(hear(plain.pipeline, "a fox", None, (64, 64), 2.0)[1:])
+    text = join(hear(plain.pipeline.pipeline, "a fox", None, (64, 64), 2.0)[1:])
     expected = pipeline.unet(z, t, **text).sample
     found = prior.predict_noise(z, t, prior.embed(["a fox"]))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -251,6 +264,23 @@ def test_a_variant_is_loaded_by_its_name(checkpoint, tmp_path):
         load(tmp_path / "sd", "sd")
     variant, whole = load(tmp_path / "sd", "sd", variant="fp16"), load(checkpoint("sd"), "sd")
     torch.testing.assert_close(predict(variant), predict(whole))
+
+
+def test_what_stays_float32(checkpoint):
+    """SDXL's autoencoder overflows in float16, and the pictures go through it."""
+    dtypes = {name: load(checkpoint(name), name, dtype="float16").vae.dtype for name in ("sd", "sdxl")}
+    assert dtypes == {"sd": torch.float16, "sdxl": torch.float32}
+    half = load(checkpoint("sdxl"), "sdxl", dtype="float16")
+    assert half.decode(half.encode(torch.rand(1, 3, 64, 64))).dtype == torch.float32
+
+
+def test_flux_hears_the_noise_that_there_is(checkpoint):
+    """In bfloat16 its timesteps are rounded; the noise is that of the rounded ones."""
+    noising = load(checkpoint("flux-dev"), "flux-dev", dtype="bfloat16").noising
+    sigma, ratio = noising.time, ((1 - noising.alphas_cumprod) / noising.alphas_cumprod).sqrt()
+    assert torch.equal(sigma, sigma.bfloat16().double()) and (sigma.diff() >= 0).all()
+    torch.testing.assert_close(ratio[:-1], (sigma / (1 - sigma))[:-1])
+    assert 250 < len(sigma.unique()) < 500
 
 
 def test_sizes_that_do_not_fit(checkpoint):

@@ -59,7 +59,7 @@ def test_pickles_are_never_opened(copy, tmp_path, part, name):
     Prior(PriorConfig(path=str(copy)))  # which has safetensors beside it
     for file in (copy / part).glob("*.safetensors"):
         file.unlink()
-    refused(copy, f"its {part} has weights only in {name}.*safetensors")
+    refused(copy, f"its {part} needs weights as safetensors, and has only {name}")
     assert not (tmp_path / "opened").exists()
 
 
@@ -68,8 +68,6 @@ def edit(file, **values):
 
 
 CODE = {
-    "a module in the folder": lambda folder: (folder / "pipeline.py").write_text("1 / 0"),
-    "a module of a part": lambda folder: (folder / "unet" / "my_unet.py").write_text("1 / 0"),
     "a part by a module of its own": lambda folder: edit(folder / "model_index.json", unet=["my_unet", "MyUNet"]),
     "a part by another library": lambda folder: edit(folder / "model_index.json", vae=["subprocess", "Popen"]),
     "a part that is no pair": lambda folder: edit(folder / "model_index.json", vae="AutoencoderKL"),
@@ -89,22 +87,22 @@ CODE = {
 def test_shards_under_other_names_are_refused(copy, names):
     """Which would not be hashed, and might be pickles."""
     (copy / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    refused(copy, "index.json of its unet names .* is needed")
+    refused(copy, "its unet: .*index.json names .* is needed")
 
 
 def test_shards_are_read(copy, tiny):
-    Prior(PriorConfig(path=str(copy))).unet.save_pretrained(copy / "unet", max_shard_size="100KB")
+    Prior(PriorConfig(path=str(copy))).denoiser.save_pretrained(copy / "unet", max_shard_size="100KB")
     (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     one, many = (Prior(PriorConfig(path=str(folder))) for folder in (tiny, copy))
     assert len(list((copy / "unet").glob("*-of-*.safetensors"))) > 1 and one.sha256 != many.sha256
-    for name, value in one.unet.state_dict().items():
-        assert (many.unet.state_dict()[name] == value).all()
+    for name, value in one.denoiser.state_dict().items():
+        assert (many.denoiser.state_dict()[name] == value).all()
 
 
 @pytest.mark.parametrize("what", CODE)
 def test_code_is_never_run(copy, what):
     CODE[what](copy)
-    refused(copy, "needs code of its own .*; sds2d runs none")
+    refused(copy, "its (unet|vae|text_encoder|tokenizer) (needs code|is a|has an adapter_config)")
 
 
 def test_a_checkpoint_from_the_hub(tiny, tmp_path):

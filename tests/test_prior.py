@@ -34,13 +34,27 @@ def test_sizes(prior):
 
 def test_text_is_the_pipelines(prior, stable_diffusion):
     expected, empty = pipeline(stable_diffusion).encode_prompt("a red fox", "cpu", 1, True)
-    torch.testing.assert_close(prior.embed(["a red fox", ""]), torch.cat([expected, empty]))
+    text = prior.arguments(tuple(prior.embed(["a red fox", ""]).tolist()))
+    assert list(text) == ["encoder_hidden_states"]
+    torch.testing.assert_close(text["encoder_hidden_states"], torch.cat([expected, empty]))
 
 
 def test_prompts_are_encoded_once(prior, monkeypatch):
     first = prior.embed(["once"])
-    monkeypatch.setattr(prior, "text_encoder", None)
+    monkeypatch.setattr(prior.pipeline, "condition", None)
     assert torch.equal(prior.embed(["once", "once"])[1], first[0])
+
+
+def test_text_encoders_are_freed_and_come_back(tiny):
+    prior = Prior(PriorConfig(path=str(tiny)))
+    text, z, t = prior.embed(["a"]), torch.randn(1, *prior.latent_shape), torch.tensor([500])
+    before = prior.predict_noise(z, t, text)
+    assert prior.pipeline.pipeline.text_encoder is None
+    other = prior.embed(["b"])
+    assert prior.pipeline.pipeline.text_encoder is not None and other[0] != text[0]
+    assert not torch.equal(prior.predict_noise(z, t, other), before) and prior.pipeline.pipeline.text_encoder is None
+    fresh = Prior(PriorConfig(path=str(tiny)))
+    assert torch.equal(fresh.predict_noise(z, t, fresh.embed(["b"])), prior.predict_noise(z, t, other))
 
 
 def test_noise_prediction_agrees_with_ddim(prior, stable_diffusion):
@@ -51,7 +65,7 @@ def test_noise_prediction_agrees_with_ddim(prior, stable_diffusion):
     scheduler.set_timesteps(1000)
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([700, 700])
     text = prior.embed(["a", "b"])
-    step = scheduler.step(prior.denoiser(z_t, t, text).sample.detach(), 700, z_t)
+    step = scheduler.step(prior.predict(z_t, t, text), 700, z_t)
     noise = prior.predict_noise(z_t, t, text)
     a = prior.alphas_cumprod[700]
     torch.testing.assert_close(
@@ -100,7 +114,9 @@ def test_shift_factor(prior):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_networks_leave_float32_outside(tiny, dtype):
     prior = Prior(PriorConfig(path=str(tiny), dtype=dtype))
-    assert prior.denoiser.dtype == prior.vae.dtype == prior.text_encoder.dtype == getattr(torch, dtype)
+    assert (
+        prior.denoiser.dtype == prior.vae.dtype == prior.pipeline.pipeline.text_encoder.dtype == getattr(torch, dtype)
+    )
     z = prior.encode(torch.rand(1, 3, 64, 64))
     noise = prior.predict_noise(z, torch.tensor([500]), prior.embed(["a"]))
     assert z.dtype == noise.dtype == prior.decode(z).dtype == torch.float32
@@ -116,7 +132,9 @@ def test_what_is_learned_from_is_not_compiled(tiny, monkeypatch):
     z, t, text = torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.embed(["a"])
     plain, called = prior.predict_noise(z, t, text), []
     monkeypatch.setattr(
-        prior.denoiser, "_compiled_call_impl", lambda *given: called.append(given) or prior.denoiser.forward(*given)
+        prior.denoiser,
+        "_compiled_call_impl",
+        lambda *x, **given: called.append(x) or prior.denoiser.forward(*x, **given),
     )
     assert torch.equal(prior.predict_noise(z, t, text), plain) and len(called) == 1
     assert torch.equal(prior.network(z, t, text), plain) and len(called) == 1

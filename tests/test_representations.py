@@ -97,13 +97,13 @@ def test_images_are_resized_with_a_notice(tmp_path, capsys):
     picture = Image.new("RGB", (200, 100), "red")
     picture.paste("blue", (50, 0, 150, 100))
     picture.save(tmp_path / "wide.png")
-    loaded = load_image(tmp_path / "wide.png", 64)
+    loaded = load_image(tmp_path / "wide.png", (64, 64))
     assert loaded.shape == (3, 64, 64)
     torch.testing.assert_close(loaded[:, 32, 32], torch.tensor([0.0, 0.0, 1.0]))
     assert (loaded[2, :, 2:-2] > 0.9).all(), "the middle square is the blue one"
     assert "200×100" in capsys.readouterr().out
     Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (load_image(tmp_path / "clear.png", 64) == 1).all(), "transparency shows white"
+    assert (load_image(tmp_path / "clear.png", (64, 64)) == 1).all(), "transparency shows white"
     assert capsys.readouterr().out == ""
 
 
@@ -229,7 +229,7 @@ def test_ellipses_and_density_show_where_gaussians_lie():
     assert along == pytest.approx(10, abs=1) and across == pytest.approx(2, abs=1)
     centers = torch.tensor([[48.0, 16.0]]).expand(1, 15, 2).clone()
     heat, note = density(
-        torch.cat([centers, torch.full((1, 1, 2), -1.0)], 1), torch.tensor([[0.001] * 4 + [1.0] * 12]), 64
+        torch.cat([centers, torch.full((1, 1, 2), -1.0)], 1), torch.tensor([[0.001] * 4 + [1.0] * 12]), (64, 64)
     )
     assert heat.shape == (1, 3, 2, 2)
     bright = heat.sum(1)[0]

@@ -483,6 +483,11 @@ FLAGS = {
     "--prior.dtype": ("bfloat16", "prior.dtype", "bfloat16"),
     "--prior.device": ("cpu", "prior.device", "cpu"),
     "--prior.compile": (None, "prior.compile", True),
+    "--prior.size": ("32", "prior.size", [32]),
+    "--prior.chunk": ("1", "prior.chunk", 1),
+    "--prior.offload": (None, "prior.offload", True),
+    "--prior.gradient-checkpointing": (None, "prior.gradient_checkpointing", True),
+    "--prior.distilled-guidance": ("5.0", "prior.distilled_guidance", 5.0),
 }
 # A method's settings are tried with that method.
 FLAGS |= {
@@ -563,6 +568,10 @@ UNSEEN = {
     "--eval.clip",
     "--prior.device",
     "--prior.compile",
+    "--prior.chunk",
+    "--prior.offload",
+    "--prior.gradient-checkpointing",
+    "--prior.distilled-guidance",
 }
 
 
@@ -703,6 +712,9 @@ def test_every_setting_is_covered():
         "rep.init-images",
         "rep.init-color",
         "prior.path",
+        "prior.variant",
+        "prior.vae",
+        "prior.lora",
         "log.every",
         "rep.background",
         "source-image",

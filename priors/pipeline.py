@@ -1,0 +1,152 @@
+"""A checkpoint as diffusers' own pipeline: its parts, loaded and checked, and what they make of a prompt."""
+
+import inspect
+from pathlib import Path
+
+import torch
+
+from errors import InputError, first_line
+from priors.checkpoint import checkpoint_file, load_class, load_part, read_family, read_json, user_path
+from priors.families import hear
+
+
+class Pipeline:
+    """One that sampling would use, of a folder and a PriorConfig.
+
+    parts       {name: network, tokenizer or scheduler};  denoiser, vae (or None), scheduler_config: some of them
+    family      its Family;  name  the class of diffusers
+    distilled   whether the guidance scale is an input of the denoiser, or part of its weights
+    """
+
+    def __init__(self, folder: Path, config, dtype: torch.dtype):
+        import diffusers
+
+        diffusers.utils.logging.set_verbosity_error()
+        self.folder, self.config, self.dtype = folder, config, dtype
+        self.name, self.family = read_family(folder)
+        self.texts = [part for part in self.family.parts if part.startswith(("tokenizer", "text_encoder"))]
+        self.parts = {part: self.load(part) for part in self.family.parts}
+        self.denoiser, self.vae = self.parts[self.family.denoiser], self.parts.get("vae")
+        scheduler = self.parts["scheduler"]
+        self.scheduler_config = dict(scheduler.config, _class_name=type(scheduler).__name__)
+        self.distilled = not self.family.guided or bool(self.denoiser.config.get("time_cond_proj_dim"))
+        self.check()
+
+        cls, index = getattr(diffusers, self.name), read_json(folder / "model_index.json")
+        # Of IF and Stable Diffusion: what looks at finished pictures is not needed.
+        none = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker", "image_encoder"))
+        settings = {name: index[name] for name in ("force_zeros_for_empty_prompt",) if name in index}
+        given = {**self.parts, **none, **settings, "requires_safety_checker": False}
+        known = inspect.signature(cls.__init__).parameters
+        self.pipeline = cls(**{name: value for name, value in given.items() if name in known})
+        self.pipeline.set_progress_bar_config(disable=True)
+        for lora in config.lora:
+            self.fuse(lora)
+
+    @property
+    def scale(self) -> int:
+        """Pixels a side of one latent."""
+        return self.pipeline.vae_scale_factor if self.vae else 1
+
+    @property
+    def size(self) -> list[int]:
+        """Height and width of the checkpoint's own pictures; [] where it does not say."""
+        packed = self.family.packed
+        own = self.pipeline.default_sample_size if packed else self.denoiser.config.sample_size
+        return [side * self.scale for side in ([own] * 2 if isinstance(own, int) else own or ())]
+
+    def load(self, part: str):
+        """A part of the checkpoint. The autoencoder is float32 where float16 overflows in it (threestudio #330)."""
+        dtype = self.dtype
+        if part == "vae":
+            if self.config.vae:
+                return self.load_vae(dtype)
+            config = checkpoint_file(self.folder / "vae", "config.json")
+            upcast = self.family.upcast and config.get("force_upcast", True)
+            dtype = torch.float32 if upcast and dtype == torch.float16 else dtype
+        return load_part(self.folder, part, self.family, dtype, self.config.variant)
+
+    def load_vae(self, dtype):
+        """--prior.vae, a folder with its config.json or with vae/, in the precision of the networks."""
+        import diffusers
+
+        folder = user_path(self.config.vae)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            try:
+                folder = Path(snapshot_download(self.config.vae, allow_patterns=["config.json", "*.safetensors"]))
+            except Exception as error:
+                raise InputError(f"--prior.vae {self.config.vae} could not be fetched ({first_line(error)})") from error
+        part = "" if (folder / "config.json").is_file() else "vae"
+        name = checkpoint_file(folder / part, "config.json").get("_class_name")
+        if name not in self.family.parts.get("vae", ()):
+            known = " or ".join(self.family.parts.get("vae", ())) or "none"
+            raise InputError(f"--prior.vae {self.config.vae} is a {name}; {self.family.name} takes {known}")
+        return load_class(getattr(diffusers, name), folder, part, f"--prior.vae {self.config.vae}", dtype)
+
+    def fuse(self, lora: str) -> None:
+        """Adds PATH or PATH:SCALE to the weights of the denoiser and the text encoders, for good."""
+        path, _, scale = lora.rpartition(":")
+        try:
+            path, scale = (path, float(scale)) if path else (lora, 1.0)
+        except ValueError:
+            path, scale = lora, 1.0
+        try:
+            self.pipeline.load_lora_weights(str(user_path(path)))
+            self.pipeline.fuse_lora(lora_scale=scale)
+            self.pipeline.unload_lora_weights()
+        except Exception as error:
+            raise InputError(f"--prior.lora {lora} can not be fused ({first_line(error)})") from error
+
+    def check(self) -> None:
+        """Raises InputError for a denoiser that is not one of text alone, as its configuration says."""
+        config, place = self.denoiser.config, f"--prior.path {self.folder}: its {self.family.denoiser}"
+        known = ("text", "text_proj", *(["text_time"] if "XL" in self.name else []))
+        for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "addition_embed_type"):
+            if (value := config.get(name)) and value not in known:
+                raise InputError(f"{place} has {name} {value}, which a {self.name} does not give")
+        channels, latents = config.in_channels, self.vae.config.latent_channels if self.vae else 3
+        latents *= 4 if self.family.packed else 1
+        if channels != latents:
+            raise InputError(f"{place} takes {channels} channels, not {latents}: no text-to-image prior (inpainting?)")
+        out = config.get("out_channels") or channels
+        if out != channels * (2 if self.family.variance else 1) and out != channels:
+            raise InputError(f"{place} gives {out} channels; {channels} are needed")
+        for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+            tokenizer, encoder = (self.parts.get(name) for name in (tokenizer, encoder))
+            if encoder is None:
+                continue
+            if len(tokenizer) > encoder.config.vocab_size:
+                raise InputError(
+                    f"--prior.path {self.folder}: its tokenizer knows {len(tokenizer)} tokens, its text_encoder "
+                    f"{encoder.config.vocab_size}"
+                )
+            longest = getattr(encoder.config, "max_position_embeddings", None) or 10**6
+            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+        if self.vae and self.vae.config.get("latents_mean") and "AutoencoderKL" in type(self.vae).__name__:
+            raise InputError(f"--prior.path {self.folder}: its vae has latents_mean, which is not supported")
+
+    @torch.no_grad()
+    def condition(self, prompt: str, negative: bool, size: tuple[int, int]) -> dict:
+        """The denoiser's arguments for a prompt and pictures of (H, W); (1, …) each. negative: as of a negative prompt,
+        of which "" is the pipeline's own unconditional."""
+        scale = self.config.distilled_guidance if self.distilled else 2.0
+        if self.distilled:
+            return hear(self.pipeline, prompt, None, size, scale)[-1]
+        rows = hear(self.pipeline, "" if negative else prompt, (prompt or None) if negative else None, size, scale)
+        if len(rows) != 2:
+            raise InputError(f"--prior.path {self.folder}: its pipeline takes no guidance")
+        return rows[0 if negative else 1]
+
+    def move_text(self, device: torch.device | None) -> None:
+        """The text encoders to a device, from disk where they are not loaded; None frees their memory. With
+        --prior.lora they wait in the CPU's, as the files have them without it."""
+        for part in (part for part in self.texts if "encoder" in part):
+            network = getattr(self.pipeline, part)
+            if device is not None:
+                network = network if network is not None else self.load(part)
+                network = network and network.to(device)
+            elif network is not None:
+                network = network.to("cpu") if self.config.lora else None
+            setattr(self.pipeline, part, network)
