@@ -168,6 +168,7 @@ def require_weights(folder: Path, place: str, variant: str | None) -> None:
         if variants:
             raise InputError(f"{place} has only weights of a variant; --prior.variant {variants[0]} is needed")
         pickles = [name for name in others if name.endswith(PICKLES)]
+        require(not variant, f"{place} has no weights of --prior.variant {variant}, as model{v}.safetensors is")
         cause = f"only {pickles[0]}, a format that can run code when it is opened" if pickles else "none"
         raise InputError(f"{place} needs weights as safetensors, and has {cause}")
 

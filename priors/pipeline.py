@@ -40,8 +40,7 @@ class Pipeline:
         known = inspect.signature(cls.__init__).parameters
         self.pipeline = cls(**{name: value for name, value in given.items() if name in known})
         self.pipeline.set_progress_bar_config(disable=True)
-        for lora in config.lora:
-            self.fuse(lora)
+        self.loras = [self.fuse(lora) for lora in config.lora]
 
     @property
     def scale(self) -> int:
@@ -85,8 +84,8 @@ class Pipeline:
             raise InputError(f"--prior.vae {self.config.vae} is a {name}; {self.family.name} takes {known}")
         return load_class(getattr(diffusers, name), folder, part, f"--prior.vae {self.config.vae}", dtype)
 
-    def fuse(self, lora: str) -> None:
-        """Adds PATH or PATH:SCALE to the weights of the denoiser and the text encoders, for good."""
+    def fuse(self, lora: str) -> str:
+        """Adds PATH or PATH:SCALE to the weights of the denoiser and the text encoders, for good → PATH."""
         path, _, scale = lora.rpartition(":")
         try:
             path, scale = (path, float(scale)) if path else (lora, 1.0)
@@ -98,6 +97,7 @@ class Pipeline:
             self.pipeline.unload_lora_weights()
         except Exception as error:
             raise InputError(f"--prior.lora {lora} can not be fused ({first_line(error)})") from error
+        return path
 
     def check(self) -> None:
         """Raises InputError for a denoiser that is not one of text alone, as its configuration says."""

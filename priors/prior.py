@@ -127,10 +127,12 @@ class Prior:
         """Of the files that the prior is loaded from; None where there are none."""
         if not self.folder:
             return None
-        own = [digest(self.folder, self.config.variant), self.config.vae, self.config.lora]
-        others = [user_path(path.rpartition(":")[0] or path) for path in self.config.lora]
-        own += [hashlib.sha256(path.read_bytes()).hexdigest() for path in others if path.is_file()]
-        return own[0] if not (self.config.vae or self.config.lora) else hashlib.sha256(str(own).encode()).hexdigest()
+        own = digest(self.folder, self.config.variant)
+        extra = [user_path(path) for path in (self.config.vae, *self.pipeline.loras) if path]
+        files = sorted(file for path in extra for file in (path.rglob("*.safetensors") if path.is_dir() else [path]))
+        sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+        names = [self.config.vae, self.config.lora]  # A hub id has no files here.
+        return hashlib.sha256(str([own, sums, names]).encode()).hexdigest() if any(names) else own
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import traceback
+from dataclasses import astuple
 from pathlib import Path
 
 import sds2d
@@ -46,7 +47,7 @@ _loaded = {}
 
 def shared_prior(config: PriorConfig) -> Prior:
     """This process's prior; the last one is kept, and freed before another is loaded."""
-    key = (config.path, config.dtype, config.device)
+    key = astuple(config)
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = Prior(config)

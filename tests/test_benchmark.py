@@ -6,7 +6,6 @@ import math
 import re
 from types import SimpleNamespace
 
-import diffusers
 import families
 import numpy as np
 import pytest
@@ -348,8 +347,9 @@ def test_random_priors_are_as_large_as_the_real_ones(name, millions):
 
 def test_a_random_prior_is_measured(tmp_path, monkeypatch, capsys):
     """By the whole command, of a fraction of the width."""
-    monkeypatch.setattr(random_prior, "denoiser", lambda name: families.unet(768))
-    monkeypatch.setattr(diffusers, "AutoencoderKL", lambda **options: families.autoencoder())
+    unet, vae = families.unet(768), families.autoencoder()
+    monkeypatch.setattr(random_prior, "denoiser", lambda name: unet)
+    monkeypatch.setattr(speed, "save_random", lambda folder, name: random_prior.save_random(folder, name, vae=vae))
     monkeypatch.setattr(speed, "alone", lambda flags, rounds: speed.measure(flags, 1))
     benchmark.main(["speed", "--random", "sd15", "--rows", "sds", "--rounds", "1", "--out", str(tmp_path / "out")])
     assert "| sds | latent | 2B |" in capsys.readouterr().out

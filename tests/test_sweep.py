@@ -174,6 +174,16 @@ def test_a_prior_is_loaded_once_and_one_is_kept(gaussian, swept, tiny, tmp_path)
     assert [dtype for _, dtype in gaussian] == ["float32", "bfloat16", "auto"] and len(runs._loaded) == 1
 
 
+def test_sizes_are_swept(swept, tiny, tmp_path):
+    """Each run has a prior of its own size."""
+    runs._loaded.clear()
+    given = ["--prior.path", tiny, "--steps", 1, "--particles", 1, "--log.timesteps", "--out", tmp_path / "sweep"]
+    code, out, _ = swept(*given, "--rep.kind", "pixel", "--prior.size", 32, 48, "--prior.size", 64)
+    assert code == 0 and out[-1] == "2 runs: 2 finished"
+    sizes = [Image.open(tmp_path / "sweep" / row["folder"] / "final_00.png").size for row in table(tmp_path / "sweep")]
+    assert sizes == [(48, 32), (64, 64)]
+
+
 # ------------------------------------------------------------------------------------------------------------ the flags
 
 
