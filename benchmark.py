@@ -4,6 +4,7 @@
     python benchmark.py edits         every method that edits, with SDEdit
     python benchmark.py speed         milliseconds a step, with the networks that it needs
     python benchmark.py rasterizer    the CPU's rasterizer
+    python benchmark.py search        defaults for a method
 
 `python benchmark.py quality --help` lists its flags. All flags of sds2d.py can be added; they hold for every row.
 """
@@ -13,7 +14,7 @@ import sys
 
 from errors import explain
 
-COMMANDS = ("quality", "edits", "speed", "rasterizer")
+COMMANDS = ("quality", "edits", "speed", "rasterizer", "search")
 
 
 def main(arguments: list[str]) -> None:

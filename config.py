@@ -225,9 +225,10 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     checkpoint = locate(config.prior.path)
     file = checkpoint_file(checkpoint, "sds2d.json")
     method = next((key for key in (name, algorithm.like) if key in file), name)
-    lines = [file.get(line, {}) for line in (kind, method, f"{method} {kind}")]
+    both = next((key for key in (f"{name} {kind}", f"{method} {kind}") if key in file), kind)
+    lines = [file.get(line, {}) for line in (kind, method, both)]
     if not all(isinstance(line, dict) for line in lines):
-        raise InputError(f"{checkpoint}/sds2d.json: {method} and {kind} should be objects of settings")
+        raise InputError(f"{checkpoint}/sds2d.json: {kind}, {method} and {both} should be objects of settings")
     for key in (key for line in lines for key in line):
         if key.split(".")[0] not in ("algo", "rep", "schedule", "steps", "particles"):
             raise InputError(f"{checkpoint}/sds2d.json: {key} is no setting that a checkpoint has defaults for")
@@ -276,6 +277,7 @@ GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in c
 # Settings, or groups of them, that only some choices use: (setting, {the setting that chooses: its values}).
 CHOICES = [
     ("algo.guidance_scale", {"algo.name": GUIDED}),
+    ("algo.source_guidance_scale", {"algo.name": [name for name in EDITORS if name not in SAMPLERS]}),
     *((name, {"algo.name": EDITORS}) for name in ("source_image", "source_prompt")),
     ("rep.init_std", {"rep.init": ["noise"]}),
     ("rep.init_color", {"rep.init": ["constant"]}),

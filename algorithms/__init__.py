@@ -4,14 +4,19 @@ class's name."""
 from dataclasses import dataclass, field, make_dataclass
 from typing import Literal
 
+from algorithms.asd import ASD
 from algorithms.bridge import Bridge
+from algorithms.cfd import CFD
 from algorithms.csd import CSD
 from algorithms.ddim import DDIM
 from algorithms.dds import DDS
+from algorithms.dsd import DSD
+from algorithms.flowedit import FlowEdit
 from algorithms.ism import ISM
 from algorithms.method import Method
 from algorithms.nfsd import NFSD
 from algorithms.pds import PDS
+from algorithms.rfds import RFDS
 from algorithms.sdedit import SDEdit
 from algorithms.sdi import SDI
 from algorithms.sds import SDS
@@ -29,6 +34,8 @@ class Common:
     guidance_scale: Finite | None = None
     """Classifier-free guidance s in ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); 1 is the conditional prediction. None: the
     method's own."""
+    source_guidance_scale: Finite | None = None
+    """s of an edit's source and its prompt. None: as guidance_scale."""
 
 
 # --algo.<name>.<field> for every method that has settings of its own.

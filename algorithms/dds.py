@@ -3,16 +3,20 @@
 import torch
 
 from algorithms.method import Method
+from priors.prior import per_row
 
 
 def delta_noise(method: Method, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t), the same ε and t for both, in one call of 4B."""
+    """ε̂^s(z_t; y, t) - ε̂^{s_src}(z^src_t; y^src, t), the same ε and t for both, in one call of 4B."""
     particles = method.particles
     noise, pair_t = particles.noise_like(z), torch.cat([t, t])
     noised = method.prior.add_noise(torch.cat([z, particles.source]), torch.cat([noise, noise]), pair_t)
     text = torch.cat([particles.text, particles.source_text])
     negative = torch.cat([particles.negative, particles.negative])
-    target, source = method.prior.guided_noise(noised, pair_t, text, negative, method.s).chunk(2)
+    s = method.s
+    if method.source_s != s:
+        s = per_row(torch.tensor([s, method.source_s], dtype=torch.float64).repeat_interleave(len(z)), z)
+    target, source = method.prior.guided_noise(noised, pair_t, text, negative, s).chunk(2)
     return method.record("x0", noised[: len(z)], target, t) - source
 
 

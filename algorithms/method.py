@@ -39,6 +39,7 @@ class Method:
         """config: AlgorithmConfig; steps: N, the length of the run."""
         self.prior, self.particles = prior, particles
         self.s = config.guidance_scale
+        self.source_s = self.s if config.source_guidance_scale is None else config.source_guidance_scale
         self.settings = getattr(config, config.name, None)
         self.predictions = {}
 

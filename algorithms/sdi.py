@@ -1,6 +1,7 @@
 """Score Distillation via Inversion. Lukoianov et al. 2024, arXiv 2405.15891, equations 8, 10 and 11."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt
@@ -13,6 +14,8 @@ from priors.prior import per_row
 
 @dataclass
 class SDISettings:
+    noise: Literal["inverted", "cached"] = "inverted"
+    """ε_inv: by DDIM inversion of z, or the last step's prediction, the authors' choice in two dimensions."""
     inversion_guidance_scale: Finite = -7.5
     """s_inv, the guidance scale of the inversion; negative, so that the inverted noise undoes the guidance that
     follows."""
@@ -28,6 +31,9 @@ class SDI(Method):
     z is inverted with the prompt at guidance s_inv over the multiples of T/n below t and then to t; a step from a
     to b adds η σ ξ, σ² = (1-ᾱ_a)/(1-ᾱ_b) (1-ᾱ_b/ᾱ_a). Then ε_inv = (z_t - √ᾱ_t z)/√(1-ᾱ_t). With the weight
     √((1-ᾱ_t)/ᾱ_t) this is the gradient of ½‖z - ẑ_0(z_t, ε̂^s)‖² with the prediction held fixed.
+
+    Cached: κ ← ε at the first step; z_t = √ᾱ_t z + √(1-ᾱ_t) κ, g = ε̂^s(z_t; y, t) - κ, then κ ← ε̂^s. With that
+    weight, falling timesteps and SGD at rate 1 it is DDIM sampling from √ᾱ_T z + √(1-ᾱ_T) ε.
     """
 
     # One timestep to probe instead of three: each costs an inversion, and a run has few steps.
@@ -35,7 +41,18 @@ class SDI(Method):
     defaults |= {"schedule.timestep": "linear", "schedule.weight": "ism"}
     Settings = SDISettings
 
+    def __init__(self, prior, particles, config, steps):
+        super().__init__(prior, particles, config, steps)
+        if self.settings.noise == "cached":
+            with particles.stream("noise that stays"):
+                self.noise = particles.randn(*prior.latent_shape)
+
     def gradient(self, z, t, progress):
+        if self.settings.noise == "cached":
+            z_t = self.prior.add_noise(z, self.noise, t)
+            noise = self.record("x0", z_t, self.guided_noise(z_t, t), t)
+            before, self.noise = self.noise, noise
+            return noise - before
         prior, particles, setting = self.prior, self.particles, self.settings
         T, n = len(prior.alphas_cumprod), setting.inversion_steps
         # ξ, drawn for all n steps: a row's random numbers must not depend on how many steps the others need.

@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from algorithms.lora import add_lora
 from algorithms.method import Method
-from errors import Rate
+from errors import Finite, Rate
 from priors.prior import to_device
 
 
@@ -21,6 +21,9 @@ class VSDSettings:
     """Updates of φ at each step."""
     lora_particles: PositiveInt | None = None
     """Particles, drawn at random, that each update learns from. None: all."""
+    gamma: Finite = 0.0
+    """γ: φ also descends γ ‖ε̂_φ(z_t') - ε̂(z_t'; y, t')‖², and below 0 is driven away from the prior. Wei et al.
+    2023, adversarial score distillation, arXiv 2312.00739: -0.75."""
 
 
 class VSD(Method):
@@ -55,10 +58,14 @@ class VSD(Method):
             if rows is not None:
                 t, text = t[rows], text[rows]
                 z_t, target = (part[to_device(rows, z.device)] for part in (z_t, target))
+            gamma = self.settings.gamma
+            unlearned = self.prior.predict(z_t, t, text) if gamma else None
             with self.phi.active():
-                error = self.prior.network(z_t, t, text) - target
+                learned = self.prior.network(z_t, t, text)
+                error = learned - target
+                loss = error.square().sum() + (gamma * (learned - unlearned).square().sum() if gamma else 0)
                 # The gradient of the sum, divided afterwards: float16 has no numbers small enough for the mean's.
-                error.square().sum().backward()
+                loss.backward()
             for parameter in self.phi.parameters:
                 parameter.grad /= error.numel()
             self.optimizer.step()

@@ -311,15 +311,17 @@ class Prior:
         """ε̂(z_t; y, t) for several texts y of the same latents, in one call of the network."""
         return [self.to_noise(output, z_t, t) for output in self.predict_all(z_t, t, *texts)]
 
-    def guided(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale: float) -> torch.Tensor:
+    def guided(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale) -> torch.Tensor:
         """o(y⁻) + s (o(y) - o(y⁻)) of what the network says, classifier-free guidance (Ho and Salimans 2022, arXiv
-        2207.12598), in one call of 2B; of B where s is 0 or 1 and one of the two is all there is to it."""
-        if scale in (0, 1):
+        2207.12598), in one call of 2B; of B where s is 0 or 1 and one of the two is all there is to it.
+
+        scale: one number, or one a row, (B, 1, 1, 1)."""
+        if not isinstance(scale, torch.Tensor) and scale in (0, 1):
             return self.predict(z_t, t, text if scale else negative)
         without, with_text = self.predict_all(z_t, t, negative, text)
         return without + scale * (with_text - without)
 
-    def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale: float) -> torch.Tensor:
+    def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale) -> torch.Tensor:
         """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻))."""
         return self.to_noise(self.guided(z_t, t, text, negative, scale), z_t, t)
 

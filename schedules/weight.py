@@ -5,6 +5,9 @@ i         the step of each, float64 (B,)
 schedule  the Schedule: schedule.steps is N, config the settings, prior.alphas_cumprod ᾱ (T,) float64
 """
 
+import torch
+
+from errors import InputError
 from schedules import curves
 
 
@@ -29,6 +32,23 @@ def ism(t, i, schedule):
     2311.11284."""
     a = schedule.prior.alphas_cumprod[t]
     return ((1 - a) / a).sqrt()
+
+
+def rfds(t, i, schedule):
+    """w = 1 + √((1-ᾱ_t)/ᾱ_t), with which SDS is RFDS. Yang et al. 2024, arXiv 2406.03293."""
+    return 1 + ism(t, i, schedule)
+
+
+def ddim(t, i, schedule):
+    """w_i = λ_{t_i} - λ_{t_{i+1}}, λ = √((1-ᾱ)/ᾱ), and λ of the last step: the length of a DDIM step, for timesteps
+    that fall and are not random. Kulikov et al. 2024, arXiv 2412.08629; Yan et al. 2024, arXiv 2405.10988."""
+    if schedule.random:
+        raise InputError(
+            f"--schedule.weight ddim: timesteps that are not random are needed, not {schedule.config.timestep}"
+        )
+    following = (i.long() + 1).clamp(max=schedule.steps - 1)
+    below = ism(schedule.bounds[0][following], i, schedule)
+    return ism(t, i, schedule) - torch.where(i < schedule.steps - 1, below, 0)
 
 
 def dreamtime(t, i, schedule):
@@ -73,6 +93,8 @@ WEIGHTS = {
         dreamfusion,
         fantasia3d,
         ism,
+        rfds,
+        ddim,
         dreamtime,
         snr,
         linear,

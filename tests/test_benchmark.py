@@ -16,7 +16,7 @@ from PIL import Image
 import benchmark
 import benchmarks.scores
 import sds2d
-from benchmarks import pictures, quality, random_prior, speed, tables
+from benchmarks import pictures, quality, random_prior, search, speed, tables
 from benchmarks.scores import (
     distances,
     frechet,
@@ -272,7 +272,29 @@ def test_edits_from_end_to_end(tmp_path, readme, capsys):
     assert 0 < float(sds["outside"]) < 0.05 and float(sds["seconds"]) > 0, "what the autoencoder loses"
 
 
+def test_search_from_end_to_end(tmp_path, capsys):
+    """The better of two rates is the one that does something; none of its prompts is in the table."""
+    command = ["search", "--row", "sds latent", "--grid", "rep.lr 1e-9 0.3", "schedule.weight constant"]
+    command += ["--prompts", "4", "--steps", "12", "--workers", "1", "--out", str(tmp_path / "out")]
+    benchmark.main(command)
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(f"{{{lines[-1]}}}") == {"sds latent": {"rep.lr": 0.3, "schedule.weight": "constant"}}
+    counts = [int(line.split()[0]) for line in lines[:-1]]
+    assert counts == [1, 1, 2, 4]
+
+
+def test_defaults_are_written_a_line_a_row(tmp_path):
+    file = tmp_path / "sds2d.json"
+    file.write_text((EMBEDDED / "sds2d.json").read_text())
+    before = json.loads(file.read_text())
+    search.write_defaults(file, "sds latent", {"rep.lr": 0.3})
+    assert json.loads(file.read_text()) == before | {"sds latent": {"rep.lr": 0.3}}
+    assert len(file.read_text().splitlines()) == len(before) + 3
+
+
 WRONG = [
+    ("search --grid rep.lr", "--grid"),
+    ("search", "--grid"),
     ("quality --rows sds dds", "--rows dds"),
     ("quality --prompts 1", "--prompts 1"),
     ("quality --workers 0", "--workers 0"),

@@ -104,7 +104,8 @@ def test_a_timestep_without_a_picture_is_a_samplers(checkpoint):
 
 # ---------------------------------------------------------------------------------------------------- every method
 
-FAMILIES = ["sd", "sdxl", "sd3", "sd3-without-t5", "flux-dev", "flux-schnell", "pixart", "sana"]
+FAMILIES = [pytest.param(name, marks=pytest.mark.slow) for name in ("sd", "sd3-without-t5", "flux-schnell")]
+FAMILIES += ["sdxl", "sd3", "flux-dev", "pixart", "sana"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

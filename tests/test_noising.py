@@ -144,6 +144,8 @@ def test_gradients_are_the_same_whatever_the_network_says(prediction, method):
         config = sds2d.parse(["--algo.name", method, "--steps", "10", "--prompt", "a", "--particles", "2"])
         config.algo.guidance_scale = 7.5
         algorithm = ALGORITHMS[method](prior, Particles(prior, ["a", "a"]), config.algo, 10)
+        if hasattr(algorithm, "noise"):
+            algorithm.noise = algorithm.noise.double()
         z = torch.randn(2, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         gradients.append(
             algorithm.gradient(z, torch.tensor([700, 699]) if method != "ddim" else torch.tensor([699] * 2), 0.3)

@@ -464,6 +464,7 @@ FLAGS = {
     "--seed": ("7", "seed", 7),
     "--algo.name": ("sds", "algo.name", "sds"),
     "--algo.guidance-scale": ("3.5", "algo.guidance_scale", 3.5),
+    "--algo.source-guidance-scale": ("2.0", "algo.source_guidance_scale", 2.0),
     "--rep.init": ("constant", "rep.init", "constant"),
     "--rep.init-std": ("0.5", "rep.init_std", 0.5),
     "--rep.optimizer": ("adamw", "rep.optimizer", "adamw"),
@@ -497,6 +498,11 @@ FLAGS |= {
         "vsd.lora-lr": "0.01",
         "vsd.lora-updates": "2",
         "vsd.lora-particles": "1",
+        "vsd.gamma": "-0.75",
+        "cfd.gamma": "0.5",
+        "asd.shift": "0.5",
+        "rfds.reverse": "0.3",
+        "sdi.noise": "cached",
         "ism.delta-t": "40",
         "ism.delta-t-start": "200",
         "ism.delta-s": "50",
@@ -579,6 +585,7 @@ def base_of(flag):
     """What a flag is tried with: its method, its representation, its schedule, a rate whose two steps are seen."""
     key = FLAGS[flag][1]
     name = key.split(".")[1] if key.startswith("algo.") and key.count(".") == 2 else "sds"
+    name = "dds" if flag == "--algo.source-guidance-scale" else name
     base = ["--algo.name", name] if name != "sds" else []
     if sds2d.ALGORITHMS[name].is_sampler:
         return (*base, "--source-image", "{noise}", "--source-prompt", "a fish", "--steps", "8")

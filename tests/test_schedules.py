@@ -295,6 +295,7 @@ def test_weights_of_the_timestep(t, gamma):
         "dreamfusion": 1 - a,
         "fantasia3d": math.sqrt(a) * (1 - a),
         "ism": math.sqrt((1 - a) / a),
+        "rfds": 1 + math.sqrt((1 - a) / a),
         "snr": min(snr, gamma) / snr,
     }
     if 20 <= t <= 980:

@@ -1,0 +1,56 @@
+"""Diverse Score Distillation. Xu et al. 2024, arXiv 2412.06780."""
+
+import functools
+
+import torch
+
+from algorithms.method import Method
+
+KNOTS = 11
+
+
+class DSD(Method):
+    """g = ε̂^s(√ᾱ_t z + √(1-ᾱ_t) e_δ; y, t) - ε̂(√ᾱ_δ z + √(1-ᾱ_δ) e_δ; y, t_δ), t_δ = t + ⌊U · 0.1 (t - 0.32 T)⌋.
+
+    e_δ is what sampling predicts at t_δ on the path of the particle's own noise ε*, a DDIM path over 11 timesteps: each
+    particle follows its own sample. The path depends on ε* and y alone, and is computed once.
+    """
+
+    defaults = {"algo.guidance_scale": 7.5, "schedule.timestep": "hifa", "schedule.weight": "dreamfusion"}
+    defaults |= {"schedule.t_min": 0.32}
+    like = "sds"
+
+    def __init__(self, prior, particles, config, steps):
+        super().__init__(prior, particles, config, steps)
+        with particles.stream("noise that stays"):
+            self.noise = particles.randn(*prior.latent_shape)
+
+    @functools.cached_property
+    def path(self) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        """The knots' timesteps, falling, and at each the latents x and the prediction ε̂^s."""
+        knots = torch.linspace(self.prior.noising.max_t, 0, KNOTS).round().long()
+        x, xs, noises = self.noise, [], []
+        for index, knot in enumerate(knots.tolist()):
+            t = torch.full((len(x),), knot)
+            xs.append(x)
+            noises.append(self.guided_noise(x, t))
+            if index + 1 < KNOTS:
+                x = self.prior.ddim_step(x, noises[-1], t, torch.full((len(x),), int(knots[index + 1])))
+        return knots, xs, noises
+
+    def gradient(self, z, t, progress):
+        prior, particles = self.prior, self.particles
+        knots, xs, noises = self.path
+        u = particles.randint(0, 2**24 - 1).double() / 2**24
+        later = t + (u * 0.1 * (t - 0.32 * len(prior.alphas_cumprod)).clamp(min=0)).long()
+        later = later.clamp(max=prior.noising.max_t)
+        # From the last knot that is not below t_δ.
+        above = (knots[:, None] >= later).sum(0) - 1
+        x, noise = (torch.stack([values[k][row] for row, k in enumerate(above.tolist())]) for values in (xs, noises))
+        x = prior.ddim_step(x, noise, knots[above], later)
+        noise = self.guided_noise(x, later)
+        z_t, z_later = prior.add_noise(z, noise, t), prior.add_noise(z, noise, later)
+        text = torch.cat([particles.negative, particles.text, particles.text])
+        predicted = prior.predict_noise(torch.cat([z_t, z_t, z_later]), torch.cat([t, t, later]), text)
+        without, with_text, reference = predicted.chunk(3)
+        return self.record("x0", z_t, without + self.s * (with_text - without), t) - reference

@@ -1,0 +1,90 @@
+"""`python benchmark.py search --row "cfd latent" --grid "algo.guidance-scale 2 3 5" "rep.lr 0.02 0.05 0.1"`: defaults
+for a method on a representation.
+
+Combinations of the grid are tried on a quarter of the prompts, the better half of them on twice as many, and the better
+half of these on all. None of the prompts is in the quality table. The better one has the smaller Fréchet distance to
+DDIM's pictures of the same prompts.
+"""
+
+import itertools
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import PositiveInt
+
+from benchmarks.pictures import cells, load, make
+from benchmarks.scores import distances, scores
+from benchmarks.tables import Options, Truth
+from config import parse, read_options
+from errors import InputError
+from priors.evaluation import draw_prompts, with_background
+from recording.folder import write_text
+
+PARTICLES = 4
+
+
+@dataclass
+class SearchOptions(Options):
+    row: str = "sds latent"
+    """The method and the representation."""
+    grid: tuple[str, ...] = ()
+    """What is tried, each "SETTING VALUE VALUE …", as "algo.guidance-scale 2 3 5"."""
+    trials: PositiveInt = 24
+    """Most combinations, drawn at random where the grid has more."""
+    prompts: PositiveInt = 40
+    """Prompts of the last round, four pictures each."""
+    write: bool = False
+    """Write the best into the checkpoint's sds2d.json, in place of what it has for the row."""
+
+
+def main(arguments: list[str]) -> None:
+    options, given = read_options(SearchOptions, arguments)
+    if not options.grid or any(len(line.split()) < 2 for line in options.grid):
+        raise InputError('--grid needs settings with values, as --grid "rep.lr 0.02 0.05"')
+    truth = Truth(parse(given).prior.path, "real/prompts.json")
+    table = [tuple(case) for case in truth.cases]
+    prompts = [prompt for prompt in draw_prompts(truth.captions, 400, seed=1) if prompt not in table]
+    prompts = prompts[: max(4, options.prompts)]
+    runs = [{"prompt": (with_background(*prompt),), "seed": 1000 + PARTICLES * i} for i, prompt in enumerate(prompts)]
+    runs = [run | {"particles": PARTICLES} for run in runs]
+    lines = [line.split() for line in options.grid]
+    trials = list(itertools.product(*([(name, value) for value in values] for name, *values in lines)))
+    trials = random.Random(0).sample(trials, min(options.trials, len(trials)))
+
+    def measure(row, flags, count):
+        """Features (count, n, D) of the first prompts, and how many of their pictures are named first."""
+        row_cells = cells(options.folder / "search", [*given, *flags], row, runs[:count], truth.sha256)
+        make(row_cells, options.workers)
+        found = scores(load(row_cells)[0], truth.judge, prompts[:count], truth.captions)
+        return found["features"], found["top1"].mean().item(), found["diversity"].mean().item()
+
+    for share in (4, 2, 1):
+        count = len(prompts) // share
+        even = torch.full((1, count), 1 / count, dtype=torch.float64)
+        reference, _, spread = measure("ddim latent", [], count)
+        ranked = []
+        for trial in trials:
+            flags = [word for name, value in trial for word in (f"--{name}", value)]
+            features, names, diversity = measure(options.row, flags, count)
+            distance = distances(features, reference, even).item()
+            ranked.append((distance, trial))
+            words = " ".join(f"{name} {value}" for name, value in trial)
+            found = f"distance {distance:.4f}, names {names:.0%}, diversity {diversity / spread:.2f}"
+            print(f"{count} prompts: {found}: {words}", flush=True)
+        trials = [trial for _, trial in sorted(ranked)[: max(1, len(ranked) // 2)]]
+    best = {
+        name.replace("-", "_"): json.loads(value) if value[0] in "-.0123456789" else value for name, value in trials[0]
+    }
+    print(f'"{options.row}": {json.dumps(best)}')
+    if options.write:
+        write_defaults(truth.folder / "sds2d.json", options.row, best)
+
+
+def write_defaults(file: Path, row: str, settings: dict) -> None:
+    """One line a row, as the file is."""
+    defaults = json.loads(file.read_text(encoding="utf-8")) | {row: settings}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in defaults.items())
+    write_text(file, f"{{\n{lines}\n}}\n")

@@ -1,0 +1,222 @@
+"""CFD and FSD, ASD, DSD, RFDS, FlowEdit, SDI with cached noise, and VSD's adversarial relative: against their
+formulas, written out by hand, and against what each of them is in a limit."""
+
+import math
+
+import families
+import pytest
+import torch
+from conftest import GaussianPrior
+from test_methods import ANY, DATA, PROMPTS, SCALE, SOURCES, Row, batch, compare, delta, method
+
+from algorithms import ALGORITHMS, AlgorithmConfig
+from algorithms.particles import Particles
+from priors.checkpoint import EMBEDDED
+from priors.prior import Prior, PriorConfig, per_row
+from schedules.schedule import Schedule, ScheduleConfig
+
+TIMES = [100, 500, 979]
+
+
+def by_hand(name, formula, kind="epsilon", s=7.5, settings=None, times=TIMES, steps=1):
+    """formula(row, its ε*) against the method's gradient, of the last of `steps` calls."""
+    t = torch.tensor(times)
+    z, images, rows = batch(t)
+    algorithm = method(name, GaussianPrior(DATA, kind), "bad", s, images, settings)
+    if hasattr(algorithm, "noise"):
+        algorithm.noise = algorithm.noise.double()
+    stays = getattr(algorithm, "noise", [None] * 3)
+    for _ in range(steps):
+        gradient = algorithm.gradient(z, t, 0.0)
+    for row in range(3):
+        expected = formula(rows[row], stays[row])
+        torch.testing.assert_close(
+            gradient[row], expected, rtol=1e-10, atol=1e-10 * expected.abs().max().item() + 1e-14
+        )
+
+
+@ANY
+@SCALE
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
+def test_cfd(prediction_type, s, gamma):
+    def formula(r, noise):
+        for _ in range(2):
+            noise = math.sqrt(1 - gamma) * noise + math.sqrt(gamma) * r.randn() if gamma else noise
+        return r.guided(r.y, "bad", s, r.noised(r.z, noise, r.t), r.t) - noise
+
+    by_hand("cfd", formula, prediction_type, s, dict(gamma=gamma), steps=2)
+
+
+def test_cfd_of_fresh_noise_is_sds():
+    t = torch.tensor(TIMES)
+    z, _, _ = batch(t)
+    cfd = method("cfd", GaussianPrior(DATA), s=7.5, settings=dict(gamma=1.0))
+    assert torch.equal(cfd.gradient(z, t, 0.0), method("sds", GaussianPrior(DATA), s=7.5).gradient(z, t, 0.0))
+
+
+@ANY
+@SCALE
+def test_sdi_with_cached_noise(prediction_type, s):
+    def formula(r, noise):
+        noise = r.guided(r.y, "bad", s, r.noised(r.z, noise, r.t), r.t)
+        return r.guided(r.y, "bad", s, r.noised(r.z, noise, r.t), r.t) - noise
+
+    by_hand("sdi", formula, prediction_type, s, dict(noise="cached"), steps=2)
+
+
+def uniform(r):
+    return int(torch.randint(0, 2**24, (1,), generator=r.generator)) / 2**24
+
+
+@ANY
+@SCALE
+@pytest.mark.parametrize("shift", [0.1, 0.5, 1.0])
+def test_asd(prediction_type, s, shift):
+    def formula(r, _):
+        noise = r.randn()
+        later = min(999, r.t + int(uniform(r) * shift * max(0, r.t - 20)))
+        reference = r.eps(r.y, r.noised(r.z, noise, later), later)
+        return r.guided(r.y, "bad", s, r.noised(r.z, noise, r.t), r.t) - reference
+
+    by_hand("asd", formula, prediction_type, s, dict(shift=shift))
+
+
+def test_asd_vanishes_where_nothing_is_shifted_and_guided():
+    t = torch.tensor(TIMES)
+    asd = method("asd", GaussianPrior(DATA), s=1.0, settings=dict(shift=0.0))
+    assert asd.gradient(batch(t)[0], t, 0.0).abs().max() < 1e-12
+
+
+@ANY
+@SCALE
+def test_dsd(prediction_type, s):
+    def formula(r, noise):
+        knots = [round(999 - 99.9 * k) for k in range(11)]
+        later = min(999, r.t + int(uniform(r) * 0.1 * max(0, r.t - 320)))
+        x = noise
+        for now, then in zip(knots, knots[1:], strict=False):
+            if then < later:
+                break
+            x = r.ddim(x, r.guided(r.y, "bad", s, x, now), now, then)
+        now = min(knot for knot in knots if knot >= later)
+        x = r.ddim(x, r.guided(r.y, "bad", s, x, now), now, later)
+        e = r.guided(r.y, "bad", s, x, later)
+        reference = r.eps(r.y, r.noised(r.z, e, later), later)
+        return r.guided(r.y, "bad", s, r.noised(r.z, e, r.t), r.t) - reference
+
+    by_hand("dsd", formula, prediction_type, s, times=[330, 500, 950])
+
+
+@ANY
+@SCALE
+@pytest.mark.parametrize("reverse", [0.0, 1.0, 2.5])
+def test_rfds(prediction_type, s, reverse):
+    def formula(r, _):
+        noise = r.randn()
+        noise = noise + reverse * (r.eps(r.y, r.noised(r.z, noise, r.t), r.t) - noise)
+        return r.guided(r.y, "bad", s, r.noised(r.z, noise, r.t), r.t) - noise
+
+    by_hand("rfds", formula, prediction_type, s, dict(reverse=reverse))
+
+
+def test_rfds_without_reversal_is_sds():
+    t = torch.tensor(TIMES)
+    z, _, _ = batch(t)
+    rfds = method("rfds", GaussianPrior(DATA), s=7.5, settings=dict(reverse=0.0))
+    assert torch.equal(rfds.gradient(z, t, 0.0), method("sds", GaussianPrior(DATA), s=7.5).gradient(z, t, 0.0))
+
+
+@ANY
+@pytest.mark.parametrize("name", ["flowedit", "dds"])
+@pytest.mark.parametrize("s, source_s", [(13.5, 3.5), (7.5, None), (2.0, 0.0), (1.0, 1.0)])
+def test_a_source_has_a_guidance_scale_of_its_own(prediction_type, name, s, source_s):
+    t = torch.tensor(TIMES)
+    z, images, rows = batch(t)
+    particles = Particles(GaussianPrior(DATA, prediction_type), PROMPTS, "bad", 11, SOURCES, images)
+    config = AlgorithmConfig(name=name, guidance_scale=s, source_guidance_scale=source_s)
+    gradient = ALGORITHMS[name](particles.prior, particles, config, 50).gradient(z, t, 0.0)
+    for row, r in enumerate(rows):
+        noise = r.randn()
+        expected = r.guided(r.y, "bad", s, r.noised(r.z, noise, r.t), r.t)
+        scale = s if source_s is None else source_s
+        expected = expected - r.guided(r.y_src, "bad", scale, r.noised(r.z_src, noise, r.t), r.t)
+        torch.testing.assert_close(gradient[row], expected, rtol=1e-10, atol=1e-10)
+
+
+@ANY
+def test_flowedit_is_dds(prediction_type):
+    compare("flowedit", lambda r: delta(r, 5.0, "bad", r.randn()), TIMES, prediction_type, "bad", 5.0)
+
+
+@pytest.mark.parametrize("gamma", [0.5, -0.75])
+def test_vsd_that_is_driven_from_the_prior(gamma):
+    """The gradient that φ descends is that of both squares."""
+    t = torch.tensor(TIMES)
+    z, _, rows = batch(t)
+    prior = GaussianPrior(DATA)
+    vsd = method("vsd", prior, "bad", 7.5, settings=dict(lora_rank=2, lora_lr=0.1, gamma=gamma))
+    A, B = (dict(prior.denoiser.named_parameters())[f"to_q.lora_{part}.phi.weight"] for part in "AB")
+    with torch.no_grad():
+        B += 0.1 * torch.randn(B.shape, dtype=B.dtype, generator=torch.Generator().manual_seed(0))
+    A_0, B_0 = A.detach().clone().requires_grad_(), B.detach().clone().requires_grad_()
+    total = 0
+    for r in rows:
+        u = int(torch.randint(0, 1000, (1,), generator=r.generator))
+        noise = r.randn()
+        z_u = r.noised(r.z, noise, u)
+        e = r.eps(r.y, z_u, u)
+        learned = e + (z_u.flatten() @ A_0.T @ B_0.T).view_as(z_u)
+        total = total + (learned - noise).square().sum() + gamma * (learned - e).square().sum()
+    gradients = torch.autograd.grad(total / 12, (A_0, B_0))
+    steps = []
+    vsd.optimizer.step = lambda: steps.append([A.grad.clone(), B.grad.clone()])
+    vsd.update(z, t, 0.0)
+    for found, expected in zip(steps[0], gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+# ------------------------------------------------------------------------------------------------- they are sampling
+
+
+def embedded():
+    return Prior(PriorConfig(path=str(EMBEDDED)))
+
+
+@pytest.mark.parametrize("kind", ["embedded", "sd-v", "sd3"])
+@pytest.mark.parametrize("name", ["cfd", "sdi"])
+def test_fsd_and_cached_sdi_are_ddim_sampling(kind, name, tmp_path):
+    """With SGD at rate 1 and their weights, step for step: x_t/√ᾱ_t = z + λ_t ε*, or z + λ_t κ."""
+    prior = embedded() if kind == "embedded" else Prior(PriorConfig(path=str(families.save(kind, tmp_path / kind))))
+    particles = Particles(prior, ["a red apple", "a snowman"])
+    settings = {"sdi": dict(noise="cached"), "cfd": dict(gamma=0.0)}[name]
+    config = AlgorithmConfig(name=name, guidance_scale=3.0, **{name: ALGORITHMS[name].Settings(**settings)})
+    algorithm = ALGORITHMS[name](prior, particles, config, 20)
+    t = prior.sampling_timesteps(20)[1:]  # Where a flow begins nothing of z is left.
+    points = [float(x) for pair in enumerate(t.tolist()) for x in pair]
+    weight = {"cfd": "ddim", "sdi": "ism"}[name]
+    schedule = Schedule(ScheduleConfig("stepping", weight, timestep_points=points), prior, particles, len(t))
+    start = torch.Generator().manual_seed(3)
+    z = 0.3 * torch.randn(2, *prior.latent_shape, generator=start)
+    x = prior.add_noise(z, algorithm.noise, t[:1].expand(2))
+    for step, now in enumerate(t):
+        now = now.expand(2)
+        assert torch.equal(schedule.timestep(step), now)
+        noise = prior.guided_noise(x, now, particles.text, particles.negative, 3.0)
+        clean = prior.predict_clean(x, noise, now)
+        z = z - per_row(schedule.weight(now, step), z) * algorithm.gradient(z, now, 0.0)
+        if step + 1 < len(t):
+            x = prior.add_noise(clean, noise, t[step + 1].expand(2))
+            expected = x if name == "cfd" else prior.add_noise(clean, algorithm.noise, t[step + 1].expand(2))
+            found = prior.add_noise(z, algorithm.noise, t[step + 1].expand(2))
+            assert (found - expected).norm() / expected.norm() < 1e-5, step
+    assert (z - clean).norm() / clean.norm() < 1e-4
+
+
+def test_the_weight_of_a_ddim_step():
+    prior = GaussianPrior(DATA)
+    schedule = Schedule(ScheduleConfig("linear", "ddim", 0.1, 0.9), prior, Particles(prior, ["cat"], "bad", 0), 5)
+    a = [Row.a(t) for t in (900, 700, 500, 300, 100)]
+    noise = [math.sqrt((1 - x) / x) for x in a]
+    expected = [high - low for high, low in zip(noise, [*noise[1:], 0.0], strict=True)]
+    found = [schedule.weight(schedule.timestep(step), step).item() for step in range(5)]
+    assert found == pytest.approx(expected, rel=1e-9)
