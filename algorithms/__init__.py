@@ -44,3 +44,4 @@ AlgorithmConfig = make_dataclass(
     [(name, cls.Settings, field(default_factory=cls.Settings)) for name, cls in ALGORITHMS.items() if cls.Settings],
     bases=(Common,),
 )
+AlgorithmConfig.__module__ = __name__  # so that it can be pickled, for other processes

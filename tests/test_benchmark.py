@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import pickle
 import re
 from types import SimpleNamespace
 
@@ -146,6 +147,22 @@ def test_a_cell_is_another_when_its_source_picture_is(tmp_path):
         run = {"prompt": ("a fox",), "rep.init": "image", "rep.init_images": (str(source),)}
         cells += pictures.cells(tmp_path, [], "sds latent", [run], "abc")
     assert cells[0].file == cells[2].file != cells[1].file
+
+
+def test_a_config_reaches_other_processes():
+    config = sds2d.parse(["--algo.name", "vsd", "--algo.vsd.lora-rank", "3"])
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.slow
+def test_workers_make_what_one_process_makes(tmp_path):
+    runs = [{"prompt": ("a fox",), "seed": seed, "particles": 1} for seed in (0, 1, 2)]
+    sheets = []
+    for workers in (1, 2):
+        cells = pictures.cells(tmp_path / str(workers), ["--steps", "2"], "sds latent", runs, "abc")
+        pictures.make(cells, workers)
+        sheets.append(pictures.load(cells)[0])
+    assert (sheets[0] - sheets[1]).abs().max() <= 1 / 255
 
 
 @pytest.mark.parametrize(

@@ -597,6 +597,8 @@ def base_of(flag):
         base += ["--rep.optimizer", "sgd", "--schedule.t-min", "0.5", "--particles", "2"]
     if name == "csd":
         base += ["--negative-prompt", "blue"]
+    if flag == "--algo.vsd.gamma":  # Where φ is the prior, the two do not differ yet.
+        base += ["--algo.vsd.lora-updates", "3", "--algo.vsd.lora-lr", "0.01"]
     if sds2d.ALGORITHMS[name].edits:
         base += ["--source-image", "{noise}", "--source-prompt", "a fish"]
     return tuple(base)
