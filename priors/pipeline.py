@@ -149,4 +149,5 @@ class Pipeline:
                 network = network and network.to(device)
             elif network is not None:
                 network = network.to("cpu") if self.config.lora else None
+            self.parts[part] = network
             setattr(self.pipeline, part, network)

@@ -1,7 +1,9 @@
 """The prior reads everything from the checkpoint: held against diffusers' own pipeline on small Stable Diffusions."""
 
+import gc
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -48,8 +50,10 @@ def test_prompts_are_encoded_once(prior, monkeypatch):
 def test_text_encoders_are_freed_and_come_back(tiny):
     prior = Prior(PriorConfig(path=str(tiny)))
     text, z, t = prior.embed(["a"]), torch.randn(1, *prior.latent_shape), torch.tensor([500])
+    encoder = weakref.ref(prior.pipeline.pipeline.text_encoder)
     before = prior.predict_noise(z, t, text)
-    assert prior.pipeline.pipeline.text_encoder is None
+    gc.collect()
+    assert prior.pipeline.pipeline.text_encoder is None and encoder() is None, "nothing else holds it"
     other = prior.embed(["b"])
     assert prior.pipeline.pipeline.text_encoder is not None and other[0] != text[0]
     assert not torch.equal(prior.predict_noise(z, t, other), before) and prior.pipeline.pipeline.text_encoder is None
