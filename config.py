@@ -225,7 +225,8 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     checkpoint = locate(config.prior.path)
     file = checkpoint_file(checkpoint, "sds2d.json")
     method = next((key for key in (name, algorithm.like) if key in file), name)
-    both = next((key for key in (f"{name} {kind}", f"{method} {kind}") if key in file), kind)
+    own = f"{name} {kind}"
+    both = own if own in file else f"{method} {kind}"
     lines = [file.get(line, {}) for line in (kind, method, both)]
     if not all(isinstance(line, dict) for line in lines):
         raise InputError(f"{checkpoint}/sds2d.json: {kind}, {method} and {both} should be objects of settings")

@@ -369,6 +369,11 @@ def test_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
         "nfsd": "3B",
         "sdi": " + ".join(["2B"] * 6),
         "bridge": "2B",
+        "asd": "3B",
+        "cfd": "2B",
+        "dsd": "2B + 3B",
+        "flowedit": "4B",
+        "rfds": "1B + 2B",
         "ddim": "2B",
         "sdedit": "2B",
     }
