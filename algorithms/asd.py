@@ -14,6 +14,19 @@ class ASDSettings:
     """Δ/t at most, of t above 0.02 T."""
 
 
+def asynchronous_noise(
+    method: Method, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, later: torch.Tensor
+) -> torch.Tensor:
+    """ε̂^s(√ᾱ_t z + √(1-ᾱ_t) e; y, t) - ε̂(√ᾱ_t' z + √(1-ᾱ_t') e; y, t') for a noise e (B, C, h, w) and a later t' (B,),
+    in one call of 3B."""
+    prior, particles = method.prior, method.particles
+    z_t, z_later = prior.add_noise(z, noise, t), prior.add_noise(z, noise, later)
+    text = torch.cat([particles.negative, particles.text, particles.text])
+    noises = prior.predict_noise(torch.cat([z_t, z_t, z_later]), torch.cat([t, t, later]), text)
+    without, with_text, reference = noises.chunk(3)
+    return method.record("x0", z_t, without + method.s * (with_text - without), t) - reference
+
+
 class ASD(Method):
     """g = ε̂^s(z_t; y, t) - ε̂(z_{t+Δ}; y, t+Δ), one ε for both, Δ = ⌊U[0, 1) · 0.1 (t - t_min)⌋, t_min = 0.02 T.
 
@@ -30,8 +43,4 @@ class ASD(Method):
         noise, u = particles.noise_like(z), particles.randint(0, 2**24 - 1).double() / 2**24
         delta = (u * self.settings.shift * (t - 0.02 * len(prior.alphas_cumprod)).clamp(min=0)).long()
         later = (t + delta).clamp(max=prior.noising.max_t)
-        z_t, z_later = prior.add_noise(z, noise, t), prior.add_noise(z, noise, later)
-        text = torch.cat([particles.negative, particles.text, particles.text])
-        noises = prior.predict_noise(torch.cat([z_t, z_t, z_later]), torch.cat([t, t, later]), text)
-        without, with_text, reference = noises.chunk(3)
-        return self.record("x0", z_t, without + self.s * (with_text - without), t) - reference
+        return asynchronous_noise(self, z, noise, t, later)

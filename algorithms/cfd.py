@@ -1,5 +1,5 @@
-"""Consistent Flow Distillation. Yan et al. 2024, arXiv 2501.05445; γ = 0 is their Flow Score Distillation, arXiv
-2405.10988."""
+"""Consistent Flow Distillation. Yan et al. 2025, arXiv 2501.05445; γ = 0 is Flow Score Distillation, Yan et al. 2024,
+arXiv 2405.10988."""
 
 from dataclasses import dataclass
 

@@ -4,6 +4,7 @@ import functools
 
 import torch
 
+from algorithms.asd import asynchronous_noise
 from algorithms.method import Method
 
 KNOTS = 11
@@ -39,18 +40,13 @@ class DSD(Method):
         return knots, xs, noises
 
     def gradient(self, z, t, progress):
-        prior, particles = self.prior, self.particles
+        prior = self.prior
         knots, xs, noises = self.path
-        u = particles.randint(0, 2**24 - 1).double() / 2**24
+        u = self.particles.randint(0, 2**24 - 1).double() / 2**24
         later = t + (u * 0.1 * (t - 0.32 * len(prior.alphas_cumprod)).clamp(min=0)).long()
         later = later.clamp(max=prior.noising.max_t)
         # From the last knot that is not below t_δ.
         above = (knots[:, None] >= later).sum(0) - 1
         x, noise = (torch.stack([values[k][row] for row, k in enumerate(above.tolist())]) for values in (xs, noises))
         x = prior.ddim_step(x, noise, knots[above], later)
-        noise = self.guided_noise(x, later)
-        z_t, z_later = prior.add_noise(z, noise, t), prior.add_noise(z, noise, later)
-        text = torch.cat([particles.negative, particles.text, particles.text])
-        predicted = prior.predict_noise(torch.cat([z_t, z_t, z_later]), torch.cat([t, t, later]), text)
-        without, with_text, reference = predicted.chunk(3)
-        return self.record("x0", z_t, without + self.s * (with_text - without), t) - reference
+        return asynchronous_noise(self, z, self.guided_noise(x, later), t, later)

@@ -32,7 +32,7 @@ class ISM(Method):
     """
 
     # One timestep to probe instead of three: each costs an inversion.
-    defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "ism", "log.timesteps": [500]}
+    defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "ism", "log.timesteps": [0.5]}
     Settings = ISMSettings
 
     def __init__(self, prior, particles, config, steps):

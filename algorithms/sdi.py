@@ -37,7 +37,7 @@ class SDI(Method):
     """
 
     # One timestep to probe instead of three: each costs an inversion, and a run has few steps.
-    defaults = {"algo.guidance_scale": 7.5, "log.timesteps": [500]}
+    defaults = {"algo.guidance_scale": 7.5, "log.timesteps": [0.5]}
     defaults |= {"schedule.timestep": "linear", "schedule.weight": "ism"}
     Settings = SDISettings
 

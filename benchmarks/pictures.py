@@ -48,6 +48,8 @@ def cells(folder: Path, given: list[str], row: str, runs: list[dict[str, Any]], 
     A cell's name has a hash of all that its picture depends on: with other settings, source pictures, code or weights
     it is another cell.
     """
+    if len(row.split()) != 2:
+        raise InputError(f"row {row!r}: a method and a representation are needed, as 'sds latent'")
     name, kind = row.split()
     settings = {"algo.name": name, "rep.kind": kind} | runs[0]
     if taken := {flag(key) for key in settings}.intersection(flags_in(given)):

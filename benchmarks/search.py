@@ -18,7 +18,7 @@ from pydantic import PositiveInt
 from benchmarks.pictures import cells, load, make
 from benchmarks.scores import distances, scores
 from benchmarks.tables import Options, Truth
-from config import parse, read_options
+from config import flatten, parse, read_options
 from errors import InputError
 from priors.evaluation import draw_prompts, with_background
 from recording.folder import write_text
@@ -55,32 +55,33 @@ def main(arguments: list[str]) -> None:
     trials = random.Random(0).sample(trials, min(options.trials, len(trials)))
 
     def measure(row, flags, count):
-        """Features (count, n, D) of the first prompts, and how many of their pictures are named first."""
+        """Of the first prompts: their scores, and the Config of one."""
         row_cells = cells(options.folder / "search", [*given, *flags], row, runs[:count], truth.sha256)
         make(row_cells, options.workers)
         found = scores(load(row_cells)[0], truth.judge, prompts[:count], truth.captions)
-        return found["features"], found["top1"].mean().item(), found["diversity"].mean().item()
+        return found, row_cells[0].config
 
+    row = options.row if " " in options.row else f"{options.row} latent"
     for share in (4, 2, 1):
         count = len(prompts) // share
         even = torch.full((1, count), 1 / count, dtype=torch.float64)
-        reference, _, spread = measure("ddim latent", [], count)
+        sampled, _ = measure("ddim latent", [], count)
         ranked = []
         for trial in trials:
-            flags = [word for name, value in trial for word in (f"--{name}", value)]
-            features, names, diversity = measure(options.row, flags, count)
-            distance = distances(features, reference, even).item()
-            ranked.append((distance, trial))
+            found, config = measure(row, [word for name, value in trial for word in (f"--{name}", value)], count)
+            distance = distances(found["features"], sampled["features"], even).item()
+            names, diversity = found["top1"].mean(), found["diversity"].mean() / sampled["diversity"].mean()
             words = " ".join(f"{name} {value}" for name, value in trial)
-            found = f"distance {distance:.4f}, names {names:.0%}, diversity {diversity / spread:.2f}"
-            print(f"{count} prompts: {found}: {words}", flush=True)
-        trials = [trial for _, trial in sorted(ranked)[: max(1, len(ranked) // 2)]]
-    best = {
-        name.replace("-", "_"): json.loads(value) if value[0] in "-.0123456789" else value for name, value in trials[0]
-    }
-    print(f'"{options.row}": {json.dumps(best)}')
+            line = f"distance {distance:.4f}, names {names:.0%}, diversity {diversity:.2f}"
+            print(f"{count} prompts: {line}: {words}", flush=True)
+            ranked.append((distance, trial, flatten(config)))
+        ranked.sort(key=lambda one: one[0])
+        trials = [trial for _, trial, _ in ranked[: max(1, len(ranked) // 2)]]
+    _, trial, settings = ranked[0]
+    best = {name.replace("-", "_"): settings[name.replace("-", "_")] for name, _ in trial}
+    print(f'"{row}": {json.dumps(best)}')
     if options.write:
-        write_defaults(truth.folder / "sds2d.json", options.row, best)
+        write_defaults(truth.folder / "sds2d.json", row, best)
 
 
 def write_defaults(file: Path, row: str, settings: dict) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint's files: where they lie, and what of them may be opened."""
 
 import hashlib
+import importlib
 import json
 import re
 from pathlib import Path
@@ -101,13 +102,11 @@ def load_part(folder: Path, part: str, family: Family, dtype: torch.dtype, varia
     if part in family.optional and (entry is None or entry == [None, None]):
         return None
     place = f"--prior.path {folder}: its {part}"
-    if not (isinstance(entry, list) and len(entry) == 2 and entry[1] in family.parts[part]):
-        named = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
-        raise InputError(f"{place} is a {named} in model_index.json; {' or '.join(family.parts[part])} is needed")
-    import diffusers
-    import transformers
-
-    library = transformers if part.startswith(("tokenizer", "text_encoder")) else diffusers
+    library = "transformers" if part.startswith(("tokenizer", "text_encoder")) else "diffusers"
+    if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == library and entry[1] in family.parts[part]):
+        named = ".".join(map(str, entry)) if isinstance(entry, list) else entry
+        known = " or ".join(f"{library}.{cls}" for cls in family.parts[part])
+        raise InputError(f"{place} is a {named} in model_index.json; {known} is needed")
     if part.startswith("tokenizer"):
         require(any(list((folder / part).glob(f"*.{end}")) for end in ("json", "model")), f"{place} has no files")
     for file in (folder / part).glob("*config.json"):
@@ -116,7 +115,8 @@ def load_part(folder: Path, part: str, family: Family, dtype: torch.dtype, varia
     require(
         not (folder / part / "adapter_config.json").exists(), f"{place} has an adapter_config.json; fuse and save it"
     )
-    return load_class(getattr(library, entry[1]), folder, part, place, dtype, variant)
+    cls = getattr(importlib.import_module(library), entry[1])
+    return load_class(cls, folder, part, place, dtype, variant)
 
 
 def load_class(cls: type, folder: Path, part: str, place: str, dtype: torch.dtype, variant: str | None = None):
@@ -154,8 +154,11 @@ def require_weights(folder: Path, place: str, variant: str | None) -> None:
         if file.suffix == ".json":
             shards = read_json(file).get("weight_map")
             shards = map(str, shards.values()) if isinstance(shards, dict) else [str(shards)]
-            strange = [shard for shard in shards if not re.fullmatch(r"[\w.-]+\.safetensors", shard)]
-            require(not strange, f"{place}: {file.name} names {strange[:1]}; a .safetensors file beside it is needed")
+            # Only files of these names are hashed, and fetched from the hub.
+            known = rf"(model|diffusion_pytorch_model)({re.escape(v)})?-\d+-of-\d+({re.escape(v)})?\.safetensors"
+            strange = [shard for shard in shards if not re.fullmatch(known, shard)]
+            example = "model-00001-of-….safetensors beside it"
+            require(not strange, f"{place}: {file.name} names {strange[:1]}; {example} is needed")
         else:
             with open(file, "rb") as opened:
                 pointer = opened.read(40).startswith(b"version https://git-lfs")
@@ -178,7 +181,7 @@ def require(good: bool, message: str) -> None:
         raise InputError(message)
 
 
-def digest(folder, variant=None):
+def digest(folder: Path, variant: str | None = None) -> str:
     """SHA-256 of everything that a prior is loaded from, names and contents."""
     total = hashlib.sha256()
     for file in sorted(file for pattern in files(variant) for file in folder.glob(pattern)):
@@ -189,13 +192,13 @@ def digest(folder, variant=None):
     return total.hexdigest()
 
 
-def checkpoint_file(path, name):
+def checkpoint_file(path: Path | str, name: str) -> dict:
     """A small JSON file that a checkpoint folder may carry for sds2d, or {} (README, "Your own checkpoint")."""
     file = path / name if isinstance(path, Path) else None
     return read_json(file) if file and file.is_file() else {}
 
 
-def read_json(file):
+def read_json(file: Path) -> dict:
     """The JSON object in a file. Raises InputError, naming the file, for anything else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

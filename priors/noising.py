@@ -14,13 +14,17 @@ from errors import InputError
 
 @dataclass
 class Noising:
-    """Over the timesteps 0 … T-1, float64 (T,) but for the last two:
+    """Over the timesteps 0 … T-1, each (T,), float64:
 
-    alphas_cumprod  ᾱ, falling; 0 where nothing of z is left, which only samplers can start from
-    scale           c
-    time            what the network is told in place of t, long or float64
-    noise, clean    of an output o of the network: ε̂ = noise[0] o + noise[1] z_t and ẑ_0 = clean[0] o + clean[1] z_t
-    target          what the network is trained to say: target[0] ε + target[1] z
+    alphas_cumprod   ᾱ, falling; 0 where nothing of z is left, which only samplers can start from
+    scale            c
+    time             what the network is told in place of t; long where that is t itself
+    prediction_type  epsilon, sample, v_prediction or flow
+
+    and pairs of such:
+
+    noise, clean     of an output o of the network: ε̂ = noise[0] o + noise[1] z_t and ẑ_0 = clean[0] o + clean[1] z_t
+    target           what the network is trained to say: target[0] ε + target[1] z
     """
 
     alphas_cumprod: torch.Tensor

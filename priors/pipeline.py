@@ -113,15 +113,13 @@ class Pipeline:
         out = config.get("out_channels") or channels
         if out != channels * (2 if self.family.variance else 1) and out != channels:
             raise InputError(f"{place} gives {out} channels; {channels} are needed")
-        for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
-            tokenizer, encoder = (self.parts.get(name) for name in (tokenizer, encoder))
-            if encoder is None:
+        for name in self.texts:
+            tokenizer, encoder = self.parts[name], self.parts[name.replace("tokenizer", "text_encoder")]
+            if not name.startswith("tokenizer") or encoder is None:
                 continue
             if len(tokenizer) > encoder.config.vocab_size:
-                raise InputError(
-                    f"--prior.path {self.folder}: its tokenizer knows {len(tokenizer)} tokens, its text_encoder "
-                    f"{encoder.config.vocab_size}"
-                )
+                knows = f"knows {len(tokenizer)} tokens, its text encoder {encoder.config.vocab_size}"
+                raise InputError(f"--prior.path {self.folder}: its {name} {knows}")
             longest = getattr(encoder.config, "max_position_embeddings", None) or 10**6
             tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
         if self.vae and self.vae.config.get("latents_mean") and "AutoencoderKL" in type(self.vae).__name__:

@@ -83,6 +83,7 @@ class Prior:
         self.denoiser, self.vae, self.scheduler_config = pipeline.denoiser, pipeline.vae, pipeline.scheduler_config
         self.distilled, self.chunk, self.offload = pipeline.distilled, config.chunk, config.offload
         self.conditions, self.places = [], {}  # each prompt's arguments of the denoiser, and where they stand
+        self.batches = {}  # and those of the last batches
 
         self.image_size, channels = self.read_size(), self.denoiser.config.in_channels
         height, width = (side // pipeline.scale for side in self.image_size)
@@ -95,7 +96,9 @@ class Prior:
             self.noising = read_noising(self.scheduler_config, tokens, told, rounded)
         except InputError as error:
             raise InputError(f"--prior.path {self.folder}: its scheduler can not be used: {error}") from error
-        self.tokenizer = pipeline.parts["tokenizer"]
+        tokenizers = [pipeline.parts[part] for part in pipeline.texts if part.startswith("tokenizer")]
+        # The one that reads most of a prompt: T5's, where there is one.
+        self.tokenizer = max(filter(None, tokenizers), key=lambda tokenizer: tokenizer.model_max_length)
         self.text_length = self.tokenizer.model_max_length
         self.taught = set(checkpoint_file(self.folder, "captions.json").get("words", ()))
         self.load_text()
@@ -213,7 +216,7 @@ class Prior:
 
     # --------------------------------------------------------------------------------------------------- diffusion
 
-    def coefficients(self, t, like):
+    def coefficients(self, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """√ᾱ_t and √(1-ᾱ_t) for t (B,), each (B, 1, 1, 1), in the dtype and on the device of `like`. Raises
         IndexError for t outside [0, T)."""
         if t.min() < 0:
@@ -221,17 +224,17 @@ class Prior:
         a = self.alphas_cumprod[t]
         return per_row(a.sqrt(), like), per_row((1 - a).sqrt(), like)
 
-    def add_noise(self, z, noise, t):
+    def add_noise(self, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """z_t = √ᾱ_t z + √(1-ᾱ_t) ε."""
         alpha, sigma = self.coefficients(t, z)
         return alpha * z + sigma * noise
 
-    def predict_clean(self, z_t, noise, t):
+    def predict_clean(self, z_t: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """ẑ_0 = (z_t - √(1-ᾱ_t) e) / √ᾱ_t, the clean latents that a noise prediction e implies."""
         alpha, sigma = self.coefficients(t, z_t)
         return (z_t - sigma * noise) / alpha
 
-    def ddim_step(self, z_t, noise, t, to):
+    def ddim_step(self, z_t: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
         """z_t' = √ᾱ_t' ẑ_0 + √(1-ᾱ_t') e, to a timestep below (denoising) or above (inversion). Song et al. 2020,
         eq. 12."""
         return self.add_noise(self.predict_clean(z_t, noise, t), noise, to)
@@ -257,10 +260,13 @@ class Prior:
         output = network(pack(x) if self.family.packed else x, timestep=time, **given, return_dict=False)[0]
         return unpack(output, *x.shape[-2:]) if self.family.packed else output[:, : x.shape[1]]
 
-    @functools.lru_cache(8)  # noqa: B019, there is one prior
     def arguments(self, text: tuple[int, ...]) -> dict:
         """The arguments of a batch with these conditions."""
-        return join([self.conditions[place] for place in text])
+        if text not in self.batches:
+            if len(self.batches) == 8:
+                self.batches.clear()
+            self.batches[text] = join([self.conditions[place] for place in text])
+        return self.batches[text]
 
     def target(self, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """What the network was trained to say of add_noise(z, noise, t): ε, z, v = √ᾱ_t ε - √(1-ᾱ_t) z, or ε - z."""

@@ -311,6 +311,7 @@ def test_defaults_are_written_a_line_a_row(tmp_path):
 
 WRONG = [
     ("search --grid rep.lr", "--grid"),
+    ("quality --rows sds|latent|too", "sds latent too"),
     ("search", "--grid"),
     ("quality --rows sds dds", "--rows dds"),
     ("quality --prompts 1", "--prompts 1"),
@@ -330,7 +331,7 @@ WRONG = [
 @pytest.mark.parametrize("words, fact", WRONG)
 def test_wrong_input(words, fact, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = [word.format(tiny=tiny) for word in words.split()]
+    words = [word.format(tiny=tiny).replace("|", " ") for word in words.split()]
     if "--prior.path" not in words and words[0] != "rasterizer":
         words += ["--prior.path", str(EMBEDDED)]
     with pytest.raises(SystemExit) as end:

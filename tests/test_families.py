@@ -16,6 +16,7 @@ from errors import InputError
 from priors.families import hear, join, pack, unpack
 from priors.noising import Noising
 from priors.prior import Prior, PriorConfig, per_row
+from recording.probe import probe_timesteps
 
 SIZES = {"flux-dev": (64, 64), "flux-schnell": (64, 64)}  # their pipelines default to 1024
 
@@ -132,6 +133,28 @@ def test_pixels_and_gaussians_run_at_any_size(name, kind, checkpoint, tmp_path):
     images = sds2d.run(sds2d.parse(given))
     assert images.shape[2:] == tuple(map(int, size)) and images.isfinite().all()
     assert (tmp_path / "run" / "video.mp4").is_file() and (tmp_path / "run" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("method", [name for name in ALGORITHMS if name != "ism"])  # whose intervals are timesteps
+def test_defaults_fit_any_number_of_timesteps(method, short):
+    source = str(ROOT / "priors/emoji64/edits/15_source.png")
+    edit = ["--source-image", source, "--source-prompt", "a"] if ALGORITHMS[method].edits else []
+    steps = ["--steps", "5"] if ALGORITHMS[method].is_sampler else ["--steps", "3"]
+    config = sds2d.parse([*flags(short.folder, ""), "--algo.name", method, "--particles", "1", *steps, *edit])
+    algorithm, representation, *rest = sds2d.build(config, short)
+    assert all(0 <= t < 100 for t in probe_timesteps(config.log.timesteps, algorithm))
+    for step in range(config.steps):
+        sds2d.distill(algorithm, representation, *rest, step)
+    assert representation.images().isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A checkpoint of 100 timesteps."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("short")
+    families.stable_diffusion(num_train_timesteps=100).save_pretrained(folder)
+    return load(folder, "")
 
 
 def test_a_pixel_prior_has_no_latents(checkpoint, tmp_path):
@@ -354,7 +377,7 @@ REFUSED = [
 def test_classes_that_are_not_known_for_their_place(part, changes, words, checkpoint, tmp_path):
     library = "transformers" if part.startswith("text") else "diffusers"
     folder = copy(checkpoint("sd"), tmp_path / "sd", **{part: [library, changes["_class_name"]]})
-    with pytest.raises(InputError, match=f"its {words} is a {changes['_class_name']}"):
+    with pytest.raises(InputError, match=rf"its {words} is a {library}\.{changes['_class_name']}"):
         load(folder, "sd")
 
 

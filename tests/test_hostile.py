@@ -69,6 +69,9 @@ def edit(file, **values):
 
 CODE = {
     "a part by a module of its own": lambda folder: edit(folder / "model_index.json", unet=["my_unet", "MyUNet"]),
+    "a known class of a module of its own": lambda folder: edit(
+        folder / "model_index.json", unet=["my_unet", "UNet2DConditionModel"]
+    ),
     "a part by another library": lambda folder: edit(folder / "model_index.json", vae=["subprocess", "Popen"]),
     "a part that is no pair": lambda folder: edit(folder / "model_index.json", vae="AutoencoderKL"),
     "code for transformers": lambda folder: edit(
@@ -83,7 +86,9 @@ CODE = {
 }
 
 
-@pytest.mark.parametrize("names", [{"a": "weights.bin"}, {"a": "../../x-1-of-2.safetensors"}, {"a": 3}, 7])
+@pytest.mark.parametrize(
+    "names", [{"a": "weights.bin"}, {"a": "weights.safetensors"}, {"a": "../../x-1-of-2.safetensors"}, {"a": 3}, 7]
+)
 def test_shards_under_other_names_are_refused(copy, names):
     """Which would not be hashed, and might be pickles."""
     (copy / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))

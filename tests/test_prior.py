@@ -184,3 +184,13 @@ def test_locate(tiny, tmp_path):
         locate(str(tmp_path))
     with pytest.raises(InputError, match="no such folder"):
         locate("/nowhere/at/all")
+
+
+def test_a_prior_that_nobody_holds_is_freed(tiny):
+    """A sweep over priors loads one after the other."""
+    prior = Prior(PriorConfig(path=str(tiny)))
+    prior.predict_noise(torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.embed(["a"]))
+    gone = weakref.ref(prior.denoiser)
+    del prior
+    gc.collect()
+    assert gone() is None
