@@ -245,7 +245,9 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     optimizer = config.rep.optimizer or values["rep.optimizer"]
     if optimizer != values["rep.optimizer"] or "rep.lr" not in values:
         values["rep.lr"] = representation.learning_rates[optimizer]
-    flat = values | {key: value for key, value in flatten(config).items() if value is not None}
+    initial = flatten(Config())
+    flat = flatten(config)
+    flat |= {key: value for key, value in values.items() if flat.get(key) == initial.get(key)}
     values = {key: values[key] for key in values if key in algorithm.required or not unused(key, flat)}
     return values, f"{config.prior.path}/sds2d.json, {method}" if method in file else f"of {name} itself"
 
