@@ -82,15 +82,17 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
     options = tyro.cli(CommandLine, args=arguments, description=description)
     if options.resume:
         raise InputError(f"--resume {options.resume} is for sds2d.py alone")
-    stored = load(options.config) if options.config else {}
-    command = stored.pop("command", ())
-    default = set_values(CommandLine(), stored, options.config)
-    options = tyro.cli(CommandLine, args=arguments, default=default)
-    if command and any(flatten(options)[name] != stored[name] for name in ("algo.name", "rep.kind", "prior.path")):
-        # Of a run with another method only what its user gave holds; the rest were that method's defaults.
-        stored = {name: value for name, value in stored.items() if flag(name) in flags_in(command)}
-        default = set_values(CommandLine(), stored, options.config)
+    default, stored = CommandLine(), {}
+    if options.config:
+        stored = load(options.config)
+        command = stored.pop("command", ())
+        default = set_values(default, stored, options.config)
         options = tyro.cli(CommandLine, args=arguments, default=default)
+        if command and any(flatten(options)[name] != stored[name] for name in ("algo.name", "rep.kind", "prior.path")):
+            # Of a run with another method only what its user gave holds; the rest were that method's defaults.
+            stored = {name: value for name, value in stored.items() if flag(name) in flags_in(command)}
+            default = set_values(CommandLine(), stored, options.config)
+            options = tyro.cli(CommandLine, args=arguments, default=default)
     values, source = defaults(options)
     default = set_values(default, {name: values[name] for name in values if name not in stored}, source)
     default.command = without_out(arguments)

@@ -449,12 +449,21 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
         flags += ["--rep.optimizer", "sgd", "--rep.lr", 100 if kind == "gaussian2d" else 0.02]
     if sds2d.ALGORITHMS[name].edits:
         flags += ["--source-image", tmp_path / "noise.png", "--source-prompt", "a fish"]
-    four = run(prior, tmp_path / "four", *flags, "--particles", 4, "--seed", 5)
+
+    def final(*more):
+        config = sds2d.parse([str(flag) for flag in (*flags, *more)])
+        parts = sds2d.build(config, prior)
+        for step in range(config.steps):
+            sds2d.distill(*parts, step)
+        with torch.no_grad():
+            return parts[1].images()
+
+    four = final("--particles", 4, "--seed", 5)
     for row in range(4):
-        one = run(prior, tmp_path / str(row), *flags, "--particles", 1, "--seed", 5 + row)
+        one = final("--particles", 1, "--seed", 5 + row)
         torch.testing.assert_close(four[row : row + 1], one, rtol=0, atol=1e-5)
     if kind == "gaussian2d":  # they did move
-        start = run(prior, tmp_path / "start", *flags[:-1], 1e-20, "--particles", 4, "--seed", 5)
+        start = final("--rep.lr", 1e-20, "--particles", 4, "--seed", 5)
         assert (four - start).abs().max() > 0.01
 
 
