@@ -279,6 +279,7 @@ def resolve(config: Config) -> Config:
 EDITORS = [name for name, cls in ALGORITHMS.items() if cls.edits]
 SAMPLERS = [name for name, cls in ALGORITHMS.items() if cls.is_sampler]
 GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in cls.defaults]
+LEARNT = ("lora_lr", "lora_updates", "lora_warm_up", "lora_particles", "gamma")  # of VSD
 INVERSION = ("inversion_guidance_scale", "inversion_steps", "eta")  # of SDI
 # Settings, or groups of them, that only some choices use: (setting, {the setting that chooses: its values}).
 CHOICES = [
@@ -291,6 +292,8 @@ CHOICES = [
     ("rep.fit_steps", {"rep.init": ["image", "source"]}),
     *((name, {"rep.optimizer": ["adam", "adamw"]}) for name in ("rep.betas", "rep.eps")),
     *((f"algo.{name}", {"algo.name": [name]}) for name in ALGORITHMS),
+    *((f"algo.vsd.{name}", {"algo.vsd.phi": ["lora"]}) for name in ("lora_layers", "lora_rank")),
+    *((f"algo.vsd.{name}", {"algo.vsd.phi": ["lora", "full"]}) for name in LEARNT),
     *((f"algo.sdi.{name}", {"algo.sdi.noise": ["inverted"]}) for name in INVERSION),
     *((f"schedule.{name}", {f"schedule.{key}": users[key] for key in users}) for name, users in USED_BY.items()),
 ]

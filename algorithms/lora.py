@@ -1,12 +1,15 @@
-"""A LoRA on the prior's network, as VSD learns one. Hu et al. 2021, arXiv 2106.09685."""
+"""Networks that learn beside the prior's own, as VSD's φ: a LoRA (Hu et al. 2021, arXiv 2106.09685), or a copy."""
 
 import contextlib
+import copy
 
 import torch
 
 
 class LoRA:
     """One adapter of a network, made by add_lora. parameters: its factors, in float32."""
+
+    is_active = False
 
     def __init__(self, layers: list, name: str, parameters: list[torch.nn.Parameter]):
         self.layers, self.name, self.parameters = layers, name, parameters
@@ -17,15 +20,21 @@ class LoRA:
         for layer in self.layers:
             layer.set_adapter(self.name)
             layer.enable_adapters(True)
+        self.is_active = True
         try:
             yield
         finally:
+            self.is_active = False
             for layer in self.layers:
                 layer.enable_adapters(False)
 
 
-def add_lora(network: torch.nn.Module, name: str, rank: int, seed: int) -> LoRA:
-    """A new adapter on the query, key, value and output projections of every attention. It is inactive.
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def add_lora(network: torch.nn.Module, name: str, rank: int, seed: int, layers: str = "attention") -> LoRA:
+    """A new adapter on the query, key, value and output projections of every attention, or, for layers "all", on
+    every linear layer and convolution. It is inactive.
 
     It begins as the identity: one of its two factors is random, the other 0. An earlier one of this name is removed.
     """
@@ -37,7 +46,8 @@ def add_lora(network: torch.nn.Module, name: str, rank: int, seed: int) -> LoRA:
         if isinstance(module, LoraLayer) and name in module.lora_A:
             module.delete_adapter(name)
     vars(network).pop("peft_config", None)
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    targets = ATTENTION if layers == "attention" else [key for key, part in network.named_modules() if adaptable(part)]
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
     with torch.random.fork_rng(devices=[]):  # The same numbers on every device.
         torch.manual_seed(seed)
         inject_adapter_in_model(config, network, name)
@@ -46,3 +56,38 @@ def add_lora(network: torch.nn.Module, name: str, rank: int, seed: int) -> LoRA:
     for layer in layers:
         layer.enable_adapters(False)
     return LoRA(layers, name, [value for key, value in network.named_parameters() if f".{name}." in key])
+
+
+def adaptable(module: torch.nn.Module) -> bool:
+    """Linear layers and convolutions that are not parts of a LoRA already; not depthwise ones, which have no rank."""
+    from peft.tuners.lora import LoraLayer
+
+    if isinstance(module, LoraLayer):
+        module = module.get_base_layer()
+    return type(module) is torch.nn.Linear or type(module) is torch.nn.Conv2d and module.groups == 1
+
+
+class Copy:
+    """A copy of the prior's network, all of it learning. parameters: in float32."""
+
+    is_active = False
+
+    def __init__(self, prior):
+        self.prior = prior
+        with torch.no_grad():
+            self.network = copy.deepcopy(prior.denoiser).float()
+        named = [(key, value) for key, value in self.network.named_parameters() if ".lora_" not in key]
+        self.parameters = [value.requires_grad_() for _, value in named]
+
+    @contextlib.contextmanager
+    def active(self):
+        """Inside, the prior's network is this one."""
+        low = self.prior.dtype in (torch.float16, torch.bfloat16)
+        own, self.prior.denoiser = self.prior.denoiser, self.network
+        self.is_active = True
+        try:
+            with torch.autocast(self.prior.device.type, self.prior.dtype, enabled=low):
+                yield
+        finally:
+            self.is_active = False
+            self.prior.denoiser = own

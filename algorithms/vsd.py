@@ -1,11 +1,12 @@
 """Variational Score Distillation. Wang et al. 2023, ProlificDreamer, arXiv 2305.16213, equations 8 and 9."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
-from algorithms.lora import add_lora
+from algorithms.lora import Copy, add_lora
 from algorithms.method import Method
 from errors import Finite, Rate
 from priors.prior import to_device
@@ -13,12 +14,19 @@ from priors.prior import to_device
 
 @dataclass
 class VSDSettings:
+    phi: Literal["lora", "full", "particles"] = "lora"
+    """What ε̂_φ is: the prior with a LoRA, a copy of the prior's network all of which learns, or, with nothing to
+    learn, the exact noise of the particles' empirical distribution, a mixture of points."""
+    lora_layers: Literal["attention", "all"] = "attention"
+    """The layers with a LoRA: the attention's projections, or every linear layer and convolution."""
     lora_rank: PositiveInt = 4
-    """Rank of the LoRA, which makes the prior into φ."""
+    """Rank of the LoRA."""
     lora_lr: Rate = 1e-4
-    """Learning rate of φ (AdamW without weight decay)."""
+    """Learning rate of φ (AdamW without weight decay), LoRA or copy."""
     lora_updates: PositiveInt = 1
     """Updates of φ at each step."""
+    lora_warm_up: NonNegativeInt = 0
+    """More updates of φ at the first step, so that it knows the start."""
     lora_particles: PositiveInt | None = None
     """Particles, drawn at random, that each update learns from. None: all."""
     gamma: Finite = 0.0
@@ -39,18 +47,38 @@ class VSD(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.phi = add_lora(prior.denoiser, "phi", self.settings.lora_rank, particles.shared_generator.initial_seed())
-        self.optimizer = torch.optim.AdamW(self.phi.parameters, lr=self.settings.lora_lr, weight_decay=0)
+        setting, self.phi = self.settings, None
+        if setting.phi == "lora":
+            seed = particles.shared_generator.initial_seed()
+            self.phi = add_lora(prior.denoiser, "phi", setting.lora_rank, seed, setting.lora_layers)
+        elif setting.phi == "full":
+            self.phi = Copy(prior)
+        if self.phi:
+            self.optimizer = torch.optim.AdamW(self.phi.parameters, lr=setting.lora_lr, weight_decay=0)
 
     def gradient(self, z, t, progress):
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
         noise = self.record("x0", z_t, self.guided_noise(z_t, t), t)
-        with self.phi.active():
-            noise_phi = self.prior.predict_noise(z_t, t, self.particles.text)
+        if self.phi:
+            with self.phi.active():
+                noise_phi = self.prior.predict_noise(z_t, t, self.particles.text)
+        else:
+            noise_phi = self.mixture_noise(z, z_t, t)
         return noise - self.record("lora", z_t, noise_phi, t)
 
+    def mixture_noise(self, z: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The noise prediction of a prior whose data are the prompt's particles: (z_t - √ᾱ_t Σ_j p_j z_j)/√(1-ᾱ_t),
+        p_j ∝ exp(-‖z_t - √ᾱ_t z_j‖² / 2(1-ᾱ_t)). With one particle it is ε, and VSD is SDS."""
+        alpha, sigma = self.prior.coefficients(t, z)
+        distance = (z_t[:, None] - alpha[:, None] * z[None]).flatten(2).square().sum(2)  # (B, B)
+        prompts = self.particles.prompts
+        other = torch.tensor([[a != b for b in prompts] for a in prompts], device=z.device)
+        p = (-distance / (2 * sigma.flatten(1) ** 2)).masked_fill(other, -torch.inf).softmax(1)
+        return (z_t - alpha * torch.einsum("ij,jchw->ichw", p, z)) / sigma
+
     def update(self, z, t, progress):
-        for _ in range(self.settings.lora_updates):
+        updates = self.settings.lora_updates + (self.settings.lora_warm_up if progress == 0 else 0)
+        for _ in range(updates if self.phi else 0):
             t = self.particles.randint(0, self.prior.noising.max_t)
             noise = self.particles.noise_like(z)
             rows = self.particles.choose(self.settings.lora_particles)
@@ -67,17 +95,20 @@ class VSD(Method):
                 # The gradient of the sum, divided afterwards: float16 has no numbers small enough for the mean's.
                 loss.backward()
             for parameter in self.phi.parameters:
-                parameter.grad /= error.numel()
+                if parameter.grad is not None:  # A layer may not matter: the query of a map of one pixel.
+                    parameter.grad /= error.numel()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
 
     def parameters(self):
-        return self.phi.parameters
+        return self.phi.parameters if self.phi else []
 
     def state_dict(self):
-        return {"phi": [value.detach() for value in self.phi.parameters], "optimizer": self.optimizer.state_dict()}
+        phi = [value.detach() for value in self.parameters()]
+        return {"phi": phi, "optimizer": self.optimizer.state_dict()} if self.phi else {}
 
     def load_state_dict(self, state):
-        for value, saved in zip(self.phi.parameters, state["phi"], strict=True):
+        for value, saved in zip(self.parameters(), state.get("phi", []), strict=True):
             value.data.copy_(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.phi:
+            self.optimizer.load_state_dict(state["optimizer"])

@@ -62,7 +62,7 @@ def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[tuple
     calls, denoise = [], prior.denoise
 
     def noting(x, time, text):
-        phi = hasattr(algorithm, "phi") and not algorithm.phi.layers[0].disable_adapters
+        phi = bool(getattr(algorithm, "phi", None)) and algorithm.phi.is_active
         calls.append(((x.detach(), time, text), phi, torch.is_grad_enabled()))
         return denoise(x, time, text)
 

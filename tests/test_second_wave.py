@@ -175,6 +175,45 @@ def test_vsd_that_is_driven_from_the_prior(gamma):
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
+def test_vsd_against_the_particles_themselves():
+    """Their distribution is a prior, whose noise is known: a mixture of points for each prompt."""
+    t = torch.tensor([300, 300, 700])
+    z, _, rows = batch(t)
+    prior = GaussianPrior(DATA)
+    vsd = method("vsd", prior, "bad", 7.5, settings=dict(phi="particles"))
+    vsd.particles.prompts = ["cat", "cat", "dog"]
+    gradient = vsd.gradient(z, t, 0.0)
+    for row, others in enumerate([(0, 1), (0, 1), (2,)]):
+        r = rows[row]
+        z_t = r.noised(r.z, r.randn(), r.t)
+        a = Row.a(r.t)
+        x = z_t.clone().requires_grad_()
+        density = torch.stack([-(x - math.sqrt(a) * z[j]).square().sum() / (2 * (1 - a)) for j in others])
+        (score,) = torch.autograd.grad(density.logsumexp(0), x)
+        expected = r.guided(r.y, "bad", 7.5, z_t, r.t) + math.sqrt(1 - a) * score
+        torch.testing.assert_close(gradient[row], expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("settings", [dict(phi="full"), dict(lora_layers="all")], ids=["full", "all layers"])
+def test_a_stronger_phi_learns_and_leaves_the_prior_as_it_was(settings):
+    prior = embedded()
+    particles = Particles(prior, ["a red apple", "a snowman"])
+    z, t = torch.zeros(2, *prior.latent_shape), torch.tensor([300, 600])
+    before = prior.predict_noise(z, t, particles.text)
+    config = AlgorithmConfig(name="vsd", guidance_scale=2.0, vsd=ALGORITHMS["vsd"].Settings(**settings, lora_lr=1e-3))
+    vsd = ALGORITHMS["vsd"](prior, particles, config, 10)
+    with vsd.phi.active():
+        assert torch.equal(prior.predict_noise(z, t, particles.text), before)
+    start = [value.detach().clone() for value in vsd.parameters()]
+    for _ in range(2):  # One factor of a LoRA begins at 0.
+        vsd.update(z, t, 0.5)
+    changed = sum(not torch.equal(a, b) for a, b in zip(start, vsd.parameters(), strict=True))
+    assert changed > 0.9 * len(start)
+    assert torch.equal(prior.predict_noise(z, t, particles.text), before)
+    with vsd.phi.active():
+        assert not torch.equal(prior.predict_noise(z, t, particles.text), before)
+
+
 # ------------------------------------------------------------------------------------------------- they are sampling
 
 
