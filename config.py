@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from algorithms import ALGORITHMS, AlgorithmConfig
+from algorithms.repulsion import REPULSION
 from errors import InputError
 from priors.checkpoint import EMBEDDED, checkpoint_file, locate, user_path
 from priors.evaluation import EvalConfig
@@ -279,11 +280,17 @@ def resolve(config: Config) -> Config:
 EDITORS = [name for name, cls in ALGORITHMS.items() if cls.edits]
 SAMPLERS = [name for name, cls in ALGORITHMS.items() if cls.is_sampler]
 GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in cls.defaults]
+GUIDANCE = ("guidance_rescale", "perp_neg_prompts", "perp_neg_weights")  # of ε̂^s
+LOOP, LR = ("updates_per_step", "repulsion"), ("lr_schedule", "lr_warm_up")
 LEARNT = ("lora_lr", "lora_updates", "lora_warm_up", "lora_particles", "gamma")  # of VSD
 INVERSION = ("inversion_guidance_scale", "inversion_steps", "eta")  # of SDI
 # Settings, or groups of them, that only some choices use: (setting, {the setting that chooses: its values}).
 CHOICES = [
     ("algo.guidance_scale", {"algo.name": GUIDED}),
+    *((f"algo.{name}", {"algo.name": [name for name in GUIDED if name != "nfsd"]}) for name in GUIDANCE),
+    *((f"algo.{name}", {"algo.name": [name for name in ALGORITHMS if name not in SAMPLERS]}) for name in LOOP),
+    ("algo.repulsion_scale", {"algo.repulsion": list(REPULSION)}),
+    *((f"rep.{name}", {"algo.name": [name for name in ALGORITHMS if name not in SAMPLERS]}) for name in LR),
     ("algo.source_guidance_scale", {"algo.name": [name for name in EDITORS if name not in SAMPLERS]}),
     *((name, {"algo.name": EDITORS}) for name in ("source_image", "source_prompt")),
     ("rep.init_std", {"rep.init": ["noise"]}),
@@ -361,6 +368,14 @@ def validate(config: Config, new: bool = True) -> Config:
         counts = sorted({1, len(config.prompt), rows})
         message = f"{name} from {flat['rep.init']} needs {flag(key)}, {' or '.join(map(str, counts))} of them"
         require(len(flat[key]) in counts, f"{message}; {len(flat[key])} are given")
+    prompts, weights = config.algo.perp_neg_prompts, config.algo.perp_neg_weights
+    message = f"{len(prompts)} --algo.perp-neg-prompts need as many --algo.perp-neg-weights, below 0"
+    require(len(prompts) == len(weights) and all(weight < 0 for weight in weights), message)
+    if config.algo.repulsion != "none":
+        _, least = REPULSION[config.algo.repulsion]
+        require(
+            config.particles >= least, f"--algo.repulsion {config.algo.repulsion} needs {least} --particles or more"
+        )
     validate_points("--schedule.timestep-points", config.schedule.timestep_points, config.steps, timesteps=True)
     validate_points("--schedule.weight-points", config.schedule.weight_points, config.steps)
     for path in (*config.source_image, *config.rep.init_images):

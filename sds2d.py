@@ -57,6 +57,7 @@ def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedul
     algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo, config.steps)
     representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
     schedule = Schedule(config.schedule, prior, particles, config.steps, algorithm.min_t, algorithm.timesteps)
+    schedule.lr, schedule.lr_warm_up = config.rep.lr_schedule, config.rep.lr_warm_up
     return algorithm, representation, schedule, make_optimizer(config.rep, representation.parameters())
 
 
@@ -64,17 +65,23 @@ def distill(
     algorithm: Method, representation: Representation, schedule: Schedule, optimizer: torch.optim.Optimizer, step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """One step → its latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C,
-    h, w)."""
+    h, w); of several updates those of the last."""
     progress = step / schedule.steps
     t = schedule.timestep(step)  # (B,)
     weight = schedule.weight(t, step)  # (B,)
-    z = representation.latents()  # (B, C, h, w), differentiable
-    gradient = algorithm.gradient(z.detach(), t, progress)  # (B, C, h, w), no graph through the prior
-    algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
-    optimizer.zero_grad(set_to_none=True)
-    z.backward(per_row(weight, gradient) * gradient)  # to the representation's parameters
-    optimizer.step()
-    representation.project()
+    schedule.set_learning_rate(optimizer, step)
+    before = algorithm.particles.state_dict()
+    for update in range(algorithm.updates_per_step):
+        if update:
+            algorithm.particles.load_state_dict(before)  # the same noise
+        z = representation.latents()  # (B, C, h, w), differentiable
+        gradient = algorithm.gradient(z.detach(), t, progress)  # (B, C, h, w), no graph through the prior
+        gradient = algorithm.repelled(gradient, t)  # as it is, without --algo.repulsion
+        algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
+        optimizer.zero_grad(set_to_none=True)
+        z.backward(per_row(weight, gradient) * gradient)  # to the representation's parameters
+        optimizer.step()
+        representation.project()
     return z.detach(), t, weight, gradient
 
 

@@ -4,6 +4,8 @@ class's name."""
 from dataclasses import dataclass, field, make_dataclass
 from typing import Literal
 
+from pydantic import PositiveInt
+
 from algorithms.asd import ASD
 from algorithms.bridge import Bridge
 from algorithms.cfd import CFD
@@ -16,12 +18,13 @@ from algorithms.ism import ISM
 from algorithms.method import Method
 from algorithms.nfsd import NFSD
 from algorithms.pds import PDS
+from algorithms.repulsion import REPULSION
 from algorithms.rfds import RFDS
 from algorithms.sdedit import SDEdit
 from algorithms.sdi import SDI
 from algorithms.sds import SDS
 from algorithms.vsd import VSD
-from errors import Finite
+from errors import Finite, Fraction, NonNegative
 
 METHODS = [value for value in tuple(vars().values()) if isinstance(value, type) and issubclass(value, Method)]
 ALGORITHMS = {cls.__name__.lower(): cls for cls in METHODS if cls is not Method}
@@ -36,6 +39,19 @@ class Common:
     method's own."""
     source_guidance_scale: Finite | None = None
     """s of an edit's source and its prompt. None: as guidance_scale."""
+    guidance_rescale: Fraction = 0.0
+    """φ, how far the guided prediction is scaled back to the deviation of the unguided one. Lin et al. 2023: 0.7."""
+    perp_neg_prompts: tuple[str, ...] = ()
+    """Negative prompts of which only what the prompt does not share leads away. Armandpour et al. 2023."""
+    perp_neg_weights: tuple[Finite, ...] = ()
+    """A weight for each of them, below 0."""
+    updates_per_step: PositiveInt = 1
+    """Updates of the picture at each step, with the same timestep and noise."""
+    repulsion: Literal["none", *REPULSION] = "none"
+    """What keeps the particles of a prompt apart: Stein variational gradient descent, or repulsive score distillation.
+    A particle's path then depends on the others."""
+    repulsion_scale: NonNegative = 1.0
+    """Factor on the repulsive force."""
 
 
 # --algo.<name>.<field> for every method that has settings of its own.

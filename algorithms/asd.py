@@ -17,14 +17,12 @@ class ASDSettings:
 def asynchronous_noise(
     method: Method, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, later: torch.Tensor
 ) -> torch.Tensor:
-    """ε̂^s(√ᾱ_t z + √(1-ᾱ_t) e; y, t) - ε̂(√ᾱ_t' z + √(1-ᾱ_t') e; y, t') for a noise e (B, C, h, w) and a later t' (B,),
-    in one call of 3B."""
-    prior, particles = method.prior, method.particles
+    """ε̂^s(√ᾱ_t z + √(1-ᾱ_t) e; y, t) - ε̂(√ᾱ_t' z + √(1-ᾱ_t') e; y, t') for a noise e (B, C, h, w) and a later t'
+    (B,)."""
+    prior = method.prior
     z_t, z_later = prior.add_noise(z, noise, t), prior.add_noise(z, noise, later)
-    text = torch.cat([particles.negative, particles.text, particles.text])
-    noises = prior.predict_noise(torch.cat([z_t, z_t, z_later]), torch.cat([t, t, later]), text)
-    without, with_text, reference = noises.chunk(3)
-    return method.record("x0", z_t, without + method.s * (with_text - without), t) - reference
+    reference = prior.predict_noise(z_later, later, method.particles.text)
+    return method.record("x0", z_t, method.guided_noise(z_t, t), t) - reference
 
 
 class ASD(Method):

@@ -21,7 +21,7 @@ class DDIM(Method):
         self.timesteps = prior.sampling_timesteps(steps)
 
     def gradient(self, z, t, progress):
-        output = self.prior.guided(z, t, self.particles.text, self.particles.negative, self.s)
+        output = self.guided(z, t)
         noise, clean = self.prior.to_noise(output, z, t), self.prior.to_clean(output, z, t)
         self.predictions["x0"] = clean
         later = self.timesteps[self.timesteps < t[0]]

@@ -16,7 +16,7 @@ def delta_noise(method: Method, z: torch.Tensor, t: torch.Tensor) -> torch.Tenso
     s = method.s
     if method.source_s != s:
         s = per_row(torch.tensor([s, method.source_s], dtype=torch.float64).repeat_interleave(len(z)), z)
-    target, source = method.prior.guided_noise(noised, pair_t, text, negative, s).chunk(2)
+    target, source = method.guided_noise(noised, pair_t, text, negative, s).chunk(2)
     return method.record("x0", noised[: len(z)], target, t) - source
 
 

@@ -2,7 +2,10 @@
 
 import torch
 
+from algorithms.guidance import perp_neg, rescale
 from algorithms.particles import Particles
+from algorithms.repulsion import REPULSION
+from errors import InputError
 from priors.prior import Prior
 
 
@@ -24,6 +27,7 @@ class Method:
     timesteps    a sampler's, of the whole run: long (N,)
     predictions  {name: (z_t, noise, t)}, what the last `gradient` predicted, for recording: "x0" is the one that it
                  follows
+    updates_per_step  gradients and optimiser steps at each step of the loop
     """
 
     defaults: dict = {}
@@ -41,7 +45,11 @@ class Method:
         self.s = config.guidance_scale
         self.source_s = self.s if config.source_guidance_scale is None else config.source_guidance_scale
         self.settings = getattr(config, config.name, None)
-        self.predictions = {}
+        self.phi_rescale, self.perp_neg_weights = config.guidance_rescale, config.perp_neg_weights
+        self.perp_neg = [particles.embed([prompt] * len(particles)) for prompt in config.perp_neg_prompts]
+        self.updates_per_step = config.updates_per_step
+        self.repulsion, self.repulsion_scale = config.repulsion, config.repulsion_scale
+        self.predictions, self.noised = {}, {}
 
     def gradient(self, z: torch.Tensor, t: torch.Tensor, progress: float) -> torch.Tensor:
         """g for latents z (B, C, h, w) at timesteps t (B,) long on the CPU: (B, C, h, w), before the weight w(t).
@@ -50,12 +58,40 @@ class Method:
         """
         raise NotImplementedError
 
-    def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """ε̂^s(z_t; y, t) of each particle's prompt, with its negative prompt and the guidance scale s."""
-        return self.prior.guided_noise(z_t, t, self.particles.text, self.particles.negative, self.s)
+    def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text=None, negative=None, s=None) -> torch.Tensor:
+        """ε̂^s(z_t; y, t) of each particle's prompt, with its negative prompt and the guidance scale s, or of others
+        (one or several for each particle, in its order)."""
+        return self.prior.to_noise(self.guided(z_t, t, text, negative, s), z_t, t)
+
+    def guided(self, z_t: torch.Tensor, t: torch.Tensor, text=None, negative=None, s=None) -> torch.Tensor:
+        """What the network says, with guidance: Prior.guided, rescaled and with Perp-Neg where that is asked for."""
+        text = self.particles.text if text is None else text
+        negative = self.particles.negative if negative is None else negative
+        s = self.s if s is None else s
+        if not self.perp_neg and not self.phi_rescale:
+            return self.prior.guided(z_t, t, text, negative, s)
+        others = [torch.cat([other] * (len(z_t) // len(other))) for other in self.perp_neg]
+        without, with_text, *others = self.prior.predict_all(z_t, t, negative, text, *others)
+        direction = perp_neg(with_text - without, [other - without for other in others], self.perp_neg_weights)
+        return rescale(without + s * direction, with_text, self.phi_rescale)
+
+    def repelled(self, gradient: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The gradient (B, C, h, w) with the repulsion between the particles of each prompt."""
+        if self.repulsion == "none":
+            return gradient
+        if "x0" not in self.noised:
+            raise InputError(f"--algo.repulsion {self.repulsion} needs a method that records x0")
+        function, _ = REPULSION[self.repulsion]
+        _, sigma = self.prior.coefficients(t, gradient)
+        result = gradient.clone()
+        for prompt in dict.fromkeys(self.particles.prompts):
+            rows = [row for row, other in enumerate(self.particles.prompts) if other == prompt]
+            result[rows] = function(gradient[rows], self.noised["x0"][rows], sigma[rows], self.repulsion_scale)
+        return result
 
     def record(self, name: str, z_t: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Keeps the clean latents of a noise prediction (B, C, h, w) for recording, and returns the prediction."""
+        self.noised[name] = z_t
         self.predictions[name] = self.prior.predict_clean(z_t, noise, t)
         return noise
 

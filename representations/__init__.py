@@ -4,7 +4,7 @@ REPRESENTATIONS."""
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from errors import Fraction, NonNegative, Positive, Rate
 from representations.gaussian2d import Gaussian2D
@@ -33,6 +33,10 @@ class Common:
     lr: Rate | None = None
     """Learning rate; for gaussian2d, a factor on those of its groups. None: the representation's own for this
     optimizer."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls over the run, to 0 after the last step."""
+    lr_warm_up: NonNegativeInt = 0
+    """Steps over which it rises first."""
     betas: tuple[Beta, Beta] | None = None
     """β_1 and β_2 of Adam and AdamW. None: PyTorch's own, 0.9 and 0.999."""
     eps: Positive | None = None

@@ -4,6 +4,7 @@ A new schedule is a function in timestep.py or weight.py and its name in the tab
 settings are fields of ScheduleConfig and lines in USED_BY.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -98,6 +99,7 @@ class Schedule:
     """
 
     note = None
+    lr, lr_warm_up = "constant", 0  # of the learning rate
 
     def __init__(
         self,
@@ -172,6 +174,15 @@ class Schedule:
         if self.random:
             return self.particles.randint(low, high, shared=self.config.shared_t)
         return self.bounds[0][step].repeat(len(self.particles))
+
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """The optimizer's rates at that step: rising in a straight line over the warm-up, then as `lr` says, to 0 after
+        the last step."""
+        done = max(0, step - self.lr_warm_up) / max(1, self.steps - self.lr_warm_up)
+        fall = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.lr]
+        factor = fall * min(1.0, (step + 1) / (self.lr_warm_up + 1))
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
 
     def weights(self, t: torch.Tensor) -> torch.Tensor:
         """w (N,) of the whole run, of one timestep a step, t (N,)."""

@@ -1,0 +1,20 @@
+"""Guidance beyond ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)): its rescaling, and several negative prompts with weights."""
+
+import torch
+
+
+def rescale(guided: torch.Tensor, with_text: torch.Tensor, phi: float) -> torch.Tensor:
+    """φ o^s std(o(y)) / std(o^s) + (1-φ) o^s of what the network says, each (B, C, h, w), std over a row: guidance that
+    does not raise the contrast. Lin et al. 2023, arXiv 2305.08891."""
+    ratio = with_text.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
+    return phi * ratio * guided + (1 - phi) * guided
+
+
+def perp_neg(positive: torch.Tensor, negatives: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
+    """e⁺ + Σ_i w_i e_i^⊥: directions (B, C, h, w) of negative prompts without what they share with that of the prompt.
+    Armandpour et al. 2023, Perp-Neg, arXiv 2304.04968."""
+    total = positive
+    for negative, weight in zip(negatives, weights, strict=True):
+        shared = (negative * positive).sum((1, 2, 3), keepdim=True) / positive.square().sum((1, 2, 3), keepdim=True)
+        total = total + weight * (negative - shared.nan_to_num() * positive)  # e⁺ is 0 where y is y⁻.
+    return total
