@@ -15,6 +15,7 @@ from algorithms.dds import DDS
 from algorithms.dsd import DSD
 from algorithms.flowedit import FlowEdit
 from algorithms.ism import ISM
+from algorithms.lods import LODS
 from algorithms.method import Method
 from algorithms.nfsd import NFSD
 from algorithms.pds import PDS

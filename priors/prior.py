@@ -23,6 +23,8 @@ from priors.families import join, pack, unpack
 from priors.noising import read_noising, sampling_timesteps
 from priors.pipeline import Pipeline
 
+TOKENS = "encoder_hidden_states"  # diffusers' name of a prompt's token embeddings, in every family
+
 
 @dataclass
 class PriorConfig:
@@ -162,6 +164,21 @@ class Prior:
                 self.conditions.append(condition)
         return torch.tensor([self.places[prompt, negative or not prompt] for prompt in prompts])
 
+    def learn(self, text: torch.Tensor) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
+        """Copies of the conditions `text` (B,) whose token embeddings learn: what network() takes for them (B,), and
+        the embeddings (1, L, D) of each, float32. Those of an earlier call are given up."""
+        text, embeddings = text.tolist(), []
+        for row, place in enumerate(text):
+            if ("learnt", row) not in self.places:
+                self.places["learnt", row] = len(self.conditions)
+                self.conditions.append({})
+            value = self.conditions[place][TOKENS]
+            precision = torch.promote_types(value.dtype, torch.float32)
+            embeddings.append(torch.nn.Parameter(value.detach().to(precision, copy=True)))
+            text[row] = self.places["learnt", row]
+            self.conditions[text[row]] = self.conditions[place] | {TOKENS: embeddings[-1]}
+        return torch.tensor(text), embeddings
+
     def load_text(self, loaded: bool = True) -> None:
         """Puts the text encoders on the device, or frees their memory; a prompt that comes later loads them again."""
         self.pipeline.move_text(self.device if loaded else None)
@@ -261,11 +278,16 @@ class Prior:
         return unpack(output, *x.shape[-2:]) if self.family.packed else output[:, : x.shape[1]]
 
     def arguments(self, text: tuple[int, ...]) -> dict:
-        """The arguments of a batch with these conditions."""
-        if text not in self.batches:
-            if len(self.batches) == 8:
-                self.batches.clear()
-            self.batches[text] = join([self.conditions[place] for place in text])
+        """The arguments of a batch with these conditions, those of the last batches without joining them again."""
+        if text in self.batches:
+            return self.batches[text]
+        rows = [self.conditions[place] for place in text]
+        learnt = any(isinstance(value, torch.nn.Parameter) for row in rows for value in row.values())
+        if learnt:  # They change.
+            return join([row | {TOKENS: row[TOKENS].to(self.dtype)} for row in rows])
+        if len(self.batches) == 8:
+            self.batches.clear()
+        self.batches[text] = join(rows)
         return self.batches[text]
 
     def target(self, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -81,6 +81,10 @@ class GaussianPrior(Prior):
     def embed(self, prompts, negative=False):
         return torch.tensor([self.data[prompt] for prompt in prompts], dtype=torch.float64)
 
+    def learn(self, text):
+        text = torch.nn.Parameter(text.clone())
+        return text, [text]
+
     def denoise(self, x, time, text):
         return self.denoiser(x / per_row(self.noising.scale[time], x), time, text).sample
 

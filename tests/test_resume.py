@@ -130,10 +130,33 @@ def resume(out, prior, *flags):
 )
 def test_every_method_and_representation_resumes(name, kind, tiny, prior, tmp_path, monkeypatch):
     """Killed in the middle of a file, and once more when one is written and not yet in its place."""
-    flags, out = flags_for(name, kind, tiny, tmp_path), tmp_path / "run"
+    dies_twice(flags_for(name, kind, tiny, tmp_path), f"{name} {kind}", prior, tmp_path, monkeypatch)
+
+
+LOOP = "--algo.repulsion svgd --particles 2 --algo.updates-per-step 2 --rep.lr-schedule cosine --rep.lr-warm-up 2"
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("sds", LOOP),
+        ("vsd", "--algo.vsd.phi full"),
+        ("vsd", "--algo.vsd.phi particles"),
+        ("vsd", "--algo.vsd.lora-layers all --algo.vsd.lora-warm-up 2"),
+        ("sdi", "--algo.sdi.noise cached"),
+        ("cfd", "--algo.cfd.gamma 0.3"),
+    ],
+)
+def test_options_resume(name, options, tiny, prior, tmp_path, monkeypatch):
+    flags = [*flags_for(name, "latent", tiny, tmp_path), *options.split()]
+    dies_twice(flags, options, prior, tmp_path, monkeypatch)
+
+
+def dies_twice(flags, seed, prior, tmp_path, monkeypatch):
+    out = tmp_path / "run"
     images = begin(flags, tmp_path / "whole", prior)
-    assert images.shape == (2, 3, 64, 64) and images.isfinite().all() and not torch.equal(images[0], images[1])
-    rng = random.Random(f"{name} {kind}")
+    assert images.shape[1:] == (3, 64, 64) and images.isfinite().all() and not torch.equal(images[0], images[-1])
+    rng = random.Random(seed)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, rng.randint(1, 20), inside=True)
         begin(flags, out, prior)

@@ -519,6 +519,8 @@ FLAGS |= {
         "vsd.phi": "full",
         "vsd.gamma": "-0.75",
         "cfd.gamma": "0.5",
+        "lods.lr": "0.01",
+        "lods.updates": "2",
         "asd.shift": "0.5",
         "rfds.reverse": "0.3",
         "sdi.noise": "cached",

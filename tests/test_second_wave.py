@@ -175,6 +175,60 @@ def test_vsd_that_is_driven_from_the_prior(gamma):
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
+@ANY
+@SCALE
+def test_lods(prediction_type, s):
+    """Before anything is learnt it is SDS, divided by s."""
+    noise_of = {}
+
+    def formula(r, _):
+        noise = noise_of.setdefault(id(r), r.randn())
+        return (r.guided(r.y, "bad", s, r.noised(r.z, noise, r.t), r.t) - noise) / (s or 1)
+
+    by_hand("lods", formula, prediction_type, s)
+
+
+@ANY
+def test_lods_learns_what_the_picture_is(prediction_type):
+    """The gradient of ∅*, and then that of the picture with what it has learnt."""
+    t = torch.tensor(TIMES)
+    z, _, rows = batch(t)
+    lods = method("lods", GaussianPrior(DATA, prediction_type), "bad", 7.5, settings=dict(lr=0.1))
+    (learnt,), steps, step = lods.embeddings, [], lods.optimizer.step
+    lods.optimizer.step = lambda: (steps.append(learnt.grad.clone()), step())
+    lods.update(z, t, 0.0)
+    for row, r in enumerate(rows):
+        m, s = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in DATA["bad"])
+        u, noise = int(torch.randint(0, 1000, (1,), generator=r.generator)), r.randn()
+        a = Row.a(u)
+        z_u = r.noised(r.z, noise, u)
+        said = math.sqrt(1 - a) * (z_u - math.sqrt(a) * m) / (a * s**2 + 1 - a)
+        expected = torch.stack(torch.autograd.grad((said - noise).square().sum(), (m, s)))
+        torch.testing.assert_close(steps[0][row, 0, 1:], expected, rtol=1e-8, atol=1e-10)
+    gradient = lods.gradient(z, t, 0.1)
+    for row, r in enumerate(rows):
+        _, m, s = learnt[row, 0].tolist()
+        a, noise = Row.a(r.t), r.randn()
+        z_t = r.noised(r.z, noise, r.t)
+        without = math.sqrt(1 - a) * (z_t - math.sqrt(a) * m) / (a * s**2 + 1 - a)
+        expected = (without + 7.5 * (r.eps(r.y, z_t, r.t) - without) - noise) / 7.5
+        torch.testing.assert_close(gradient[row], expected, rtol=1e-9, atol=1e-10)
+
+
+def test_lods_leaves_the_prior_as_it_was():
+    prior = embedded()
+    particles = Particles(prior, ["a red apple", "a snowman"])
+    z, t = torch.zeros(2, *prior.latent_shape), torch.tensor([300, 600])
+    before = prior.predict_noise(z, t, particles.empty)
+    for _ in range(2):
+        config = AlgorithmConfig(name="lods", guidance_scale=7.5, lods=ALGORITHMS["lods"].Settings(lr=0.01))
+        lods = ALGORITHMS["lods"](prior, particles, config, 10)
+        assert torch.equal(prior.predict_noise(z, t, lods.text), before)
+        lods.update(z, t, 0.0)
+        assert not torch.equal(prior.predict_noise(z, t, lods.text), before)
+        assert torch.equal(prior.predict_noise(z, t, particles.empty), before)
+
+
 def test_vsd_against_the_particles_themselves():
     """Their distribution is a prior, whose noise is known: a mixture of points for each prompt."""
     t = torch.tensor([300, 300, 700])

@@ -1,0 +1,61 @@
+"""Learning to Optimize Denoising Scores. Yang et al. 2023, LODS, arXiv 2312.04820."""
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import PositiveInt
+
+from algorithms.method import Method
+from errors import Rate
+
+
+@dataclass
+class LODSSettings:
+    lr: Rate = 1e-4
+    """Learning rate of ∅* (AdamW without weight decay)."""
+    updates: PositiveInt = 1
+    """Updates of ∅* at each step."""
+
+
+class LODS(Method):
+    """g = (ε̂(∅*) + s (ε̂(y) - ε̂(∅*)) - ε) / s, all of z_t at t.
+
+    SDS whose unconditional prediction follows the picture: ∅* is a text embedding of the particle's own, which begins
+    as the negative prompt's, and descends ‖ε̂(z_t'; ∅*, t') - ε'‖² on the step's latents. The variant of the paper that
+    learns an embedding, not the one with a LoRA.
+    """
+
+    defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "dreamfusion"}
+    like = "sds"
+    Settings = LODSSettings
+
+    def __init__(self, prior, particles, config, steps):
+        super().__init__(prior, particles, config, steps)
+        self.text, self.embeddings = prior.learn(particles.negative)
+        self.optimizer = torch.optim.AdamW(self.embeddings, lr=self.settings.lr, weight_decay=0)
+
+    def gradient(self, z, t, progress):
+        noise = self.particles.noise_like(z)
+        z_t = self.prior.add_noise(z, noise, t)
+        return (self.record("x0", z_t, self.guided_noise(z_t, t, negative=self.text), t) - noise) / (self.s or 1)
+
+    def update(self, z, t, progress):
+        prior = self.prior
+        for _ in range(self.settings.updates):
+            t, noise = self.particles.randint(0, prior.noising.max_t), self.particles.noise_like(z)
+            z_t = prior.add_noise(z, noise, t)
+            error = prior.to_noise(prior.network(z_t, t, self.text), z_t, t) - noise
+            error.square().sum().backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def parameters(self):
+        return self.embeddings
+
+    def state_dict(self):
+        return {"text": [value.detach() for value in self.embeddings], "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state):
+        for value, saved in zip(self.embeddings, state["text"], strict=True):
+            value.data.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
