@@ -10,7 +10,7 @@ from priors.prior import Prior
 TOO_LONG = "its update was too large for float32: a lower {} is needed"
 CAUSES = {
     "parameter": TOO_LONG.format("--rep.lr, --algo.guidance-scale or weight"),
-    "LoRA": TOO_LONG.format("--algo.vsd.lora-lr"),
+    "part that learns": TOO_LONG.format("--algo.vsd.lora-lr or --algo.lods.lr"),
 }
 
 
@@ -36,7 +36,7 @@ def step_norms(z: torch.Tensor, gradient: torch.Tensor, parameters: list, algori
     norms = {"latent": z.flatten(1).norm(dim=1), "gradient": gradient.flatten(1).norm(dim=1)}
     norms["parameter"] = sum(norm.expand(rows) for norm in each)
     if learned := algorithm.parameters():
-        norms["LoRA"] = sum(p.detach().norm() for p in learned).expand(1)
+        norms["part that learns"] = sum(p.detach().norm() for p in learned).expand(1)
     return norms
 
 
@@ -44,6 +44,8 @@ def require_finite_step(norms: dict[str, torch.Tensor], step: int, t: list[int],
     """Raises FloatingPointError for step_norms of a step at timesteps t."""
     for what, values in norms.items():
         places = (
-            ["all particles"] if what == "LoRA" else [f"timestep {t[row]}, particle {row}" for row in range(len(t))]
+            ["all particles"]
+            if what == "part that learns"
+            else [f"timestep {t[row]}, particle {row}" for row in range(len(t))]
         )
         require_finite_norms(values, lambda row, places=places: f"step {step}, {places[row]}", what, prior)

@@ -98,7 +98,7 @@ def test_encoded_latents(go, gaussian, tmp_path, monkeypatch, kind):
 
 def test_a_lora(go, tiny):
     with pytest.raises(
-        FloatingPointError, match=r"^step 0, all particles: the LoRA is not finite; .*--algo.vsd.lora-lr"
+        FloatingPointError, match=r"^step 0, all particles: the part that learns is not finite; .*--algo.vsd.lora-lr"
     ):
         go(Prior(PriorConfig(path=str(tiny))), "--algo.name", "vsd", "--algo.vsd.lora-lr", "9e29")
 
