@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
     options, given = read_options(SearchOptions, arguments)
     if not options.grid or any(len(line.split()) < 2 for line in options.grid):
         raise InputError('--grid needs settings with values, as --grid "rep.lr 0.02 0.05"')
-    truth = Truth(parse(given).prior.path, "real/prompts.json")
+    row = options.row if " " in options.row else f"{options.row} latent"
+    truth = Truth(parse([*given, "--algo.name", row.split()[0]]).prior.path, "real/prompts.json")
     table = [tuple(case) for case in truth.cases]
     prompts = [prompt for prompt in draw_prompts(truth.captions, 400, seed=1) if prompt not in table]
     prompts = prompts[: max(4, options.prompts)]
@@ -56,19 +57,22 @@ def main(arguments: list[str]) -> None:
 
     def measure(row, flags, count):
         """Of the first prompts: their scores, and the Config of one."""
-        row_cells = cells(options.folder / "search", [*given, *flags], row, runs[:count], truth.sha256)
+        row_cells = cells(options.folder / "search", flags, row, runs[:count], truth.sha256)
         make(row_cells, options.workers)
         found = scores(load(row_cells)[0], truth.judge, prompts[:count], truth.captions)
         return found, row_cells[0].config
 
-    row = options.row if " " in options.row else f"{options.row} latent"
+    prior = [
+        w for flag, *values in groups(given) if flag.startswith("--prior") for w in (flag, *values)
+    ]  # DDIM's flags
     for share in (4, 2, 1):
         count = len(prompts) // share
         even = torch.full((1, count), 1 / count, dtype=torch.float64)
-        sampled, _ = measure("ddim latent", [], count)
+        sampled, _ = measure("ddim latent", prior, count)
         ranked = []
         for trial in trials:
-            found, config = measure(row, [word for name, value in trial for word in (f"--{name}", value)], count)
+            flags = [*given, *(word for name, value in trial for word in (f"--{name}", value))]
+            found, config = measure(row, flags, count)
             distance = distances(found["features"], sampled["features"], even).item()
             names, diversity = found["top1"].mean(), found["diversity"].mean() / sampled["diversity"].mean()
             words = " ".join(f"{name} {value}" for name, value in trial)
@@ -82,6 +86,12 @@ def main(arguments: list[str]) -> None:
     print(f'"{row}": {json.dumps(best)}')
     if options.write:
         write_defaults(truth.folder / "sds2d.json", row, best)
+
+
+def groups(words: list[str]) -> list[list[str]]:
+    """Each flag with its values."""
+    starts = [index for index, word in enumerate(words) if word.startswith("--")]
+    return [words[start:end] for start, end in zip(starts, [*starts[1:], len(words)], strict=True)]
 
 
 def write_defaults(file: Path, row: str, settings: dict) -> None:

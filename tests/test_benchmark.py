@@ -291,11 +291,22 @@ def test_edits_from_end_to_end(tmp_path, readme, capsys):
 
 def test_search_from_end_to_end(tmp_path, capsys):
     """The better of two rates is the one that does something; none of its prompts is in the table."""
-    command = ["search", "--row", "sds latent", "--grid", "rep.lr 1e-9 0.3", "schedule.weight constant"]
-    command += ["--prompts", "4", "--steps", "12", "--workers", "1", "--out", str(tmp_path / "out")]
+    command = ["search", "--row", "cfd latent", "--grid", "rep.lr 1e-9 0.3", "schedule.weight constant"]
+    command += [
+        "--prompts",
+        "4",
+        "--steps",
+        "12",
+        "--algo.cfd.gamma",
+        "0.5",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     benchmark.main(command)
     lines = capsys.readouterr().out.splitlines()
-    assert json.loads(f"{{{lines[-1]}}}") == {"sds latent": {"rep.lr": 0.3, "schedule.weight": "constant"}}
+    assert json.loads(f"{{{lines[-1]}}}") == {"cfd latent": {"rep.lr": 0.3, "schedule.weight": "constant"}}
     counts = [int(line.split()[0]) for line in lines[:-1]]
     assert counts == [1, 1, 2, 4]
 
