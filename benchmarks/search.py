@@ -9,6 +9,7 @@ DDIM's pictures of the same prompts.
 import itertools
 import json
 import random
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,34 +52,35 @@ def main(arguments: list[str]) -> None:
     prompts = prompts[: max(4, options.prompts)]
     runs = [{"prompt": (with_background(*prompt),), "seed": 1000 + PARTICLES * i} for i, prompt in enumerate(prompts)]
     runs = [run | {"particles": PARTICLES} for run in runs]
-    lines = [line.split() for line in options.grid]
+    lines = [shlex.split(line) for line in options.grid]
     trials = list(itertools.product(*([(name, value) for value in values] for name, *values in lines)))
     trials = random.Random(0).sample(trials, min(options.trials, len(trials)))
 
-    def measure(row, flags, count):
-        """Of the first prompts: their scores, and the Config of one."""
-        row_cells = cells(options.folder / "search", flags, row, runs[:count], truth.sha256)
-        make(row_cells, options.workers)
-        found = scores(load(row_cells)[0], truth.judge, prompts[:count], truth.captions)
-        return found, row_cells[0].config
+    def row_cells(row, flags, count):
+        return cells(options.folder / "search", flags, row, runs[:count], truth.sha256)
 
-    prior = [
-        w for flag, *values in groups(given) if flag.startswith("--prior") for w in (flag, *values)
-    ]  # DDIM's flags
+    def measure(cells):
+        return scores(load(cells)[0], truth.judge, prompts[: len(cells)], truth.captions)
+
+    def with_trial(trial):
+        return [*given, *(word for name, value in trial for word in (f"--{name}", value))]
+
+    prior = [word for words in groups(given) if words[0].startswith("--prior") for word in words]  # DDIM's flags
     for share in (4, 2, 1):
         count = len(prompts) // share
         even = torch.full((1, count), 1 / count, dtype=torch.float64)
-        sampled, _ = measure("ddim latent", prior, count)
-        ranked = []
-        for trial in trials:
-            flags = [*given, *(word for name, value in trial for word in (f"--{name}", value))]
-            found, config = measure(row, flags, count)
+        reference = row_cells("ddim latent", prior, count)
+        tried = [row_cells(row, with_trial(trial), count) for trial in trials]
+        make([*reference, *itertools.chain(*tried)], options.workers)
+        sampled, ranked = measure(reference), []
+        for trial, made in zip(trials, tried, strict=True):
+            found = measure(made)
             distance = distances(found["features"], sampled["features"], even).item()
             names, diversity = found["top1"].mean(), found["diversity"].mean() / sampled["diversity"].mean()
             words = " ".join(f"{name} {value}" for name, value in trial)
             line = f"distance {distance:.4f}, names {names:.0%}, diversity {diversity:.2f}"
             print(f"{count} prompts: {line}: {words}", flush=True)
-            ranked.append((distance, trial, flatten(config)))
+            ranked.append((distance, trial, flatten(made[0].config)))
         ranked.sort(key=lambda one: one[0])
         trials = [trial for _, trial, _ in ranked[: max(1, len(ranked) // 2)]]
     _, trial, settings = ranked[0]
