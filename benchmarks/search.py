@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
 def groups(words: list[str]) -> list[list[str]]:
     """Each flag with its values."""
     starts = [index for index, word in enumerate(words) if word.startswith("--")]
-    return [words[start:end] for start, end in zip(starts, [*starts[1:], len(words)], strict=True)]
+    return [words[start:end] for start, end in zip(starts, [*starts, len(words)][1:], strict=True)]
 
 
 def write_defaults(file: Path, row: str, settings: dict) -> None:

@@ -311,6 +311,14 @@ def test_search_from_end_to_end(tmp_path, capsys):
     assert counts == [1, 1, 2, 4]
 
 
+def test_search_needs_no_flags_beside_its_own():
+    assert search.groups([]) == []
+    assert search.groups(["--steps", "3", "--rep.betas", "0.9", "0.99"]) == [
+        ["--steps", "3"],
+        ["--rep.betas", "0.9", "0.99"],
+    ]
+
+
 def test_defaults_are_written_a_line_a_row(tmp_path):
     file = tmp_path / "sds2d.json"
     file.write_text((EMBEDDED / "sds2d.json").read_text())
