@@ -30,14 +30,18 @@ from schedules.schedule import USED_BY, ScheduleConfig
 class Config:
     prompt: tuple[str, ...] = ("a red apple",)
     """What to make. Several prompts make several rows."""
-    negative_prompt: str = ""
-    """y⁻, what guidance leads away from."""
+    negative_prompt: tuple[str, ...] = ("",)
+    """y⁻, what guidance leads away from: one for all prompts, one a prompt, or one a particle."""
     particles: PositiveInt | None = None
     """Pictures for each prompt. None: 4, but 1 for edits."""
+    batch: PositiveInt | None = None
+    """How many of each prompt's particles a step takes, drawn at random. None: all."""
     source_image: tuple[str, ...] = ()
     """The picture that dds, pds and sdedit edit: an image file for all prompts, one a prompt, or one a particle."""
     source_prompt: tuple[str, ...] = ()
     """What that picture shows, likewise."""
+    source_negative_prompt: tuple[str, ...] = ()
+    """y⁻ of the source. None: that of the prompt."""
     steps: Annotated[PositiveInt, Field(le=10**7)] | None = None
     """Optimiser steps. None: 1000, unless the method or the checkpoint has a default of its own."""
     seed: NonNegativeInt = 0
@@ -281,17 +285,17 @@ EDITORS = [name for name, cls in ALGORITHMS.items() if cls.edits]
 SAMPLERS = [name for name, cls in ALGORITHMS.items() if cls.is_sampler]
 GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in cls.defaults]
 GUIDANCE = ("guidance_rescale", "perp_neg_prompts", "perp_neg_weights")  # of ε̂^s
-LOOP, LR = ("updates_per_step", "repulsion"), ("lr_schedule", "lr_warm_up")
+OF_OPTIMISATION = ("batch", "algo.updates_per_step", "algo.repulsion", "rep.lr_schedule", "rep.lr_warm_up")
+OF_SOURCE = ("algo.source_guidance_scale", "source_negative_prompt")  # as the methods that compare with the source do
 LEARNT = ("lora_lr", "lora_updates", "lora_warm_up", "lora_particles", "gamma")  # of VSD
 INVERSION = ("inversion_guidance_scale", "inversion_steps", "eta")  # of SDI
 # Settings, or groups of them, that only some choices use: (setting, {the setting that chooses: its values}).
 CHOICES = [
     ("algo.guidance_scale", {"algo.name": GUIDED}),
     *((f"algo.{name}", {"algo.name": [name for name in GUIDED if name != "nfsd"]}) for name in GUIDANCE),
-    *((f"algo.{name}", {"algo.name": [name for name in ALGORITHMS if name not in SAMPLERS]}) for name in LOOP),
+    *((name, {"algo.name": [name for name in ALGORITHMS if name not in SAMPLERS]}) for name in OF_OPTIMISATION),
     ("algo.repulsion_scale", {"algo.repulsion": list(REPULSION)}),
-    *((f"rep.{name}", {"algo.name": [name for name in ALGORITHMS if name not in SAMPLERS]}) for name in LR),
-    ("algo.source_guidance_scale", {"algo.name": [name for name in EDITORS if name not in SAMPLERS]}),
+    *((name, {"algo.name": [name for name in EDITORS if name not in SAMPLERS]}) for name in OF_SOURCE),
     *((name, {"algo.name": EDITORS}) for name in ("source_image", "source_prompt")),
     ("rep.init_std", {"rep.init": ["noise"]}),
     ("rep.init_color", {"rep.init": ["constant"]}),
@@ -363,19 +367,22 @@ def validate(config: Config, new: bool = True) -> Config:
             raise InputError(f"{flag(key)} {value} is for --algo.name {', '.join(names)}, not {name}")
     require(config.prompt, "--prompt needs at least one prompt; an empty one is ''")
     require(config.seed <= 2**32 - rows, f"--seed {config.seed}: a number below 2^32 is needed")  # Larger seeds repeat.
-    needed = ["source_image", "source_prompt"] if algorithm.edits else []
-    for key in [*needed, *(["rep.init_images"] if flat["rep.init"] == "image" else [])]:
+    needed = ["negative_prompt"] + (["source_image", "source_prompt"] if algorithm.edits else [])
+    needed += ["rep.init_images"] if flat["rep.init"] == "image" else []
+    needed += ["source_negative_prompt"] if config.source_negative_prompt else []
+    for key in needed:
         counts = sorted({1, len(config.prompt), rows})
         message = f"{name} from {flat['rep.init']} needs {flag(key)}, {' or '.join(map(str, counts))} of them"
         require(len(flat[key]) in counts, f"{message}; {len(flat[key])} are given")
+    batch = config.batch or config.particles
+    require(batch <= config.particles, f"--batch {batch}: each prompt has {config.particles} --particles")
     prompts, weights = config.algo.perp_neg_prompts, config.algo.perp_neg_weights
     message = f"{len(prompts)} --algo.perp-neg-prompts need as many --algo.perp-neg-weights, below 0"
     require(len(prompts) == len(weights) and all(weight < 0 for weight in weights), message)
     if config.algo.repulsion != "none":
         _, least = REPULSION[config.algo.repulsion]
-        require(
-            config.particles >= least, f"--algo.repulsion {config.algo.repulsion} needs {least} --particles or more"
-        )
+        message = f"--algo.repulsion {config.algo.repulsion} needs {least} --particles or more in each step"
+        require(batch >= least, message)
     validate_points("--schedule.timestep-points", config.schedule.timestep_points, config.steps, timesteps=True)
     validate_points("--schedule.weight-points", config.schedule.weight_points, config.steps)
     for path in (*config.source_image, *config.rep.init_images):

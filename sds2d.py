@@ -52,7 +52,15 @@ def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedul
 
     source_images = load_images(config.source_image, prior, rows) if config.source_image else None
     particles = Particles(
-        prior, each(config.prompt), config.negative_prompt, config.seed, each(config.source_prompt), source_images
+        prior,
+        each(config.prompt),
+        each(config.negative_prompt),
+        config.seed,
+        each(config.source_prompt),
+        source_images,
+        each(config.source_negative_prompt),
+        config.batch,
+        config.particles,
     )
     algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo, config.steps)
     representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
@@ -65,23 +73,24 @@ def distill(
     algorithm: Method, representation: Representation, schedule: Schedule, optimizer: torch.optim.Optimizer, step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """One step → its latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C,
-    h, w); of several updates those of the last."""
-    progress = step / schedule.steps
-    t = schedule.timestep(step)  # (B,)
-    weight = schedule.weight(t, step)  # (B,)
+    h, w); of several updates those of the last. With --batch, B counts the particles of this step."""
+    progress, particles = step / schedule.steps, algorithm.particles
     schedule.set_learning_rate(optimizer, step)
-    before = algorithm.particles.state_dict()
-    for update in range(algorithm.updates_per_step):
-        if update:
-            algorithm.particles.load_state_dict(before)  # the same noise
-        z = representation.latents()  # (B, C, h, w), differentiable
-        gradient = algorithm.gradient(z.detach(), t, progress)  # (B, C, h, w), no graph through the prior
-        gradient = algorithm.repelled(gradient, t)  # as it is, without --algo.repulsion
-        algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
-        optimizer.zero_grad(set_to_none=True)
-        z.backward(per_row(weight, gradient) * gradient)  # to the representation's parameters
-        optimizer.step()
-        representation.project()
+    with particles.batch():  # the rows of this step; without --batch all
+        t = schedule.timestep(step)  # (B,)
+        weight = schedule.weight(t, step)  # (B,)
+        random_state = particles.state_dict() if algorithm.updates_per_step > 1 else None
+        for update in range(algorithm.updates_per_step):
+            if update:
+                particles.load_state_dict(random_state)  # the same noise
+            z = representation.latents(particles.rows)  # (B, C, h, w), differentiable
+            gradient = algorithm.gradient(z.detach(), t, progress)  # (B, C, h, w), no graph through the prior
+            gradient = algorithm.repelled(gradient, t)  # as it is, without --algo.repulsion
+            algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
+            optimizer.zero_grad(set_to_none=True)
+            z.backward(per_row(weight, gradient) * gradient)  # to the representation's parameters
+            optimizer.step()
+            representation.project()
     return z.detach(), t, weight, gradient
 
 

@@ -39,5 +39,6 @@ class Bridge(Method):
         if progress < self.settings.switch:
             return SDS.gradient(self, z, t, progress)
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
-        target, source = self.prior.predict_noises(z_t, t, self.target, self.source)
+        rows = self.particles.rows
+        target, source = self.prior.predict_noises(z_t, t, self.target[rows], self.source[rows])
         return self.s * (self.record("x0", z_t, target, t) - source)

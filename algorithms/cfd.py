@@ -30,9 +30,9 @@ class CFD(Method):
             self.noise = particles.randn(*prior.latent_shape)
 
     def gradient(self, z, t, progress):
-        gamma = self.settings.gamma
+        gamma, noise = self.settings.gamma, self.noise[self.particles.rows]
         if gamma:
-            fresh = self.particles.noise_like(z).to(z)
-            self.noise = (1 - gamma) ** 0.5 * self.noise + gamma**0.5 * fresh
-        z_t = self.prior.add_noise(z, self.noise, t)
-        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - self.noise
+            noise = (1 - gamma) ** 0.5 * noise + gamma**0.5 * self.particles.noise_like(z).to(z)
+            self.noise = self.particles.replace_rows(self.noise, noise)
+        z_t = self.prior.add_noise(z, noise, t)
+        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise

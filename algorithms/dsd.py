@@ -23,6 +23,7 @@ class DSD(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
+        self.conditions = particles.text, particles.negative
         with particles.stream("noise that stays"):
             self.noise = particles.randn(*prior.latent_shape)
 
@@ -30,11 +31,11 @@ class DSD(Method):
     def path(self) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
         """The knots' timesteps, falling, and at each the latents x and the prediction ε̂^s."""
         knots = torch.linspace(self.prior.noising.max_t, 0, KNOTS).round().long()
-        x, xs, noises = self.noise, [], []
+        x, xs, noises, (text, negative) = self.noise, [], [], self.conditions
         for index, knot in enumerate(knots.tolist()):
             t = torch.full((len(x),), knot)
             xs.append(x)
-            noises.append(self.guided_noise(x, t))
+            noises.append(self.guided_noise(x, t, text, negative))
             if index + 1 < KNOTS:
                 x = self.prior.ddim_step(x, noises[-1], t, torch.full((len(x),), int(knots[index + 1])))
         return knots, xs, noises
@@ -47,6 +48,8 @@ class DSD(Method):
         later = later.clamp(max=prior.noising.max_t)
         # From the last knot that is not below t_δ.
         above = (knots[:, None] >= later).sum(0) - 1
-        x, noise = (torch.stack([values[k][row] for row, k in enumerate(above.tolist())]) for values in (xs, noises))
+        rows = torch.arange(len(self.noise))[self.particles.rows].tolist()
+        at = list(zip(above.tolist(), rows, strict=True))
+        x, noise = (torch.stack([values[k][row] for k, row in at]) for values in (xs, noises))
         x = prior.ddim_step(x, noise, knots[above], later)
         return asynchronous_noise(self, z, self.guided_noise(x, later), t, later)

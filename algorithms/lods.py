@@ -35,16 +35,16 @@ class LODS(Method):
         self.optimizer = torch.optim.AdamW(self.embeddings, lr=self.settings.lr, weight_decay=0)
 
     def gradient(self, z, t, progress):
-        noise = self.particles.noise_like(z)
+        noise, text = self.particles.noise_like(z), self.text[self.particles.rows]
         z_t = self.prior.add_noise(z, noise, t)
-        return (self.record("x0", z_t, self.guided_noise(z_t, t, negative=self.text), t) - noise) / (self.s or 1)
+        return (self.record("x0", z_t, self.guided_noise(z_t, t, negative=text), t) - noise) / (self.s or 1)
 
     def update(self, z, t, progress):
         prior = self.prior
         for _ in range(self.settings.updates):
             t, noise = self.particles.randint(0, prior.noising.max_t), self.particles.noise_like(z)
             z_t = prior.add_noise(z, noise, t)
-            error = prior.to_noise(prior.network(z_t, t, self.text), z_t, t) - noise
+            error = prior.to_noise(prior.network(z_t, t, self.text[self.particles.rows]), z_t, t) - noise
             error.square().sum().backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

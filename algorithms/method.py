@@ -46,7 +46,7 @@ class Method:
         self.source_s = self.s if config.source_guidance_scale is None else config.source_guidance_scale
         self.settings = getattr(config, config.name, None)
         self.phi_rescale, self.perp_neg_weights = config.guidance_rescale, config.perp_neg_weights
-        self.perp_neg = [particles.embed([prompt] * len(particles)) for prompt in config.perp_neg_prompts]
+        self.perp_neg = [particles.embed([prompt]) for prompt in config.perp_neg_prompts]  # (1,) each
         self.updates_per_step = config.updates_per_step
         self.repulsion, self.repulsion_scale = config.repulsion, config.repulsion_scale
         self.predictions, self.noised = {}, {}
@@ -70,7 +70,7 @@ class Method:
         s = self.s if s is None else s
         if not self.perp_neg and not self.phi_rescale:
             return self.prior.guided(z_t, t, text, negative, s)
-        others = [torch.cat([other] * (len(z_t) // len(other))) for other in self.perp_neg]
+        others = [torch.cat([other] * len(z_t)) for other in self.perp_neg]
         without, with_text, *others = self.prior.predict_all(z_t, t, negative, text, *others)
         direction = perp_neg(with_text - without, [other - without for other in others], self.perp_neg_weights)
         return rescale(without + s * direction, with_text, self.phi_rescale)

@@ -31,13 +31,13 @@ class NFSD(Method):
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
         own = self.settings.negative_prompt
-        prompt = own if own is not None else particles.negative_prompt or P_NEG
-        self.p_neg = particles.embed([prompt] * len(particles))
+        negative = [prompt or P_NEG if own is None else own for prompt in particles.negative_prompts]
+        self.p_neg = particles.embed(negative)
 
     def gradient(self, z, t, progress):
-        text, empty = self.particles.text, self.particles.empty
+        text, empty, p_neg = self.particles.text, self.particles.empty, self.p_neg[self.particles.rows]
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
-        noise_text, noise_empty, noise_negative = self.prior.predict_noises(z_t, t, text, empty, self.p_neg)
+        noise_text, noise_empty, noise_negative = self.prior.predict_noises(z_t, t, text, empty, p_neg)
         self.record("x0", z_t, noise_text, t)
         noisy = per_row(t >= self.settings.denoised_below * len(self.prior.alphas_cumprod), z)
         delta_C = noise_text - noise_empty

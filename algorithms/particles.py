@@ -7,14 +7,19 @@ import torch
 
 from priors.prior import Prior, to_device
 
+PER_ROW = ("prompts", "text", "negative_prompts", "negative", "empty", "source_images", "source", "source_prompts")
+PER_ROW += ("source_text", "source_negative_prompts", "source_negative", "generators")
+
 
 class Particles:
     """B rows, each one prompt and one seed.
 
-    prompts, text                 y of each row, and what Prior.network takes for it (B, …)
-    negative_prompt, negative     y⁻, one for all, likewise;  empty: that of ∅
-    source_images, source         the pictures to be edited (B, 3, H, W) and their latents (B, C, h, w), or None
-    source_prompts, source_text   the prompts that describe them, likewise, or None
+    prompts, text                          y of each row, and what Prior.network takes for it (B, …)
+    negative_prompts, negative             y⁻, likewise;  empty: that of ∅
+    source_images, source                  pictures to be edited (B, 3, H, W) and their latents (B, C, h, w), or None
+    source_prompts, source_text            the prompts that describe them, likewise, or None
+    source_negative_prompts, source_negative    y⁻ of the source, likewise
+    rows, last_rows                        those of batch(), long (b,), inside it and after it; slice(None) for all
 
     Row i draws from a generator of its own, seeded with seed + i. So its path does not depend on what else is in the
     batch, and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The generators live
@@ -25,19 +30,31 @@ class Particles:
         self,
         prior: Prior,
         prompts: list[str],
-        negative_prompt: str = "",
+        negative_prompts: str | list[str] = "",
         seed: int = 0,
         source_prompts: list[str] | None = None,
         source_images: torch.Tensor | None = None,
+        source_negative_prompts: str | list[str] | None = None,
+        batch_size: int | None = None,
+        columns: int | None = None,
     ):
+        """negative_prompts: one for all rows, or one a row. source_negative_prompts: likewise; None: those.
+        batch_size: rows of each prompt in a step, of its `columns`; None: all."""
         self.prior, self.device, self.seed = prior, prior.device, seed
         self.texts = []  # every prompt that has been embedded
-        self.prompts, self.negative_prompt = prompts, negative_prompt
+        self.batch_size, self.columns, self.rows, self.last_rows = batch_size, columns, slice(None), slice(None)
+
+        def each(values):
+            return [values] * len(prompts) if isinstance(values, str) else values
+
+        self.prompts, self.negative_prompts = prompts, each(negative_prompts)
         self.text = self.embed(prompts)
-        self.negative = self.embed([negative_prompt] * len(prompts), negative=True)
+        self.negative = self.embed(self.negative_prompts, negative=True)
         self.empty = self.embed([""] * len(prompts))
         self.source_prompts = source_prompts or None
         self.source_text = self.embed(source_prompts) if source_prompts else None
+        self.source_negative_prompts = each(source_negative_prompts or negative_prompts)
+        self.source_negative = self.embed(self.source_negative_prompts, negative=True)
         self.source_images, self.source = source_images, None
         if source_images is not None:
             with torch.no_grad():
@@ -48,6 +65,35 @@ class Particles:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @contextlib.contextmanager
+    def batch(self):
+        """Inside, only the rows of one step are there: all, or with a batch size so many of each prompt's, drawn at
+        random."""
+        if self.batch_size in (None, self.columns):
+            yield
+            return
+        drawn = [self.choose(self.batch_size, self.columns) + start for start in range(0, len(self), self.columns)]
+        rows, whole = torch.cat(drawn), dict(vars(self))
+        for name in PER_ROW:
+            values = whole[name]
+            if isinstance(values, list):
+                setattr(self, name, [values[row] for row in rows])
+            elif values is not None:
+                setattr(self, name, values[to_device(rows, values.device)])
+        self.rows = self.last_rows = rows
+        try:
+            yield
+        finally:
+            vars(self).update({name: whole[name] for name in (*PER_ROW, "rows")})
+
+    def replace_rows(self, whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        """A tensor (B, …) with `part` (b, …) in the rows of this step; `part` itself where these are all."""
+        if isinstance(self.rows, slice):
+            return part
+        whole = whole.to(part, copy=True)
+        whole[self.rows] = part
+        return whole
 
     def embed(self, prompts: list[str], **options) -> torch.Tensor:
         """One prompt a row → what Prior.network takes as text (B, …)."""
@@ -65,7 +111,8 @@ class Particles:
         """Inside, all numbers come from generators for this purpose, the same at each entry; the rows' own stay as
         they are."""
         own = self.generators, self.shared_generator
-        self.generators = [torch.Generator().manual_seed(self.seed_for(purpose, row)) for row in range(len(self))]
+        rows = range(len(self)) if isinstance(self.rows, slice) else self.rows.tolist()
+        self.generators = [torch.Generator().manual_seed(self.seed_for(purpose, row)) for row in rows]
         self.shared_generator = torch.Generator().manual_seed(self.seed_for(f"shared {purpose}"))
         try:
             yield
@@ -103,8 +150,6 @@ class Particles:
             return torch.randint(low, high + 1, (1,), generator=self.shared_generator).expand(len(self)).clone()
         return torch.cat([torch.randint(low, high + 1, (1,), generator=generator) for generator in self.generators])
 
-    def choose(self, count: int | None) -> torch.Tensor | None:
-        """`count` rows at random, none twice: (count,) long on the CPU; None where that is all of them."""
-        if count is None or count >= len(self):
-            return None
-        return torch.randperm(len(self), generator=self.shared_generator)[:count]
+    def choose(self, count: int, total: int) -> torch.Tensor:
+        """`count` of the numbers below `total` at random, none twice, rising: (count,) long on the CPU."""
+        return torch.randperm(total, generator=self.shared_generator)[:count].sort().values

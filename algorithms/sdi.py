@@ -49,10 +49,11 @@ class SDI(Method):
 
     def gradient(self, z, t, progress):
         if self.settings.noise == "cached":
-            z_t = self.prior.add_noise(z, self.noise, t)
+            cached = self.noise[self.particles.rows]
+            z_t = self.prior.add_noise(z, cached, t)
             noise = self.record("x0", z_t, self.guided_noise(z_t, t), t)
-            before, self.noise = self.noise, noise
-            return noise - before
+            self.noise = self.particles.replace_rows(self.noise, noise)
+            return noise - cached
         prior, particles, setting = self.prior, self.particles, self.settings
         T, n = len(prior.alphas_cumprod), setting.inversion_steps
         # ξ, drawn for all n steps: a row's random numbers must not depend on how many steps the others need.

@@ -81,9 +81,10 @@ class VSD(Method):
         for _ in range(updates if self.phi else 0):
             t = self.particles.randint(0, self.prior.noising.max_t)
             noise = self.particles.noise_like(z)
-            rows = self.particles.choose(self.settings.lora_particles)
+            count = self.settings.lora_particles
             z_t, target, text = self.prior.add_noise(z, noise, t), self.prior.target(z, noise, t), self.particles.text
-            if rows is not None:
+            if count and count < len(z):
+                rows = self.particles.choose(count, len(z))
                 t, text = t[rows], text[rows]
                 z_t, target = (part[to_device(rows, z.device)] for part in (z_t, target))
             gamma = self.settings.gamma

@@ -40,12 +40,14 @@ def step_norms(z: torch.Tensor, gradient: torch.Tensor, parameters: list, algori
     return norms
 
 
-def require_finite_step(norms: dict[str, torch.Tensor], step: int, t: list[int], prior: Prior) -> None:
-    """Raises FloatingPointError for step_norms of a step at timesteps t."""
+def require_finite_step(
+    norms: dict[str, torch.Tensor], step: int, particles: list[int], t: list[int], prior: Prior
+) -> None:
+    """Raises FloatingPointError for step_norms of a step of these particles at timesteps t."""
     for what, values in norms.items():
         places = (
             ["all particles"]
             if what == "part that learns"
-            else [f"timestep {t[row]}, particle {row}" for row in range(len(t))]
+            else [f"timestep {time}, particle {particle}" for particle, time in zip(particles, t, strict=True)]
         )
         require_finite_norms(values, lambda row, places=places: f"step {step}, {places[row]}", what, prior)

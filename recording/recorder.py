@@ -86,16 +86,17 @@ class Recorder:
         """Records a step's numbers, and its maps and a checkpoint where they are due. On a GPU the numbers stay
         there until flush(), so that no step waits for them."""
         norms = step_norms(z, gradient, parameters(self.optimizer), self.algorithm)
-        self.pending.append((step, t, weight, norms, seconds))
+        particles = torch.arange(len(self.t))[self.algorithm.particles.last_rows].tolist()
+        self.pending.append((step, particles, t, weight, norms, seconds))
         if self.prior.device.type == "cpu":
             self.flush()
         if step % self.log.every == 0:
             self.flush()  # A gradient that is not finite has no map.
-            rows = t.unflatten(0, (-1, self.columns)).tolist()
+            rows = t.unflatten(0, (len(self.labels), -1)).tolist()
             times = [" ".join(map(str, dict.fromkeys(row))) for row in rows]
             labels = [f"{label} · t = {time}" for label, time in zip(self.labels, times, strict=True)]
             clean = clean_latents(self.algorithm, z, t, gradient)
-            self.maps(gradient, clean, labels, self.columns, f"{{}}/step_{step:06d}.png")
+            self.maps(gradient, clean, labels, len(rows[0]), f"{{}}/step_{step:06d}.png")
         if (step + 1) % self.checkpoint_every == 0 and step + 1 < self.steps:
             self.checkpoint(step + 1)
 
@@ -126,10 +127,12 @@ class Recorder:
         """Writes the pending steps. Raises FloatingPointError at the first that has something that is not finite."""
         lines = []
         try:
-            for step, t, weight, norms, seconds in self.pending:
-                self.t = t.tolist()
-                require_finite_step(norms, step, self.t, self.prior)
-                line = {"step": step, "t": self.t, "weight": weight.tolist(), "grad_norm": norms["gradient"].tolist()}
+            for step, particles, t, weight, norms, seconds in self.pending:
+                for particle, timestep in zip(particles, t.tolist(), strict=True):
+                    self.t[particle] = timestep
+                require_finite_step(norms, step, particles, t.tolist(), self.prior)
+                line = {"step": step, "particles": particles} if len(particles) < len(self.t) else {"step": step}
+                line |= {"t": t.tolist(), "weight": weight.tolist(), "grad_norm": norms["gradient"].tolist()}
                 lines.append({**line, "seconds": round(seconds, 6)})
         finally:
             self.pending = []

@@ -101,15 +101,15 @@ class Gaussian2D(Representation):
             group["opacity"].sigmoid(),
         )
 
-    def images(self):
+    def images(self, rows=slice(None)):
         """(B, 3, H, W) in [0, 1], differentiable."""
         from representations.rasterizer import rasterize
 
-        return rasterize(*self.gaussians(), self.background, self.prior.image_size)
+        return rasterize(*(values[rows] for values in self.gaussians()), self.background, self.prior.image_size)
 
-    def latents(self):
+    def latents(self, rows=slice(None)):
         """(B, C, h, w), differentiable: the mean of the autoencoder's posterior."""
-        return self.prior.encode(self.images())
+        return self.prior.encode(self.images(rows))
 
     def project(self):
         """Colours back into [0, 1] after an optimiser step."""

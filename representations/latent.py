@@ -26,9 +26,9 @@ class Latent(Representation):
     def parameters(self):
         return [self.z]
 
-    def latents(self):
+    def latents(self, rows=slice(None)):
         """(B, C, h, w), differentiable."""
-        return self.z.clone()  # A step's latents stay what they were when the optimizer moves on.
+        return self.z[rows].clone()  # A step's latents stay what they were when the optimizer moves on.
 
     def images(self):
         """(B, 3, H, W), decoded, not clamped."""

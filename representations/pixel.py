@@ -28,9 +28,9 @@ class Pixel(Representation):
     def parameters(self):
         return [self.pixels]
 
-    def latents(self):
+    def latents(self, rows=slice(None)):
         """(B, C, h, w), differentiable: the mean of the autoencoder's posterior."""
-        return self.prior.encode(self.pixels)
+        return self.prior.encode(self.pixels[rows])
 
     def images(self):
         """(B, 3, H, W) in [0, 1]."""

@@ -17,8 +17,8 @@ class Representation:
         """What torch.optim takes: tensors, or groups of them with learning rates of their own."""
         raise NotImplementedError
 
-    def latents(self) -> torch.Tensor:
-        """(B, C, h, w), differentiable."""
+    def latents(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """(B, C, h, w), differentiable, of the particles `rows`; all, where --batch is not given."""
         raise NotImplementedError
 
     def images(self) -> torch.Tensor:

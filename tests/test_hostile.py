@@ -395,7 +395,9 @@ HOSTILE = {
     "an unknown method": lambda good: with_settings(good, lambda c: c["algo"].update(name="magic")),
     "numbers as keys": lambda good: with_settings(good, lambda c: c.update({3: 4})),
     "a flag as a key": lambda good: with_settings(good, lambda c: c.update({"--help": True})),
-    "a list for a text": lambda good: with_settings(good, lambda c: c.update(negative_prompt=["a", "b"])),
+    "a list for a text": lambda good: with_settings(
+        good, lambda c: c["algo"]["nfsd"].update(negative_prompt=["a", "b"])
+    ),
     "a flag as a value": lambda good: with_settings(good, lambda c: c.update(seed="--help")),
     "null where a number is needed": lambda good: with_settings(good, lambda c: c["rep"].update(lr=None)),
     "no guidance": lambda good: with_settings(good, lambda c: c["algo"].update(guidance_scale=None)),

@@ -1,16 +1,17 @@
-"""What any method can be given: rescaled guidance, Perp-Neg, repulsion, several updates a step, a learning rate that
-changes."""
+"""What any method can be given: negative prompts, rescaled guidance, Perp-Neg, repulsion, steps of some of the
+particles, several updates a step, a learning rate that changes."""
 
 import math
 
 import pytest
 import torch
 from conftest import GaussianPrior
-from test_methods import ANY, DATA, PROMPTS, SEED, Row, batch
+from test_methods import ANY, DATA, PROMPTS, SEED, SOURCES, Row, batch
 
 import sds2d
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
+from priors.prior import Prior, PriorConfig
 
 TIMES = torch.tensor([100, 500, 979])
 
@@ -19,6 +20,82 @@ def make(name="sds", prompts=PROMPTS, kind="epsilon", **options):
     prior = GaussianPrior(DATA, kind)
     particles = Particles(prior, prompts, "bad", SEED)
     return ALGORITHMS[name](prior, particles, AlgorithmConfig(name=name, guidance_scale=7.5, **options), 10)
+
+
+def test_each_prompt_and_its_source_have_negative_prompts():
+    z, images, rows = batch(TIMES)
+    prior, negative, of_source = GaussianPrior(DATA), ["bad", "", "fish"], ["", "cat", "bad"]
+    particles = Particles(prior, PROMPTS, negative, SEED, SOURCES, images, of_source)
+    gradient = ALGORITHMS["dds"](prior, particles, AlgorithmConfig(name="dds", guidance_scale=3.0), 10).gradient(
+        z, TIMES, 0.0
+    )
+    for row, r in enumerate(rows):
+        noise = r.randn()
+        expected = r.guided(r.y, negative[row], 3.0, r.noised(r.z, noise, r.t), r.t)
+        expected = expected - r.guided(r.y_src, of_source[row], 3.0, r.noised(r.z_src, noise, r.t), r.t)
+        torch.testing.assert_close(gradient[row], expected, rtol=1e-10, atol=1e-10)
+
+
+STATES = [(name, {}) for name in ALGORITHMS if name not in ("vsd", "lods") and not ALGORITHMS[name].is_sampler]
+STATES += [("cfd", dict(gamma=0.3)), ("sdi", dict(noise="cached"))]
+
+
+@pytest.mark.parametrize("name, settings", STATES, ids=str)
+def test_steps_of_some_particles(name, settings):
+    """Each particle's gradients are those of a run of its own with as many steps as it was taken in."""
+    own = {name: ALGORITHMS[name].Settings(**settings)} if settings else {}
+    config = AlgorithmConfig(name=name, guidance_scale=7.5, **own)
+    t, prompts, sources = 300, ["cat"] * 3 + ["dog"] * 3, ["fish"] * 3 + ["cat"] * 3
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(6, 1, 2, 2, dtype=torch.float64, generator=generator)
+    images = torch.rand(6, 3, 2, 2, dtype=torch.float64, generator=generator)
+
+    def make(rows, **options):
+        prior = GaussianPrior(DATA)
+        edit = {}
+        if ALGORITHMS[name].edits:
+            edit = dict(source_prompts=[sources[row] for row in rows], source_images=images[rows])
+        particles = Particles(prior, [prompts[row] for row in rows], "bad", SEED + rows[0], **edit, **options)
+        return ALGORITHMS[name](prior, particles, config, 10)
+
+    def step(algorithm, z):
+        times = torch.full((len(z),), t)
+        gradient = algorithm.gradient(z, times, 0.5)
+        algorithm.update(z, times, 0.5)
+        return gradient
+
+    algorithm, taken = make(list(range(6)), batch_size=2, columns=3), [[] for _ in range(6)]
+    for _ in range(5):
+        with algorithm.particles.batch():
+            rows = algorithm.particles.rows
+            for row, gradient in zip(rows.tolist(), step(algorithm, z[rows]), strict=True):
+                taken[row].append(gradient)
+        assert (rows < 3).tolist() == [True, True, False, False] and len(algorithm.particles) == 6
+    assert sum(map(len, taken)) == 20 and min(map(len, taken)) > 0 and max(map(len, taken)) < 5
+    for row, gradients in enumerate(taken):
+        alone = make([row])
+        for gradient in gradients:
+            torch.testing.assert_close(gradient, step(alone, z[[row]])[0], rtol=1e-6, atol=1e-6)  # CFD's ε* is float32
+
+
+def test_lods_learns_the_embeddings_of_the_particles_that_a_step_takes(tiny):
+    prior = Prior(PriorConfig(path=str(tiny)))
+    particles = Particles(prior, ["a fox", "a fish"] * 2, batch_size=2, columns=4)
+    algorithm = ALGORITHMS["lods"](prior, particles, AlgorithmConfig(name="lods", guidance_scale=7.5), 10)
+    before, z = [value.detach().clone() for value in algorithm.embeddings], torch.randn(2, *prior.latent_shape)
+    with particles.batch():
+        algorithm.gradient(z, torch.full((2,), 300), 0.0)
+        algorithm.update(z, torch.full((2,), 300), 0.0)
+    pairs = zip(algorithm.embeddings, before, strict=True)
+    assert [row for row, (now, then) in enumerate(pairs) if not torch.equal(now, then)] == particles.last_rows.tolist()
+
+
+def test_particles_that_a_step_does_not_take_stay():
+    (_, representation, *_), z, gradients = final("--batch", "1", "--algo.updates-per-step", "2")
+    assert all(len(g) == len(rows) == 1 for g, rows in zip(gradients, z[:3], strict=True))
+    _, plain, _ = final()  # from the same start
+    moved = (representation.latents() - plain[0]).flatten(1).abs().amax(1) > 1e-3
+    assert 0 < moved.sum() < 4
 
 
 @ANY

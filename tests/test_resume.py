@@ -133,17 +133,18 @@ def test_every_method_and_representation_resumes(name, kind, tiny, prior, tmp_pa
     dies_twice(flags_for(name, kind, tiny, tmp_path), f"{name} {kind}", prior, tmp_path, monkeypatch)
 
 
-LOOP = "--algo.repulsion svgd --particles 2 --algo.updates-per-step 2 --rep.lr-schedule cosine --rep.lr-warm-up 2"
+LOOP = "--particles 3 --batch 2 --algo.repulsion svgd --algo.updates-per-step 2 --rep.lr-schedule cosine"
 
 
 @pytest.mark.parametrize(
     "name, options",
     [
-        ("sds", LOOP),
+        ("sds", f"{LOOP} --rep.lr-warm-up 2"),
         ("vsd", "--algo.vsd.phi full"),
         ("vsd", "--algo.vsd.phi particles"),
         ("vsd", "--algo.vsd.lora-layers all --algo.vsd.lora-warm-up 2"),
-        ("sdi", "--algo.sdi.noise cached"),
+        ("sdi", "--algo.sdi.noise cached --particles 3 --batch 2"),
+        ("lods", "--particles 3 --batch 2"),
         ("cfd", "--algo.cfd.gamma 0.3"),
     ],
 )

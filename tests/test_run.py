@@ -469,7 +469,9 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
 
 # Every flag with a value that is not its default, and what it must change or leave in config.yaml.
 FLAGS = {
-    "--negative-prompt": ("blue", "negative_prompt", "blue"),
+    "--negative-prompt": ("blue", "negative_prompt", ["blue"]),
+    "--source-negative-prompt": ("blue", "source_negative_prompt", ["blue"]),
+    "--batch": ("1 --particles 2", "batch", 1),
     "--seed": ("7", "seed", 7),
     "--algo.name": ("sds", "algo.name", "sds"),
     "--algo.guidance-scale": ("3.5", "algo.guidance_scale", 3.5),
@@ -606,7 +608,7 @@ def base_of(flag):
     """What a flag is tried with: its method, its representation, its schedule, a rate whose two steps are seen."""
     key = FLAGS[flag][1]
     name = key.split(".")[1] if key.startswith("algo.") and key.count(".") == 2 else "sds"
-    name = "dds" if flag == "--algo.source-guidance-scale" else name
+    name = "dds" if flag in ("--algo.source-guidance-scale", "--source-negative-prompt") else name
     base = ["--algo.name", name] if name != "sds" else []
     if sds2d.ALGORITHMS[name].is_sampler:
         return (*base, "--source-image", "{noise}", "--source-prompt", "a fish", "--steps", "8")
