@@ -46,6 +46,9 @@ class Config:
     """Optimiser steps. None: 1000, unless the method or the checkpoint has a default of its own."""
     seed: NonNegativeInt = 0
     """Row i of the batch draws its random numbers from seed + i."""
+    paper: bool = False
+    """The method and its schedule as its paper has them, not as they were searched for the checkpoint. Steps, start
+    and learning rate stay the checkpoint's."""
     out: str | None = None
     """Folder of the run, which must not exist. None: outputs/<time>-<algo>-<rep>-<prompt>."""
     algo: AlgorithmConfig = field(default_factory=AlgorithmConfig)
@@ -240,6 +243,8 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     for key in (key for line in lines for key in line):
         if key.split(".")[0] not in ("algo", "rep", "schedule", "steps", "particles"):
             raise InputError(f"{checkpoint}/sds2d.json: {key} is no setting that a checkpoint has defaults for")
+    if config.paper:
+        lines[1:] = [{key: line[key] for key in line if key.startswith(("rep.", "steps"))} for line in lines[1:]]
     by_kind, by_method, by_both = lines
     values = {"steps": 1000, "particles": 4, "schedule.timestep": "uniform", "schedule.weight": "constant"}
     values |= {"schedule.t_min": 0.02, "rep.init": "noise", "rep.init_std": 1.0}
@@ -256,7 +261,8 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     flat = flatten(config)
     flat |= {key: value for key, value in values.items() if flat.get(key) == initial.get(key)}
     values = {key: values[key] for key in values if key in algorithm.required or not unused(key, flat)}
-    return values, f"{config.prior.path}/sds2d.json, {method}" if method in file else f"of {name} itself"
+    own = config.paper or method not in file
+    return values, f"of {name} itself" if own else f"{config.prior.path}/sds2d.json, {method}"
 
 
 def resolve(config: Config) -> Config:

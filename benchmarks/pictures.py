@@ -32,7 +32,15 @@ from recording.pictures import to_pillow
 from representations import REPRESENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
-NO_PICTURE = ("log.", "eval.", "out", "command", "environment", "prior.path")  # settings that change no picture
+NO_PICTURE = (
+    "log.",
+    "eval.",
+    "out",
+    "command",
+    "environment",
+    "prior.path",
+    "paper",
+)  # settings that change no picture
 
 
 class Cell(NamedTuple):

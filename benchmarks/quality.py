@@ -1,4 +1,5 @@
-"""`python benchmark.py quality`: which method makes what the prompt says, by numbers.
+"""`python benchmark.py quality`: which method makes what the prompt says, by numbers; with --paper, each at the
+settings of its paper.
 
 Rows are the real drawings, DDIM sampling and every method that makes pictures, at its defaults, on latents; then
 the three whose distance is least, on pixels and 2D Gaussians. Each prompt is the run that `sds2d.py --prompt P
@@ -39,6 +40,9 @@ COLUMNS = {
     "saturation": ("saturation", ".2f"),
     "seconds": ("seconds a particle", ".1f"),
 }
+DIFFERENCES = {"top1": ("first of all names", "+.0%"), "frechet": ("Fréchet distance", "+.3f")}
+DIFFERENCES |= {"diversity": ("diversity", "+.2f")}
+BASE = "sds latent"
 FIGURE = ("top1", "frechet", "diversity")
 
 
@@ -85,24 +89,32 @@ def main(arguments: list[str]) -> None:
 
     by_row = add(rows)
     real = scores(real_pictures(truth)[:count], truth.judge, prompts, truth.captions)
-    table = measure({REAL: real} | by_row, real, reference, count)
-    if not options.rows and not options.quick:
-        ranking = sorted((row for row in rows if not row.startswith("ddim")), key=lambda row: table[row]["frechet"])
+    measured = replicates({REAL: real} | by_row, real, reference, count)
+    if not options.rows and not options.quick and "--paper" not in given:
+        ranking = sorted(
+            (row for row in rows if not row.startswith("ddim")), key=lambda row: measured[row]["frechet"][0]
+        )
         best = [row.replace("latent", kind) for kind in ("pixel", "gaussian2d") for row in ranking[:BEST]]
-        table |= measure(add(best), real, reference, count)
+        measured |= replicates(add(best), real, reference, count)
+    table = {row: intervals(columns) for row, columns in measured.items()}
     text = f"""{markdown(table, COLUMNS)}
 
 {count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many \
 pictures. Diversity and saturation are parts of the real ones, \
 {real["diversity"].mean():.3f} and {real["saturation"].mean():.3f}. Seconds are medians, on one core."""
+    if BASE in measured:
+        others = {row: measured[row] for row in measured if row not in (REAL, BASE)}
+        text += f"\n\nDifferences to {BASE} on the same prompts (paired bootstrap); bold where 95 % lie to one side \
+of 0:\n\n{markdown({row: differences(values, measured[BASE]) for row, values in others.items()}, DIFFERENCES)}"
     latents = {row: by_row[row] for row in rows if row.endswith(" latent")}
     if count > QUICK and len(latents) > 2:
-        quick, rho = measure(latents, real, reference, QUICK), {}
+        quick, rho = replicates(latents, real, reference, QUICK), {}
         for key in ("frechet", "top1", "diversity", "saturation"):
-            rho[key] = rank_correlation(*([part[row][key][0] for row in latents] for part in (table, quick)))
+            rho[key] = rank_correlation(*([part[row][key][0].item() for row in latents] for part in (measured, quick)))
         listed = ", ".join(f"{COLUMNS[key][0]} {value:.2f}" for key, value in rho.items())
         text += f"\n\nRank correlation of these rows with those of --quick, on latents: {listed}."
-    report("quick" if options.quick else "quality", text, options, table, COLUMNS, FIGURE)
+    name = "quick" if options.quick else "paper" if "--paper" in given else "quality"
+    report(name, text, options, table, COLUMNS, FIGURE)
     if options.write_docs:
         write_shipped({name: known[name] for name in used})
 
@@ -128,14 +140,14 @@ def row_scores(row: list, prompts: list, truth: Truth, known: dict[str, dict]) -
     return {key: torch.stack([known[cell.file.stem][key] for cell in row]) for key in known[row[0].file.stem]}
 
 
-def measure(by_row: dict[str, dict], real: dict, reference: torch.Tensor, count: int) -> dict[str, dict]:
-    """{row: {column: (number, low, high)}} over the first `count` prompts.
+def replicates(by_row: dict[str, dict], real: dict, reference: torch.Tensor, count: int) -> dict[str, dict]:
+    """{row: {column: (1 + R,)}}: over the first `count` prompts, and over R samples of them, the same for every row.
 
     Diversity and saturation are divided by those of `real`, the scores of the drawings. reference: the features of
     other drawings of the prompts, (P, m, D).
     """
     weights = torch.cat([torch.full((1, count), 1 / count).double(), resampled(count)])  # (1 + R, P)
-    table = {}
+    measured = {}
     for row, columns in tqdm(by_row.items(), desc="intervals", leave=False):
         columns = {key: values[:count] for key, values in columns.items()}
         values = {"frechet": distances(columns.pop("features"), reference[:count], weights)}
@@ -144,9 +156,19 @@ def measure(by_row: dict[str, dict], real: dict, reference: torch.Tensor, count:
             values[key] /= real[key][:count].mean()
         if "seconds" in columns:
             values["seconds"] = torch.tensor([median(columns["seconds"], each) for each in weights])
-        around = {"frechet": values["frechet"][0].item()}  # its replicates lie to one side
-        table[row] = {key: (x[0].item(), *interval(x[1:], around.get(key))) for key, x in values.items()}
-    return table
+        measured[row] = values
+    return measured
+
+
+def intervals(columns: dict[str, torch.Tensor]) -> dict[str, tuple[float, float, float]]:
+    """{column: (1 + R,)} → {column: (number, low, high)}."""
+    around = {"frechet": columns["frechet"][0].item()}  # its replicates lie to one side
+    return {key: (x[0].item(), *interval(x[1:], around.get(key))) for key, x in columns.items()}
+
+
+def differences(columns: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> dict[str, tuple]:
+    """intervals() of a row less another."""
+    return intervals({key: columns[key] - base[key] for key in DIFFERENCES})
 
 
 def read_shipped() -> dict[str, dict]:

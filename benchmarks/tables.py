@@ -46,12 +46,19 @@ class Truth:
 
 
 def markdown(table: dict[str, dict], columns: dict[str, tuple[str, str]]) -> str:
-    """{row: {column: (number, low, high)}} and {column: (its title, the format of its numbers)} as Markdown."""
+    """{row: {column: (number, low, high)}} and {column: (its title, the format of its numbers)} as Markdown. Numbers
+    with a sign are differences, bold where 0 lies outside of the interval."""
     lines = [["", *(title for title, _ in columns.values())], ["---"] * (1 + len(columns))]
     for row, values in table.items():
         lines.append([row])
         for key, (_, form) in columns.items():
-            value = "{} ({}–{})".format(*(format(x, form) for x in values[key])) if key in values else "-"
+            value = "-"
+            if key in values:
+                between = " to " if form.startswith("+") else "–"
+                value, low, high = (format(x, form) for x in values[key])
+                value = f"{value} ({low}{between}{high})"
+                if form.startswith("+") and values[key][1] * values[key][2] > 0:
+                    value = f"**{value}**"
             lines[-1].append(value)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

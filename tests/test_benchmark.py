@@ -96,6 +96,23 @@ def test_intervals_cover_the_truth():
     assert low == pytest.approx(2 - 1.96, abs=0.1) and high == pytest.approx(2 + 1.96, abs=0.1)
 
 
+def test_differences_are_paired():
+    """Of two rows that vary by prompt in the same way, the difference is known far better than either."""
+    weights = torch.cat([torch.full((1, 60), 1 / 60).double(), resampled(60)])
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.rand(60, dtype=torch.float64, generator=generator)
+    shifted = prompts + 0.05 + 0.01 * torch.randn(60, dtype=torch.float64, generator=generator)
+    base, row = ({key: weights @ x for key in quality.DIFFERENCES} for x in (prompts, shifted))
+    value, low, high = quality.differences(row, base)["top1"]
+    assert value == pytest.approx((shifted - prompts).mean().item()) and 0.04 < low < value < high < 0.06
+    _, low, high = quality.intervals(row)["top1"]
+    assert high - low > 0.1
+    lines = tables.markdown({"row": quality.differences(row, base)}, quality.DIFFERENCES).splitlines()
+    assert lines[2].count("**") == 6, "all three are bold"
+    none = quality.differences(base, base)
+    assert "**" not in tables.markdown({"row": none}, quality.DIFFERENCES)
+
+
 def test_a_median_with_weights_is_that_of_the_values_so_often():
     values, often = torch.tensor([3.0, 100.0, 1.0, 2.0]), torch.tensor([3, 1, 0, 5])
     assert median(values, often / 9) == values.repeat_interleave(often).median() == 2

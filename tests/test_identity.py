@@ -1,0 +1,97 @@
+"""What makes a method itself holds at the defaults that it has on the embedded prior, on latents."""
+
+import pytest
+import torch
+from conftest import GaussianPrior
+from test_methods import DATA
+
+import sds2d
+from algorithms import ALGORITHMS
+from algorithms.nfsd import P_NEG
+
+WORDS = {"cat in flat style": (0.6, 0.8), "cat in fluent style": (0.9, 0.3), P_NEG: (-0.2, 0.7)}
+SOURCE = ["--source-image", "priors/emoji64/edits/15_source.png", "--source-prompt", "fish"]
+
+
+def defaults(name, *flags, prompt="cat"):
+    source = SOURCE if ALGORITHMS[name].edits else []
+    return sds2d.parse(["--algo.name", name, "--prompt", prompt, "--particles", "3", *source, *flags])
+
+
+def build(name, **options):
+    """The method at the embedded prior's defaults, on the prior in closed form."""
+    config, prior = defaults(name, **options), GaussianPrior(DATA | WORDS)
+    prior.image_size = (2, 2)
+    return sds2d.build(config, prior)[0]
+
+
+Z = torch.randn(3, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+T = torch.tensor([250, 600, 900])
+
+
+def cosine(a, b):
+    return torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+
+
+@pytest.mark.parametrize("name", ["ism", "sdi", "cfd"])
+def test_no_fresh_noise(name):
+    """Inversion, or a noise that stays: other random numbers, same gradient."""
+    first, second = build(name), build(name)
+    second.particles.randn(10)
+    second.particles.randint(0, 9)
+    assert torch.equal(first.gradient(Z, T, 0.0), second.gradient(Z, T, 0.0))
+
+
+@pytest.mark.parametrize(
+    "name", ["sds", "vsd", "asd", "rfds", "lods", "csd", "nfsd", "bridge", "dds", "pds", "flowedit"]
+)
+def test_fresh_noise(name):
+    first, second = build(name), build(name)
+    second.particles.randn(10)
+    assert not torch.equal(first.gradient(Z, T, 0.0), second.gradient(Z, T, 0.0))
+
+
+def test_methods_differ_at_their_defaults():
+    """No two are one method at two rates: their gradients of the same latents point elsewhere."""
+    names = [name for name, cls in ALGORITHMS.items() if not cls.edits and not cls.is_sampler]
+    gradients = {}
+    for name in names:
+        algorithm = build(name)
+        algorithm.update(Z, T, 0.0)
+        gradients[name] = algorithm.gradient(Z, T, 0.95)
+    for first in names:
+        for second in names[names.index(first) + 1 :]:
+            assert cosine(gradients[first], gradients[second]) < 1 - 1e-6, (first, second)
+
+
+def test_editors_differ_at_their_defaults():
+    """PDS is drawn to its source, and FlowEdit trusts it more than the target; where nothing is to be changed, none
+    changes anything."""
+    editors = [build(name) for name in ("dds", "pds", "flowedit")]
+    gradients = [algorithm.gradient(Z, T, 0.0) for algorithm in editors]
+    assert all(cosine(a, b) < 0.999 for a, b in ((gradients[0], gradients[1]), (gradients[0], gradients[2])))
+    for name in ("dds", "pds"):
+        same = build(name, prompt="fish")
+        assert (same.gradient(same.particles.source, T, 0.0) == 0).all()
+    psi, _ = editors[1].coefficients(T)
+    assert (psi > 0).all() and editors[2].source_s < editors[2].s
+
+
+def test_csd_is_guidance_alone():
+    assert (build("csd", prompt="").gradient(Z, T, 0.0) == 0).all()
+
+
+def test_paper():
+    """The method's settings are its paper's, the rest the checkpoint's."""
+    searched, paper = defaults("sds"), defaults("sds", "--paper")
+    assert (paper.algo.guidance_scale, paper.schedule.timestep, paper.schedule.weight) == (
+        100,
+        "uniform",
+        "dreamfusion",
+    )
+    assert searched.algo.guidance_scale < 20 and searched.schedule.timestep == "hifa"
+    assert (paper.steps, paper.rep) == (searched.steps, searched.rep)
+    ism = defaults("ism", "--paper").algo
+    assert (ism.guidance_scale, ism.ism.delta_s, ism.ism.max_steps) == (7.5, 200, 5)
+    assert defaults("sds", "--paper", "--algo.guidance-scale", "30").algo.guidance_scale == 30
+    assert "itself" in sds2d.describe(paper, sds2d.build(paper, GaussianPrior(DATA))[2])
