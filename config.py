@@ -49,6 +49,8 @@ class Config:
     paper: bool = False
     """The method and its schedule as its paper has them, not as they were searched for the checkpoint. Steps, start
     and learning rate stay the checkpoint's."""
+    quiet: bool = False
+    """No progress on the screen; errors, warnings and the name of the result remain."""
     out: str | None = None
     """Folder of the run, which must not exist. None: outputs/<time>-<algo>-<rep>-<prompt>."""
     algo: AlgorithmConfig = field(default_factory=AlgorithmConfig)
@@ -76,7 +78,7 @@ class CommandLine(Config):
     """Show the traceback of an error."""
 
 
-RESUME_FLAGS = ("--resume", "--steps", "--prior.device", "--log.", "--debug", "--help")
+RESUME_FLAGS = ("--resume", "--steps", "--prior.device", "--log.", "--quiet", "--debug", "--help")
 
 # ------------------------------------------------------------------------------------------------- reading and writing
 

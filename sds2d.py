@@ -9,7 +9,7 @@
 
 import sys
 
-if __name__ == "__main__":
+if __name__ == "__main__" and "--quiet" not in sys.argv:
     print("loading PyTorch …", file=sys.stderr, flush=True)  # It takes seconds, in which the screen would be empty.
 
 import contextlib
@@ -120,20 +120,23 @@ def run(
     if not resume:
         out = Path(config.out or default_out(config))
         config.out = str(make_folder(out, dump(config), unique=not config.out))
-    print(describe(config, schedule), file=sys.stderr)
+    if not config.quiet:
+        print(describe(config, schedule), file=sys.stderr)
     folder = Path(config.out)
     with lock_folder(folder), Interruption() as interruption:
         recorder = Recorder(folder, config, algorithm, representation, optimizer, timesteps, scores)
         step = recorder.resume() if resume else 0
         if resume:  # with more steps, or on another device
             write_text(folder / "config.yaml", dump(config))
-        write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))
-        bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step")
+        bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step", disable=config.quiet or None)
+        plain = bar.disable and not config.quiet  # Where standard error is no terminal, a line a recording.
         with bar:
             try:
                 while step < config.steps and not interruption.signal:
                     images = recorder.before_step(step)
-                    if watch and images is not None:
+                    if images is not None and plain:
+                        print(recorder.progress(step), file=sys.stderr, flush=True)
+                    if images is not None and watch:
                         watch(step, images)
                     start = time.perf_counter()
                     z, t, weight, gradient = distill(*parts, step)
@@ -141,6 +144,7 @@ def run(
                     step += 1
                     bar.set_postfix(t=t[0].item(), refresh=False)
                     bar.update()
+                write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))
                 images = recorder.finish(step)
             except FloatingPointError:
                 with contextlib.suppress(OSError):

@@ -146,28 +146,36 @@ def execute_all(sweep: Sweep) -> None:
         except OSError as error:
             raise InputError(f"--out {folder} can not be written: {error.strerror}") from error
         stack.enter_context(lock_folder(folder))
-        show(sweep)
+        if pending:
+            show(sweep, "")
+        stack.callback(show, sweep)  # at the end, and where it is stopped
+        start = time.perf_counter()
         ends = run_on_ray(folder, pending, options.ray_workers) if options.ray else in_turn(folder, pending)
         for number, run in enumerate(ends, 1):
             status = runs.status(folder, run.name)
             if status == runs.FAILED or options.ray:  # In this process a run has a bar of its own.
                 reason = runs.run_result(folder, run.name).get("error") or ""
                 print(f"[{number}/{len(pending)}] {title(run.values.items())} {status}: {reason}", file=sys.stderr)
-            show(sweep)
+            rest = len(pending) - number
+            seconds = (time.perf_counter() - start) / number * rest
+            left = f"{seconds / 60:.0f} min left" if seconds > 120 else f"{seconds:.0f} s left"
+            if rest:
+                show(sweep, left)
     shutil.rmtree(folder / "unfinished")
 
 
 # ---------------------------------------------------------------------------------------------------------- the results
 
 
-def show(sweep: Sweep) -> None:
-    """Writes the table, the figure and the page of what there is."""
+def show(sweep: Sweep, left: str | None = None) -> None:
+    """Writes the table, the figure and the page of what there is. left: the time to the sweep's end; None: it is
+    over."""
     rows = results(sweep.folder, sweep.runs)
     write_csv(sweep.folder / "results.csv", rows)
     picture = figure(sweep)
     for kind in ("png", "jpg", "pdf"):
         write_atomic(sweep.folder / f"figure.{kind}", picture.savefig)
-    save_page(sweep.folder / "index.html", sweep.runs, rows, sweep.command, sweep.summary())
+    save_page(sweep.folder / "index.html", sweep.runs, rows, sweep.command, sweep.summary(), left)
 
 
 def figure(sweep: Sweep):

@@ -40,6 +40,7 @@ NO_PICTURE = (
     "environment",
     "prior.path",
     "paper",
+    "quiet",
 )  # settings that change no picture
 
 

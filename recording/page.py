@@ -1,5 +1,6 @@
 """index.html: one page for a run's folder, opened from disk, with nothing loaded from elsewhere."""
 
+import functools
 import json
 import re
 import shlex
@@ -27,8 +28,14 @@ CURVES = {
 POINTS = 500  # of a curve; more can not be seen
 
 
-def page(folder: Path) -> str:
-    """The page of a run's folder, as text."""
+@functools.cache
+def template() -> jinja2.Template:
+    return jinja2.Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"), autoescape=True)
+
+
+def page(folder: Path, progress: str | None = None) -> str:
+    """The page of a run's folder, as text. progress: how far a run is that has not ended; its page loads itself
+    again."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
     files = [folder / f"{name}.jsonl" for name in ("metrics", "scores")]
@@ -38,9 +45,10 @@ def page(folder: Path) -> str:
     panels = [{"name": name, "title": TITLES.get(name, name), "steps": pictures[name]} for name in names]
     curves = [{"title": title, "points": points(name, lines)} for name, title in CURVES.items()]
     last = max((line["step"] for line in lines), default=0)
-    template = jinja2.Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"), autoescape=True)
-    return template.render(
+    return template().render(
         config=config,
+        progress=progress,
+        done=len([line for line in lines if "t" in line]),
         seconds=sum(line.get("seconds", 0) for line in lines),
         probes=[probe for name in TITLES if (probe := last_probe(folder, name))],
         files=[path.name for path in folder.iterdir()],
@@ -51,6 +59,7 @@ def page(folder: Path) -> str:
             "panels": panels,
             "curves": [c for c in curves if c["points"]],
             "last": last,
+            "running": bool(progress),
         },
     )
 

@@ -1,6 +1,8 @@
 """Tensors as pictures: grids with labels, heat maps, frames of a video."""
 
 import functools
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,9 +22,8 @@ def to_pillow(image: torch.Tensor) -> Image.Image:
 def font(size: int = 14) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib: unlike Pillow's own font it has arrows, mathematics and many
     scripts."""
-    import matplotlib  # A second to import, for the path of its fonts.
-
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    package = Path(importlib.util.find_spec("matplotlib").origin).parent  # A second to import, for a path.
+    return ImageFont.truetype(package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def shorten(text: str, width: int) -> str:

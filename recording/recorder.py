@@ -1,6 +1,7 @@
 """Everything that a run leaves in its folder. docs/USAGE.md lists the files."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -61,6 +62,7 @@ class Recorder:
         self.timesteps = timesteps
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
         self.pending, self.t = [], [0] * len(algorithm.particles)
+        self.start = None  # the first step of this process, and when it began
 
     def resume(self) -> int:
         """Restores the last checkpoint, deletes later records → the step to continue with; 0 where there is no
@@ -77,7 +79,9 @@ class Recorder:
         """Records the pictures that are due before a step → the images (B, 3, H, W), or None."""
         if step % self.log.every:
             return None
+        self.start = self.start or (step, time.perf_counter())
         images = self.picture(step)
+        self.write_page(step)
         if self.log.timesteps_every and step and step % self.log.timesteps_every == 0:
             self.probe(step)
         return images
@@ -113,6 +117,17 @@ class Recorder:
         self.probe(step)
         self.summarize()
         return images
+
+    def progress(self, step: int) -> str:
+        """How far the run is, and how long the rest takes at the speed so far."""
+        first, start = self.start
+        rest = (time.perf_counter() - start) / (step - first) * (self.steps - step) if step > first else None
+        left = "" if rest is None else f", {rest:.0f} s left" if rest < 120 else f", {rest / 60:.0f} min left"
+        return f"step {step} of {self.steps}{left}"
+
+    def write_page(self, step: int) -> None:
+        """The page of an unfinished run; it loads itself again."""
+        write_text(self.folder / "index.html", page(self.folder, self.progress(step)))
 
     def summarize(self) -> None:
         """The video and the page of the recorded pictures, if there are any."""

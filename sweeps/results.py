@@ -32,9 +32,13 @@ def last_mean(home: Path | None, name: str, key: str) -> float | None:
         return None
 
 
-def save_page(path: Path, runs: list[Run], rows: list[dict], command: list[str], summary: str) -> None:
-    """index.html: the figure, and a table of the runs. command: the sweep's own."""
+def save_page(
+    path: Path, runs: list[Run], rows: list[dict], command: list[str], summary: str, left: str | None = None
+) -> None:
+    """index.html: the figure, and a table of the runs. command: the sweep's own; left: the time to its end, where it
+    goes on: the page loads itself again."""
     template = jinja2.Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"), autoescape=True)
     commands = [shlex.join(["python", "sds2d.py", *run.arguments]) for run in runs]
     names = {"name": path.parent.absolute().name, "command": shlex.join(["python", "sweep.py", *command])}
-    write_text(path, template.render(lines=list(zip(runs, rows, commands, strict=True)), summary=summary, **names))
+    lines = list(zip(runs, rows, commands, strict=True))
+    write_text(path, template.render(lines=lines, summary=summary, left=left, **names))

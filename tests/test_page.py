@@ -149,6 +149,33 @@ def test_in_a_browser(folder, browse, width):
     assert HOSTILE.split("\n")[0].split("'")[0] in report["command"]
 
 
+@needs_browser
+def test_the_page_of_a_run_that_goes_on_loads_itself(folder, browse):
+    """And keeps the step that was chosen."""
+    for name in ("final.png", "schedule.png"):
+        (folder / name).unlink()
+    hand = """<script>
+      window.name = 1 + +window.name
+      addEventListener("load", () => setTimeout(() => {
+        if (+window.name === 2) for (let id = 0; id < 99; id++) clearInterval(id)  // or the browser waits for no end
+        const slider = document.getElementById("step"), first = !location.hash
+        if (first) slider.value = 1, slider.dispatchEvent(new Event("input"))
+        const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).length
+        const out = document.createElement("pre")
+        out.id = "report"
+        out.textContent = JSON.stringify({ loads: +window.name, broken, at: document.getElementById("at").textContent,
+          progress: document.getElementById("progress").textContent, errors: window.errors })
+        document.body.append(out)
+      }, 300))
+    </script>"""
+    text = page(folder, "step 2 of 5, 10 s left").replace("<style>", EARS + "<style>", 1)
+    (folder / "index.html").write_text(text.replace("</html>", hand + "</html>"), encoding="utf-8")
+    done, asked = browse(folder / "index.html", 390)
+    report = json.loads(html.unescape(re.search(r'<pre id="report">(.*?)</pre>', done.stdout, re.S)[1]))
+    assert asked == [] and report.pop("loads") == 2
+    assert report == {"broken": 0, "at": "step 2", "progress": "step 2 of 5, 10 s left", "errors": []}
+
+
 def test_nothing_is_named_that_lies_elsewhere(folder):
     text = page(folder)
     assert not re.search(r"https?:|//|@import|url\(", text.split("<script type")[0].replace(HOSTILE, ""))

@@ -249,7 +249,7 @@ def test_a_second_ctrl_c_ends_at_once(nursery, whole, tiny, tmp_path):
     time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     process.communicate()
-    assert process.returncode == 130 and not (out / "index.html").exists()
+    assert process.returncode == 130 and not (out / "final.png").exists()
     done = nursery.start("--resume", out)
     assert done.communicate() and done.returncode == 0
     same_run(whole, out)

@@ -380,9 +380,10 @@ def test_a_run_that_fails_is_shown_and_tried_again(gaussian, swept, tiny, tmp_pa
     """One learning rate is past what float32 holds, another run meets a bug; the third is finished."""
     out = tmp_path / "sweep"
     given = ["--prior.path", tiny, *QUICK[:-4], "--log.every", 1, "--rep.lr", "0.3", "9e29", "0.2", "--out", out]
-    run = sds2d.run
+    run, pages = sds2d.run, []
 
     def stumbles(config, *rest):
+        pages.append((out / "index.html").read_text())
         if config.rep.lr == 0.2:
             raise RuntimeError("a bug\nof two lines")
         return run(config, *rest)
@@ -400,6 +401,8 @@ def test_a_run_that_fails_is_shown_and_tried_again(gaussian, swept, tiny, tmp_pa
     assert sum(len(found) for text, found in labels(*given).items() if text.startswith("failed")) == 3 + 4
     page = (out / "index.html").read_text()
     assert "the parameter is not finite" in page and "RuntimeError: a bug" in page
+    assert all("location.reload" in page for page in pages) and "location.reload" not in page, "while it goes on"
+    assert re.search(r"\d s left", pages[1]) and "1 finished, 2 not run" in pages[1]
     assert (sheet == (233, 233, 233)).all(-1).mean() > 0.2
 
     kept = (out / rows[0]["folder"] / "final.png").stat().st_mtime_ns
