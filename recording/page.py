@@ -29,8 +29,24 @@ POINTS = 500  # of a curve; more can not be seen
 
 
 @functools.cache
-def template() -> jinja2.Template:
-    return jinja2.Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"), autoescape=True)
+def template(name: str) -> jinja2.Template:
+    """A page of recording/html or sweeps, with the parts that it includes."""
+    root = Path(__file__).parent
+    loader = jinja2.FileSystemLoader([root / "html", root.parent / "sweeps"])
+    return jinja2.Environment(loader=loader, autoescape=True).get_template(name)
+
+
+def records(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl and scores.jsonl."""
+    files = [folder / f"{name}.jsonl" for name in ("metrics", "scores")]
+    lines = [line for file in files if file.is_file() for line in file.read_text("utf-8").splitlines(keepends=True)]
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # The last may still be being written.
+
+
+def recorded(folder: Path) -> dict[str, list[int]]:
+    """{folder of recorded pictures: the steps that it has}, in the order of a page."""
+    steps = {path.name: steps_in(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    return {name: steps[name] for name in dict.fromkeys((*TITLES, *steps)) if steps.get(name)}
 
 
 def page(folder: Path, progress: str | None = None) -> str:
@@ -38,14 +54,11 @@ def page(folder: Path, progress: str | None = None) -> str:
     again."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
-    files = [folder / f"{name}.jsonl" for name in ("metrics", "scores")]
-    lines = [json.loads(line) for file in files if file.is_file() for line in file.read_text("utf-8").splitlines()]
-    pictures = {path.name: steps_in(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-    names = [name for name in dict.fromkeys((*TITLES, *pictures)) if pictures.get(name)]
-    panels = [{"name": name, "title": TITLES.get(name, name), "steps": pictures[name]} for name in names]
+    lines = records(folder)
+    panels = [{"name": name, "title": TITLES.get(name, name), "steps": s} for name, s in recorded(folder).items()]
     curves = [{"title": title, "points": points(name, lines)} for name, title in CURVES.items()]
     last = max((line["step"] for line in lines), default=0)
-    return template().render(
+    return template("page.html").render(
         config=config,
         progress=progress,
         done=len([line for line in lines if "t" in line]),

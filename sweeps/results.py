@@ -4,11 +4,11 @@ import json
 import shlex
 from pathlib import Path
 
-import jinja2
-
+from recording.comparison import comparison
 from recording.folder import write_text
+from recording.page import template
 from sweeps.grid import Run
-from sweeps.runs import run_folder, run_result, status
+from sweeps.runs import FINISHED, run_folder, run_result, status
 
 
 def results(folder: Path, runs: list[Run]) -> list[dict]:
@@ -37,8 +37,12 @@ def save_page(
 ) -> None:
     """index.html: the figure, and a table of the runs. command: the sweep's own; left: the time to its end, where it
     goes on: the page loads itself again."""
-    template = jinja2.Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"), autoescape=True)
     commands = [shlex.join(["python", "sds2d.py", *run.arguments]) for run in runs]
     names = {"name": path.parent.absolute().name, "command": shlex.join(["python", "sweep.py", *command])}
     lines = list(zip(runs, rows, commands, strict=True))
-    write_text(path, template.render(lines=lines, summary=summary, left=left, **names))
+    finished = [
+        (run, path.parent / row["folder"]) for run, row in zip(runs, rows, strict=True) if row["status"] == FINISHED
+    ]
+    labels = {"   ".join(f"{name} {text}" for name, text in run.values.items()): folder for run, folder in finished}
+    data = comparison(labels, path) if labels else None
+    write_text(path, template("sweep.html").render(lines=lines, summary=summary, left=left, data=data, **names))

@@ -66,9 +66,9 @@ def folder(tmp_path):
     lines = [
         {"step": step, "t": [900, 100], "weight": [1, 1], "grad_norm": [3, step], "seconds": 0.1} for step in range(5)
     ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     (tmp_path / "scores.jsonl").write_text(
-        "\n".join(json.dumps({"step": step, "clip_score": [20, 30]}) for step in (0, 2, 4, 5))
+        "".join(json.dumps({"step": step, "clip_score": [20, 30]}) + "\n" for step in (0, 2, 4, 5))
     )
     return tmp_path
 
