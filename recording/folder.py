@@ -84,7 +84,7 @@ def truncate_records(folder: Path, step: int) -> None:
             write_text(folder / name, "".join(line for line in lines if 0 <= step_of(line) < step))
     for file in [*folder.glob("*"), *folder.glob("*/*")]:
         ours = file.parent != folder and (file.parent.name == "timesteps" or file.name.startswith("step_"))
-        number = re.fullmatch(r"\w+_(\d{6,})\.png", file.name) if ours else None
+        number = re.fullmatch(r"\w+_(\d{6,})\.(png|safetensors)", file.name) if ours else None
         if number and int(number[1]) >= step or re.fullmatch(r"\..+\.part(\.\w+)?", file.name):
             file.unlink()
 

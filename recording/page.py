@@ -55,7 +55,11 @@ def page(folder: Path, progress: str | None = None) -> str:
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
     lines = records(folder)
-    panels = [{"name": name, "title": TITLES.get(name, name), "steps": s} for name, s in recorded(folder).items()]
+    pictures, titles = recorded(folder), TITLES
+    if alike(folder, pictures.get("x0", []), pictures.get("pseudo_gt", [])):
+        titles = {**TITLES, "x0": f"{TITLES['x0']}, which is the pseudo ground truth, too"}
+        del pictures["pseudo_gt"], titles["pseudo_gt"]
+    panels = [{"name": name, "title": titles.get(name, name), "steps": s} for name, s in pictures.items()]
     curves = [{"title": title, "points": points(name, lines)} for name, title in CURVES.items()]
     last = max((line["step"] for line in lines), default=0)
     return template("page.html").render(
@@ -63,7 +67,7 @@ def page(folder: Path, progress: str | None = None) -> str:
         progress=progress,
         done=len([line for line in lines if "t" in line]),
         seconds=sum(line.get("seconds", 0) for line in lines),
-        probes=[probe for name in TITLES if (probe := last_probe(folder, name))],
+        probes=[probe for name in titles if (probe := last_probe(folder, name))],
         files=[path.name for path in folder.iterdir()],
         command=command,
         settings=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
@@ -74,6 +78,15 @@ def page(folder: Path, progress: str | None = None) -> str:
             "last": last,
             "running": bool(progress),
         },
+    )
+
+
+def alike(folder: Path, *steps: list[int]) -> bool:
+    """Whether x0 and pseudo_gt have the same pictures, as of SDS, whose gradient leads to what the prior predicts."""
+    first, second = steps
+    files = [[folder / name / f"step_{step:06d}.png" for step in first] for name in ("x0", "pseudo_gt")]
+    return (
+        bool(first) and first == second and all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
     )
 
 

@@ -65,10 +65,16 @@ def grid(images: torch.Tensor, labels: list[str], columns: int, tile: int, smoot
     return sheet
 
 
-def heat_grid(values: torch.Tensor, labels: list[str], columns: int, tile: int) -> Image.Image:
-    """Values (B, h, w) of 0 or more as a grid of heat maps, all on one colour scale, with its bar at the right."""
-    largest = values.max().item()
-    sheet = grid(heat_map(values, largest), labels, columns, tile, smooth=False)
+def heat_grid(
+    values: torch.Tensor, labels: list[str], columns: int, tile: int, largest: float | None = None, log: bool = False
+) -> Image.Image:
+    """Values (B, h, w) of 0 or more as a grid of heat maps, all on one colour scale, with its bar at the right.
+
+    largest: the end of the scale, None: the greatest value; log: a logarithmic scale, over three decades.
+    """
+    end = values.max().item() if largest is None else largest
+    shown = 1 + (values / max(end, 1e-30)).clamp(min=1e-9).log10() / 3 if log else values / max(end, 1e-30)
+    sheet = grid(heat_map(shown, 1.0), labels, columns, tile, smooth=False)
     top, width, room = 26, 16, 96  # The bar begins where the first row of pictures does.
     height = min(sheet.height - 8 - top, 3 * tile)
     whole = Image.new("RGB", (sheet.width + room, sheet.height), "white")
@@ -79,5 +85,7 @@ def heat_grid(values: torch.Tensor, labels: list[str], columns: int, tile: int) 
     for part in (0.0, 0.5, 1.0):
         y = top + round((1 - part) * (height - 1))
         draw.line([(sheet.width + width, y), (sheet.width + width + 4, y)], fill="black")
-        draw.text((sheet.width + width + 8, y), f"{part * largest:.3g}", fill="black", font=font(13), anchor="lm")
+        text = f"{end * (10 ** (3 * part - 3) if log else part):.3g}"
+        text = f"≥ {text}" if part == 1 and values.max() > end else text
+        draw.text((sheet.width + width + 8, y), text, fill="black", font=font(13), anchor="lm")
     return whole

@@ -4,11 +4,13 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from PIL import Image
 from pydantic import Field, PositiveInt
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from algorithms.method import Method
 from errors import InputError, NonNegative
@@ -19,7 +21,7 @@ from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in
 from recording.pictures import grid, heat_grid, to_pillow
 from recording.probe import clean_latents, probe
-from recording.video import save_video
+from recording.video import save_gif, save_video
 from representations.representation import Representation
 
 
@@ -37,7 +39,13 @@ class LogConfig:
     """Steps between two checkpoints, from which --resume continues; there is one at the end, too. None: as
     log.every."""
     fps: Annotated[PositiveInt, Field(le=240)] = 10
-    """Frames a second of the video."""
+    """Frames a second of the video, which lasts four seconds at least."""
+    gif: bool = False
+    """The video as video.gif, too."""
+    arrays: bool = False
+    """At each recording the latents, the gradient and the clean latents, too, as arrays/step_000000.safetensors."""
+    gradient_scale: Literal["linear", "log"] = "linear"
+    """The colours of the gradient's maps. Their scale ends at the 99th percentile of the whole run."""
     tile: PositiveInt = 192
     """Least width of one picture in a grid, in pixels; smaller ones are enlarged by a whole factor."""
 
@@ -101,6 +109,11 @@ class Recorder:
             labels = [f"{label} · t = {time}" for label, time in zip(self.labels, times, strict=True)]
             clean = clean_latents(self.algorithm, z, t, gradient)
             self.maps(gradient, clean, labels, len(rows[0]), f"{{}}/step_{step:06d}.png")
+            file = self.folder / "gradients" / f"step_{step:06d}.safetensors"
+            norm = {"norm": gradient.norm(dim=1).cpu()}
+            write_atomic(file, lambda part: save_file(norm, part, {"labels": json.dumps(labels)}))
+            if self.log.arrays:
+                self.save_arrays(step, {"z": z, "t": t, "weight": weight, "gradient": gradient} | clean)
         if (step + 1) % self.checkpoint_every == 0 and step + 1 < self.steps:
             self.checkpoint(step + 1)
 
@@ -115,6 +128,7 @@ class Recorder:
             write_atomic(self.folder / f"final_{index:02d}.png", to_pillow(image).save)
         write_atomic(self.folder / "final.png", self.sheet(images).save)
         self.probe(step)
+        self.draw_gradients()
         self.summarize()
         return images
 
@@ -134,6 +148,8 @@ class Recorder:
         pictures = [self.folder / "images" / f"step_{step:06d}.png" for step in steps_in(self.folder / "images")]
         if pictures:
             save_video(self.folder / "video.mp4", pictures, self.log.fps)
+            if self.log.gif:
+                save_gif(self.folder / "video.gif", pictures, self.log.fps)
             write_text(self.folder / "index.html", page(self.folder))
 
     # -------------------------------------------------------------------------------------------------------- numbers
@@ -169,6 +185,27 @@ class Recorder:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, lambda part: sheet.save(part, compress_level=1))
+
+    def draw_gradients(self) -> None:
+        """The gradient's maps of the whole run again, on one scale."""
+        maps = []
+        for file in sorted((self.folder / "gradients").glob("step_*.safetensors")):
+            with safe_open(file, "pt") as data:
+                maps.append(
+                    (file.with_suffix(".png").name, data.get_tensor("norm"), json.loads(data.metadata()["labels"]))
+                )
+        largest = torch.cat([norm.flatten() for _, norm, _ in maps]).double().quantile(0.99).item() if maps else 0.0
+        for name, norm, labels in maps:
+            self.save(f"gradients/{name}", self.heat_map(norm, labels, len(norm) // len(labels), largest))
+
+    def heat_map(self, norm: torch.Tensor, labels: list[str], columns: int, largest: float | None = None):
+        return heat_grid(norm, labels, columns, self.log.tile, largest, self.log.gradient_scale == "log")
+
+    def save_arrays(self, step: int, arrays: dict[str, torch.Tensor]) -> None:
+        path = self.folder / "arrays" / f"step_{step:06d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        arrays = {name: value.detach().cpu().contiguous() for name, value in arrays.items()}
+        write_atomic(path, lambda part: save_file(arrays, part))
 
     def sheet(self, images: torch.Tensor) -> Image.Image:
         """Rows of prompts, columns of particles; in an edit the source before its row, or before each particle."""
@@ -215,7 +252,8 @@ class Recorder:
     @torch.no_grad()
     def maps(self, gradient: torch.Tensor, clean: dict, labels: list[str], columns: int, path: str) -> None:
         """|g| and {name: clean latents} as grids, in the files path.format(name)."""
-        self.save(path.format("gradients"), heat_grid(gradient.norm(dim=1).cpu(), labels, columns, self.log.tile))
+        norm = gradient.norm(dim=1).cpu()
+        self.save(path.format("gradients"), self.heat_map(norm, labels, columns))
         decoded = {}
         for name, latents in clean.items():
             # SDS's pseudo ground truth is the prediction up to rounding: one decoding is enough.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import GaussianPrior
 from PIL import Image
+from safetensors.torch import load_file
 
 import sds2d
 from algorithms import AlgorithmConfig
@@ -16,7 +17,7 @@ from algorithms.particles import Particles
 from priors.evaluation import Evaluator
 from recording.pictures import grid, heat_grid
 from recording.probe import probe
-from representations.heat_map import HEAT
+from representations.heat_map import HEAT, heat_map
 
 # m_∅, m_cat, m_dog: point masses, so that every prediction of a clean image is a mean, whatever the noise.
 MEANS = {"": 0.1, "cat": 0.4, "dog": 0.3, "bright cat": 0.5, "bad cat": 0.2}
@@ -228,6 +229,40 @@ def test_heat_maps_share_a_scale_and_show_it():
     assert np.abs(second - quarter).max() < 1, "a quarter of it"
     bar = sheet[26 : 26 + 100, plain.shape[1] + 4]
     assert tuple(bar[0]) == HEAT[-1], "the bar begins with the greatest"
+
+
+def test_the_scale_of_gradients_is_logarithmic_where_that_is_asked_for():
+    values = torch.tensor([1.0, 0.1, 1e-3, 1e-9, 0.0, 50.0]).view(6, 1, 1)
+    sheet = np.asarray(heat_grid(values, ["a"], 6, 8, largest=1.0, log=True))
+    found = [sheet[30, 8 + 16 * k + 4] for k in range(6)]
+    expected = [HEAT[6], HEAT[4], HEAT[0], HEAT[0], HEAT[0], HEAT[6]]
+    assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(found, expected, strict=True))
+
+
+def test_gradients_of_a_run_have_one_scale(go):
+    """It ends at the 99th percentile of all that were recorded, also of an earlier process of the run."""
+    folder = go("sds", "--log.every", "1", steps=4)
+    files = sorted((folder / "gradients").glob("*.safetensors"))
+    norms = [load_file(file)["norm"] for file in files]
+    end = torch.cat([norm.flatten() for norm in norms]).double().quantile(0.99)
+    assert len(files) == 4 and len({norm.max().item() for norm in norms}) == 4
+    for file, norm in zip(files, norms, strict=True):
+        sheet = np.asarray(Image.open(file.with_suffix(".png")))
+        color = heat_map(norm[:1] / end, 1.0)[0, :, 0, 0] * 255
+        assert np.abs(sheet[26 + 3, 8 + 3] - color.numpy()).max() <= 1
+
+
+def test_arrays(go):
+    folder = go("sds", "--log.every", "2", "--log.arrays")
+    files = sorted((folder / "arrays").iterdir())
+    assert [file.name for file in files] == ["step_000000.safetensors", "step_000002.safetensors"]
+    arrays = load_file(files[1])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert arrays["t"].tolist() == lines[2]["t"]
+    torch.testing.assert_close(arrays["gradient"].flatten(1).norm(dim=1), torch.tensor(lines[2]["grad_norm"]))
+    assert (
+        set(arrays) == {"z", "t", "weight", "gradient", "x0", "pseudo_gt"} and arrays["z"].shape == arrays["x0"].shape
+    )
 
 
 class FixedJudge:

@@ -76,6 +76,7 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
             *(f"final_{i:02d}.png" for i in range(4)),
             *(f"{view}/step_{step:06d}.png" for view in ("images", *VIEWS.get(kind, ())) for step in (0, 2, 4, 5)),
             *(f"{view}/step_{step:06d}.png" for view in ("gradients", "x0", "pseudo_gt") for step in (0, 2, 4)),
+            *(f"gradients/step_{step:06d}.safetensors" for step in (0, 2, 4)),
             *(f"timesteps/{view}_000005.png" for view in ("gradients", "x0", "pseudo_gt")),
             *(f"gaussians_{i:02d}.ply" for i in range(4) if kind == "gaussian2d"),
         ]
@@ -90,7 +91,7 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
     assert settings["prompt"] == ["a fox", "a fish / in: <b>water</b>\n"]
     assert Image.open(out / "final_03.png").size == (64, 64)
     video = imageio.imread(out / "video.mp4")
-    assert len(video) == 4 and video.shape[1:3] == Image.open(out / "final.png").size[::-1]
+    assert len(video) == 50 and video.shape[1:3] == Image.open(out / "final.png").size[::-1]
 
 
 def run(prior, out, *flags):
@@ -495,6 +496,11 @@ FLAGS = {
     "--schedule.t-max": ("0.6", "schedule.t_max", 0.6),
     "--schedule.shared-t": (None, "schedule.shared_t", True),
     "--log.fps": ("5", "log.fps", 5),
+    "--log.gif": (None, "log.gif", True),
+    "--log.arrays": (None, "log.arrays", True),
+    "--log.gradient-scale": ("log", "log.gradient_scale", "log"),
+    "--quiet": (None, "quiet", True),
+    "--paper": (None, "paper", True),
     "--log.tile": ("100", "log.tile", 100),
     "--log.timesteps": ("0.3", "log.timesteps", [0.3]),
     "--log.timesteps-every": ("1", "log.timesteps_every", 1),
@@ -591,6 +597,11 @@ GAUSSIAN = {f"--rep.{field.name.replace('_', '-')}" for field in fields(sds2d.RE
 UNSEEN = {
     "--algo.name",
     "--log.fps",
+    "--log.gif",
+    "--log.arrays",
+    "--log.gradient-scale",
+    "--quiet",
+    "--paper",  # The tiny prior has no defaults of its own.
     "--log.tile",
     "--log.timesteps",
     "--log.timesteps-every",
