@@ -40,12 +40,16 @@ class Config:
     """The picture that dds, pds and sdedit edit: an image file for all prompts, one a prompt, or one a particle."""
     source_prompt: tuple[str, ...] = ()
     """What that picture shows, likewise."""
+    source_mask: tuple[str, ...] = ()
+    """Where the edit may change it, the white of an image file, likewise. None: everywhere."""
     source_negative_prompt: tuple[str, ...] = ()
     """y⁻ of the source. None: that of the prompt."""
     steps: Annotated[PositiveInt, Field(le=10**7)] | None = None
     """Optimiser steps. None: 1000, unless the method or the checkpoint has a default of its own."""
     seed: NonNegativeInt = 0
     """Row i of the batch draws its random numbers from seed + i."""
+    seeds: tuple[NonNegativeInt, ...] = ()
+    """The seeds of a prompt's particles, in place of --seed."""
     paper: bool = False
     """The method and its schedule as its paper has them, not as they were searched for the checkpoint. Steps, start
     and learning rate stay the checkpoint's."""
@@ -252,6 +256,7 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     values |= {"schedule.t_min": 0.02, "rep.init": "noise", "rep.init_std": 1.0}
     values |= {"rep.init_color": (0.5, 0.5, 0.5), "rep.optimizer": "adam"}
     values |= by_kind | algorithm.defaults | by_method | by_both | algorithm.required
+    values["particles"] = len(config.seeds) or values["particles"]
     # What the user gave may imply the start, and a learning rate belongs to its optimizer.
     given = [("image", config.rep.init_images), ("constant", config.rep.init_color)]
     given += [("noise", config.rep.init_std is not None)]
@@ -278,6 +283,7 @@ def resolve(config: Config) -> Config:
     # config.yaml must mean the same from any directory.
     config.rep.init_images = tuple(str(user_path(path).absolute()) for path in config.rep.init_images)
     config.source_image = tuple(str(user_path(path).absolute()) for path in config.source_image)
+    config.source_mask = tuple(str(user_path(path).absolute()) for path in config.source_mask)
     checkpoint = locate(config.prior.path)
     if isinstance(checkpoint, Path) and not checkpoint.is_relative_to(EMBEDDED.parent.parent):
         config.prior.path = str(checkpoint)
@@ -294,7 +300,11 @@ SAMPLERS = [name for name, cls in ALGORITHMS.items() if cls.is_sampler]
 GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in cls.defaults]
 GUIDANCE = ("guidance_rescale", "perp_neg_prompts", "perp_neg_weights")  # of ε̂^s
 OF_OPTIMISATION = ("batch", "algo.updates_per_step", "algo.repulsion", "rep.lr_schedule", "rep.lr_warm_up")
-OF_SOURCE = ("algo.source_guidance_scale", "source_negative_prompt")  # as the methods that compare with the source do
+OF_SOURCE = (
+    "algo.source_guidance_scale",
+    "source_negative_prompt",
+    "source_mask",
+)  # as the methods that compare with the source do
 LEARNT = ("lora_lr", "lora_updates", "lora_warm_up", "lora_particles", "gamma")  # of VSD
 INVERSION = ("inversion_guidance_scale", "inversion_steps", "eta")  # of SDI
 # Settings, or groups of them, that only some choices use: (setting, {the setting that chooses: its values}).
@@ -374,10 +384,14 @@ def validate(config: Config, new: bool = True) -> Config:
         if flat[key] == value and name not in names:
             raise InputError(f"{flag(key)} {value} is for --algo.name {', '.join(names)}, not {name}")
     require(config.prompt, "--prompt needs at least one prompt; an empty one is ''")
-    require(config.seed <= 2**32 - rows, f"--seed {config.seed}: a number below 2^32 is needed")  # Larger seeds repeat.
+    highest = max(config.seed + rows - 1, *config.seeds, 0)
+    require(highest < 2**32, f"--seed {highest}: a number below 2^32 is needed")  # Larger seeds repeat.
+    require(not (config.seeds and config.seed), "--seeds is in place of --seed; one of them is needed")
+    count = f"{len(config.seeds)} --seeds: {config.particles} are needed, one for each of a prompt's --particles"
+    require(not config.seeds or len(config.seeds) == config.particles, count)
     needed = ["negative_prompt"] + (["source_image", "source_prompt"] if algorithm.edits else [])
     needed += ["rep.init_images"] if flat["rep.init"] == "image" else []
-    needed += ["source_negative_prompt"] if config.source_negative_prompt else []
+    needed += [key for key in ("source_negative_prompt", "source_mask") if flat[key]]
     for key in needed:
         counts = sorted({1, len(config.prompt), rows})
         message = f"{name} from {flat['rep.init']} needs {flag(key)}, {' or '.join(map(str, counts))} of them"
@@ -393,7 +407,7 @@ def validate(config: Config, new: bool = True) -> Config:
         require(batch >= least, message)
     validate_points("--schedule.timestep-points", config.schedule.timestep_points, config.steps, timesteps=True)
     validate_points("--schedule.weight-points", config.schedule.weight_points, config.steps)
-    for path in (*config.source_image, *config.rep.init_images):
+    for path in (*config.source_image, *config.source_mask, *config.rep.init_images):
         open_image(path)
     if new and config.out is not None and os.path.lexists(config.out):
         raise InputError(f"--out {config.out} exists; name another folder")

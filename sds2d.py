@@ -55,12 +55,13 @@ def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedul
         prior,
         each(config.prompt),
         each(config.negative_prompt),
-        config.seed,
+        list(config.seeds) * len(config.prompt) or config.seed,
         each(config.source_prompt),
         source_images,
         each(config.source_negative_prompt),
-        config.batch,
-        config.particles,
+        batch_size=config.batch,
+        columns=config.particles,
+        source_mask=load_images(config.source_mask, prior, rows)[:, :1] > 0.5 if config.source_mask else None,
     )
     algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo, config.steps)
     representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)

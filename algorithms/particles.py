@@ -8,7 +8,7 @@ import torch
 from priors.prior import Prior, to_device
 
 PER_ROW = ("prompts", "text", "negative_prompts", "negative", "empty", "source_images", "source", "source_prompts")
-PER_ROW += ("source_text", "source_negative_prompts", "source_negative", "generators")
+PER_ROW += ("source_mask", "source_text", "source_negative_prompts", "source_negative", "generators")
 
 
 class Particles:
@@ -21,9 +21,9 @@ class Particles:
     source_negative_prompts, source_negative    y⁻ of the source, likewise
     rows, last_rows                        those of batch(), long (b,), inside it and after it; slice(None) for all
 
-    Row i draws from a generator of its own, seeded with seed + i. So its path does not depend on what else is in the
-    batch, and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The generators live
-    on the CPU: every device gets the same numbers.
+    Row i draws from a generator of its own, seeded with seed + i, or its own seed. So its path does not depend on
+    what else is in the batch, and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The
+    generators live on the CPU: every device gets the same numbers.
     """
 
     def __init__(
@@ -31,16 +31,19 @@ class Particles:
         prior: Prior,
         prompts: list[str],
         negative_prompts: str | list[str] = "",
-        seed: int = 0,
+        seed: int | list[int] = 0,
         source_prompts: list[str] | None = None,
         source_images: torch.Tensor | None = None,
         source_negative_prompts: str | list[str] | None = None,
         batch_size: int | None = None,
         columns: int | None = None,
+        source_mask: torch.Tensor | None = None,
     ):
-        """negative_prompts: one for all rows, or one a row. source_negative_prompts: likewise; None: those.
+        """negative_prompts: one for all rows, or one a row. source_negative_prompts: likewise; None: those. seed: of
+        the first row, or one a row. source_mask (B, 1, H, W): where an edit may change the picture; None: everywhere.
         batch_size: rows of each prompt in a step, of its `columns`; None: all."""
-        self.prior, self.device, self.seed = prior, prior.device, seed
+        self.prior, self.device = prior, prior.device
+        self.seeds = [seed + row for row in range(len(prompts))] if isinstance(seed, int) else seed
         self.texts = []  # every prompt that has been embedded
         self.batch_size, self.columns, self.rows, self.last_rows = batch_size, columns, slice(None), slice(None)
 
@@ -59,9 +62,10 @@ class Particles:
         if source_images is not None:
             with torch.no_grad():
                 self.source = prior.encode(source_images)
-        self.generators = [torch.Generator().manual_seed(seed + row) for row in range(len(prompts))]
+        self.source_mask = source_mask
+        self.generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         # Numbers that all rows share come from none of theirs.
-        self.shared_generator = torch.Generator().manual_seed((seed + 1) * 2654435761 % 2**63)
+        self.shared_generator = torch.Generator().manual_seed((self.seeds[0] + 1) * 2654435761 % 2**63)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -104,7 +108,7 @@ class Particles:
 
     def seed_for(self, purpose: str, row: int = 0) -> int:
         """A seed for another stream of random numbers than the rows' own."""
-        return int.from_bytes(hashlib.sha256(f"{purpose} {self.seed + row}".encode()).digest()[:4], "big")
+        return int.from_bytes(hashlib.sha256(f"{purpose} {self.seeds[row]}".encode()).digest()[:4], "big")
 
     @contextlib.contextmanager
     def stream(self, purpose: str):

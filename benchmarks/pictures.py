@@ -68,7 +68,7 @@ def cells(folder: Path, given: list[str], row: str, runs: list[dict[str, Any]], 
     for index, run in enumerate(runs):
         config = set_values(copy.deepcopy(base), run, row)
         flat = {k: v for k, v in flatten(config).items() if v != initial[k] and not k.startswith(NO_PICTURE)}
-        for key in flat.keys() & {"source_image", "rep.init_images"}:
+        for key in flat.keys() & {"source_image", "source_mask", "rep.init_images"}:
             flat[key] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in flat[key]]
         text = json.dumps([flat, row_code(name, kind), prior_sha256], sort_keys=True)
         file = f"{index:02d}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.png"

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def environment(prior: Prior, config) -> dict:
     """{name: text, or {name: text}} for a resolved Config."""
-    images = dict.fromkeys((*config.source_image, *config.rep.init_images))
+    images = dict.fromkeys((*config.source_image, *config.source_mask, *config.rep.init_images))
     return {
         "sds2d": commit(),
         "python": platform.python_version(),

@@ -53,6 +53,7 @@ class Gaussian2D(Representation):
 
     def __init__(self, config, prior, particles):
         self.config, self.prior, (H, W) = config, prior, prior.image_size
+        self.mask = None  # Those that paint both inside and outside of it change both.
         self.size, self.side = torch.tensor([W, H], device=prior.device), (H * W) ** 0.5
         count = config.num_points or max(1, H * W // 8)
         centers = layout(config.layout, count, particles, W / H)
@@ -78,6 +79,7 @@ class Gaussian2D(Representation):
         self.background = torch.tensor(config.background, device=prior.device)
         if config.init in ("image", "source"):
             self.fit(pictures, config.fit_steps or 500)
+        self.mask = particles.source_mask
 
     def parameters(self):
         """The optimizer's groups. None decays, whatever the optimizer: 0 is a corner for centers, and half the
@@ -105,7 +107,10 @@ class Gaussian2D(Representation):
         """(B, 3, H, W) in [0, 1], differentiable."""
         from representations.rasterizer import rasterize
 
-        return rasterize(*(values[rows] for values in self.gaussians()), self.background, self.prior.image_size)
+        images = rasterize(*(values[rows] for values in self.gaussians()), self.background, self.prior.image_size)
+        if self.mask is not None and images.requires_grad:
+            images.register_hook(lambda gradient: gradient * self.mask[rows].to(gradient))
+        return images
 
     def latents(self, rows=slice(None)):
         """(B, C, h, w), differentiable: the mean of the autoencoder's posterior."""

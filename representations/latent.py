@@ -3,7 +3,7 @@
 import torch
 
 from errors import InputError
-from representations.representation import Representation
+from representations.representation import Representation, keep_outside
 from representations.start import start_images
 
 
@@ -20,8 +20,9 @@ class Latent(Representation):
         else:
             with torch.no_grad():
                 start = prior.encode(start_images(config, prior, particles))
-        self.prior = prior
+        self.prior, self.mask = prior, particles.source_mask
         self.z = torch.nn.Parameter(start.float().contiguous())
+        self.start = self.z.detach().clone() if self.mask is not None else None
 
     def parameters(self):
         return [self.z]
@@ -29,6 +30,10 @@ class Latent(Representation):
     def latents(self, rows=slice(None)):
         """(B, C, h, w), differentiable."""
         return self.z[rows].clone()  # A step's latents stay what they were when the optimizer moves on.
+
+    def project(self):
+        """Back to the source outside of its mask."""
+        keep_outside(self.z.data, self.start, self.mask)
 
     def images(self):
         """(B, 3, H, W), decoded, not clamped."""

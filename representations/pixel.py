@@ -2,7 +2,7 @@
 
 import torch
 
-from representations.representation import Representation, clamp_colors
+from representations.representation import Representation, clamp_colors, keep_outside
 from representations.start import start_images
 
 
@@ -22,8 +22,9 @@ class Pixel(Representation):
             start = 0.5 + 0.25 * config.init_std * particles.randn(3, *prior.image_size)
         else:
             start = start_images(config, prior, particles)
-        self.prior = prior
+        self.prior, self.mask = prior, particles.source_mask
         self.pixels = torch.nn.Parameter(start.float().clamp(0, 1).contiguous())
+        self.start = self.pixels.detach().clone() if self.mask is not None else None
 
     def parameters(self):
         return [self.pixels]
@@ -37,5 +38,6 @@ class Pixel(Representation):
         return self.pixels
 
     def project(self):
-        """Back into [0, 1] after an optimiser step."""
+        """Back into [0, 1] after an optimiser step, and to the source outside of its mask."""
         clamp_colors(self.pixels.data)
+        keep_outside(self.pixels.data, self.start, self.mask)

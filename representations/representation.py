@@ -37,6 +37,14 @@ class Representation:
         return {}
 
 
+def keep_outside(values: torch.Tensor, start: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Puts the values (B, C, H, W) back to those at the start where the mask, (B, 1, …) of any size, has no point, in
+    place."""
+    if mask is not None:
+        inside = torch.nn.functional.adaptive_max_pool2d(mask.float(), values.shape[-2:]) > 0
+        values.copy_(torch.where(inside, values, start))
+
+
 def clamp_colors(values: torch.Tensor) -> None:
     """Back into [0, 1], in place. What is not finite becomes NaN: it is an error, not a colour."""
     values.copy_(values.clamp(0, 1).where(values.isfinite(), float("nan")))

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from conftest import GaussianPrior
+from PIL import Image
 from test_methods import ANY, DATA, PROMPTS, SEED, SOURCES, Row, batch
 
 import sds2d
@@ -88,6 +89,57 @@ def test_lods_learns_the_embeddings_of_the_particles_that_a_step_takes(tiny):
         algorithm.update(z, torch.full((2,), 300), 0.0)
     pairs = zip(algorithm.embeddings, before, strict=True)
     assert [row for row, (now, then) in enumerate(pairs) if not torch.equal(now, then)] == particles.last_rows.tolist()
+
+
+def test_seeds():
+    """Each particle of a prompt is that of a run with its seed."""
+    many = final("--seeds", "7", "3", "7", "9", "--prompt", "cat", "dog")[1][-1]
+    assert torch.equal(many[0], many[2]) and not torch.equal(many[0], many[1])
+    for row, (prompt, seed) in {1: ("cat", 3), 3: ("cat", 9), 4: ("dog", 7)}.items():
+        alone = final("--seed", str(seed), "--prompt", prompt, "--particles", "1")[1][-1]
+        torch.testing.assert_close(many[row], alone[0])
+
+
+@pytest.mark.parametrize("name", ["dds", "pds", "flowedit"])
+@pytest.mark.parametrize("kind", ["latent", "pixel", "gaussian2d"])
+def test_an_edit_stays_inside_its_mask(name, kind, tiny, tmp_path):
+    Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "source.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 0, 32, 64))
+    mask.save(tmp_path / "mask.png")
+    flags = [
+        "--prior.path",
+        str(tiny),
+        "--algo.name",
+        name,
+        "--rep.kind",
+        kind,
+        "--steps",
+        "3",
+        "--rep.optimizer",
+        "adamw",
+    ]
+    flags += ["--source-image", str(tmp_path / "source.png"), "--source-prompt", "a fish", "--prompt", "a fox"]
+    flags += ["--rep.lr", "1" if kind == "gaussian2d" else "0.1", "--rep.fit-steps", "5", "--particles", "2"]
+    flags = [flag for flag in flags if kind == "gaussian2d" or flag not in ("--rep.fit-steps", "5")]
+    prior = Prior(PriorConfig(path=str(tiny)))
+    seen = {}
+    for which, more in (("masked", ["--source-mask", str(tmp_path / "mask.png")]), ("plain", [])):
+        parts = sds2d.build(sds2d.parse([*flags, *more]), prior)
+        before = parts[1].images().detach().clone() if kind != "latent" else parts[1].latents().detach().clone()
+        for step in range(3):
+            sds2d.distill(*parts, step)
+        after = parts[1].images().detach() if kind != "latent" else parts[1].latents().detach()
+        inside = torch.zeros(64, 64, dtype=torch.bool)
+        inside[:, 16:32] = True
+        inside = inside[:: 64 // after.shape[-2], :: 64 // after.shape[-1]]
+        change = (after - before).abs().amax((0, 1))
+        seen[which] = change[inside].max().item(), change[~inside].max().item()
+    assert seen["masked"][0] > 1e-3 and seen["plain"][1] > 1e-3
+    if kind == "gaussian2d":  # Those near its border reach over it.
+        assert seen["masked"][1] < seen["plain"][1]
+    else:
+        assert seen["masked"][1] == 0
 
 
 def test_particles_that_a_step_does_not_take_stay():
@@ -179,7 +231,8 @@ def final(*flags):
     """The latents after three steps of SGD on a Gaussian prior."""
     given = ["--rep.optimizer", "sgd", "--rep.lr", "0.1", "--schedule.timestep", "constant", "--schedule.t", "500"]
     given += ["--schedule.weight", "constant", "--algo.guidance-scale", "7.5", "--steps", "3", "--rep.init-std", "1"]
-    config = sds2d.parse([*given, "--prompt", "cat", "--particles", "4", *flags])
+    given += [] if "--prompt" in flags else ["--prompt", "cat"]
+    config = sds2d.parse([*given, "--particles", "4", *flags])
     parts = sds2d.build(config, GaussianPrior(DATA))
     taken = [sds2d.distill(*parts, step) for step in range(3)]
     return parts, [z for z, *_ in taken] + [parts[1].latents().detach()], [gradient for *_, gradient in taken]

@@ -474,6 +474,7 @@ FLAGS = {
     "--source-negative-prompt": ("blue", "source_negative_prompt", ["blue"]),
     "--batch": ("1 --particles 2", "batch", 1),
     "--seed": ("7", "seed", 7),
+    "--seeds": ("7", "seeds", [7]),
     "--algo.name": ("sds", "algo.name", "sds"),
     "--algo.guidance-scale": ("3.5", "algo.guidance_scale", 3.5),
     "--algo.source-guidance-scale": ("2.0", "algo.source_guidance_scale", 2.0),

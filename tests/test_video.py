@@ -45,7 +45,9 @@ def test_colours_in_a_browser(tmp_path, browse, height):  # noqa: F811
     """Where a video says nothing, browsers take 720 lines and more for BT.709, and fewer for BT.601."""
     save_video(tmp_path / "video.mp4", sheets(tmp_path, 1, (96, height)), 10)
     data = base64.b64encode((tmp_path / "video.mp4").read_bytes()).decode()
-    (tmp_path / "page.html").write_text(f"""<video id="video" muted autoplay src="data:video/mp4;base64,{data}"></video><script>
+    (
+        tmp_path / "page.html"
+    ).write_text(f"""<video id="video" muted autoplay src="data:video/mp4;base64,{data}"></video><script>
       const video = document.getElementById("video")
       video.requestVideoFrameCallback(() => {{
         const canvas = document.createElement("canvas"), out = document.createElement("pre")
