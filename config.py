@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, Validation
 
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.repulsion import REPULSION
-from errors import InputError
+from errors import InputError, first_line
 from priors.checkpoint import EMBEDDED, checkpoint_file, locate, user_path
 from priors.evaluation import EvalConfig
 from priors.prior import PriorConfig
@@ -78,6 +78,10 @@ class CommandLine(Config):
     resume: str | None = None
     """Folder of a run, to continue from its last checkpoint. Only --steps, --prior.device and --log.* may be given
     too."""
+    prompts_file: str | None = None
+    """A text file of prompts, one a line, in place of --prompt."""
+    list: bool = False
+    """Name the methods, representations, schedules and families of priors."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -107,6 +111,10 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
             stored = {name: value for name, value in stored.items() if flag(name) in flags_in(command)}
             default = set_values(CommandLine(), stored, options.config)
             options = tyro.cli(CommandLine, args=arguments, default=default)
+    if options.prompts_file:
+        if "--prompt" in flags_in(arguments):
+            raise InputError("--prompts-file is in place of --prompt; one of them is needed")
+        default.prompt = read_prompts(options.prompts_file)
     values, source = defaults(options)
     default = set_values(default, {name: values[name] for name in values if name not in stored}, source)
     default.command = without_out(arguments)
@@ -115,6 +123,17 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
         if isinstance(value, tuple) and flags_in(arguments).count(flag(name)) > 1:
             raise InputError(f"{flag(name)} is given twice; give all of its values after one")
     return validate(resolve(Config(**{entry.name: getattr(options, entry.name) for entry in fields(Config)})))
+
+
+def read_prompts(file: str) -> tuple[str, ...]:
+    """The lines of a text file that are not empty."""
+    try:
+        prompts = tuple(filter(None, map(str.strip, user_path(file).read_text(encoding="utf-8").splitlines())))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--prompts-file {file} can not be read ({first_line(error)})") from error
+    if not prompts:
+        raise InputError(f"--prompts-file {file} has no prompts; a line for each is needed")
+    return prompts
 
 
 def read_options(cls: type, arguments: list[str], description: str | None = None) -> tuple[Any, list[str]]:

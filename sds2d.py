@@ -29,6 +29,7 @@ from algorithms.particles import Particles
 from config import Config, defaults, dump, parse, parse_resume, resolve, validate
 from errors import InputError, explain
 from priors.evaluation import evaluator
+from priors.families import FAMILIES
 from priors.prior import Prior, per_row
 from recording.environment import changes, environment
 from recording.folder import lock_folder, make_folder, write_atomic, write_text
@@ -40,6 +41,8 @@ from representations import REPRESENTATIONS
 from representations.representation import Representation, make_optimizer
 from representations.start import load_images
 from schedules.schedule import Schedule
+from schedules.timestep import TIMESTEPS
+from schedules.weight import WEIGHTS
 
 
 def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedule, torch.optim.Optimizer]:
@@ -179,11 +182,33 @@ def describe(config: Config, schedule: Schedule) -> str:
     return f"{config.out}: {plan}, {config.rep.optimizer} at {config.rep.lr:g} (defaults: {source}){note}"
 
 
+def overview() -> str:
+    """What there is to choose, a line each."""
+
+    def first(text):
+        return " ".join((text or "").split("\n\n")[0].split())
+
+    parts = {
+        "Methods, --algo.name": {name: first(sys.modules[cls.__module__].__doc__) for name, cls in ALGORITHMS.items()},
+        "Representations, --rep.kind": {
+            n: first(sys.modules[c.__module__].__doc__) for n, c in REPRESENTATIONS.items()
+        },
+        "Timesteps, --schedule.timestep": {name: first(function.__doc__) for name, function in TIMESTEPS.items()},
+        "Weights, --schedule.weight": {name: first(function.__doc__) for name, function in WEIGHTS.items()},
+        "Priors, --prior.path: a folder or hub id with a pipeline of": {name: f.name for name, f in FAMILIES.items()},
+    }
+    blocks = [[title, *(f"  {name:<26} {text}" for name, text in lines.items())] for title, lines in parts.items()]
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
 def main():
     arguments = sys.argv[1:]
     config = None
     try:
         sys.stdout.reconfigure(errors="backslashreplace")  # A terminal without UTF-8 can show any path.
+        if "--list" in arguments:
+            print(overview())
+            return
         resume = any(word.split("=")[0] == "--resume" for word in arguments)
         config = parse_resume(arguments) if resume else parse(arguments, __doc__)
         run(config, resume=resume)

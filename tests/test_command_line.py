@@ -128,3 +128,17 @@ def test_a_list_that_is_given_twice(flags):
 def test_prior_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sds2d.parse([]).prior.path == "priors/emoji64"
+
+
+def test_prompts_of_a_file(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red apple\n\n  ein Apfel ☃ \n", encoding="utf-8")
+    config = sds2d.parse(["--prompts-file", str(tmp_path / "prompts.txt"), "--algo.name", "vsd"])
+    assert config.prompt == ("a red apple", "ein Apfel ☃")
+
+
+def test_list(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sds2d.py", "--list"])
+    sds2d.main()
+    words = set(capsys.readouterr().out.split())
+    for names in (sds2d.ALGORITHMS, sds2d.REPRESENTATIONS, sds2d.TIMESTEPS, sds2d.WEIGHTS, sds2d.FAMILIES):
+        assert set(names) <= words
