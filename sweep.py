@@ -6,7 +6,8 @@
 
 Every combination is run. Two swept flags are the figure's rows and columns; one is shown against the steps; each
 combination of further ones has a table of its own. A flag that takes several words by itself, like --prompt, is
-swept by giving it again. The same command with --out DIR continues a sweep that was stopped, and retries what failed.
+swept by giving it again. The same command with --out DIR continues a sweep that was stopped, and retries what failed;
+--out DIR without swept flags draws a sweep's figure again, with other --rows, --columns, --tile, --show or --labels.
 
 `python sds2d.py --help` lists the flags of the runs.
 """
@@ -16,7 +17,6 @@ import itertools
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections import Counter
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from config import parse, read_options
 from errors import InputError, explain
@@ -33,6 +33,7 @@ from recording.folder import lock_folder, write_atomic, write_csv, write_text
 from sweeps import runs
 from sweeps.figure import Axis, draw
 from sweeps.grid import Run, make_runs, read_grid
+from sweeps.jobs import run_in_processes
 from sweeps.on_ray import connected, run_on_ray
 from sweeps.results import results, save_page
 
@@ -52,6 +53,16 @@ class Options:
     """Most particles of a prompt that the figure shows."""
     tile: PositiveInt = 128
     """About how wide the figure shows a picture, in pixels; it is enlarged or reduced by a whole factor."""
+    labels: tuple[str, ...] = ()
+    """Other names in the figure, each OLD=NEW: of settings, or of values, as algo.guidance-scale=CFG sds=SDS."""
+    list: bool = False
+    """Print a command for each run, and run nothing."""
+    only: tuple[NonNegativeInt, ...] = ()
+    """Only the runs of these numbers, from 0, as a Slurm array starts them; processes may share a folder."""
+    dry_run: bool = False
+    """Print how many runs are left, and about how long they take where some are finished."""
+    jobs: PositiveInt | None = None
+    """Runs at once, each in a process of its own, one a GPU where there are GPUs. None: one, in this process."""
     ray: str | None = None
     """`local`, or the ADDRESS of a Ray cluster whose machines share this folder and DIR: several runs at once, with
     the same results as without, one a card where there are cards. On CPUs a run takes as many cores as without Ray;
@@ -70,6 +81,10 @@ class Sweep:
     runs: list[Run]
     command: list[str]
 
+    def chosen(self) -> list[Run]:
+        """The runs of --only, or all."""
+        return [run for number, run in enumerate(self.runs) if not self.options.only or number in self.options.only]
+
     def contents(self) -> dict:
         """{name: settings} of the runs: what makes it the same sweep, wherever its folder is."""
         settings = {run.name: {**asdict(run.config), "out": None, "command": None} for run in self.runs}
@@ -84,9 +99,19 @@ class Sweep:
 def plan(arguments: list[str]) -> Sweep:
     """Checks everything, the settings of all runs too; writes nothing. Raises InputError."""
     options, rest = read_options(Options, arguments, __doc__)
+    if not rest and options.out and (user_path(options.out) / "sweep.json").is_file():
+        arguments = [*read_json(user_path(options.out) / "sweep.json")["command"], *arguments]
+        options, rest = read_options(Options, arguments, __doc__)
     swept, grid = make_runs(read_grid(rest))
     if options.ray_workers and not options.ray:
         raise InputError("--ray-workers is for --ray")
+    if options.ray and options.jobs:
+        raise InputError("--jobs and --ray are two ways to run several at once; one of them is needed")
+    if options.only and (max(options.only) >= len(grid) or options.jobs or options.ray):
+        raise InputError(f"--only {max(options.only)}: runs 0 to {len(grid) - 1} are there, without --jobs and --ray")
+    for label in options.labels:
+        if "=" not in label:
+            raise InputError(f"--labels {label}: OLD=NEW is needed")
     axes(options, swept)
     folder = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-sweep-{'-'.join(swept)[:60]}")
     for run in grid:
@@ -131,13 +156,13 @@ def in_turn(folder: Path, pending: list[Run]) -> Iterator[Run]:
 def execute_all(sweep: Sweep) -> None:
     """Executes what is not finished, and writes the figure, the page and the table after each run."""
     options, folder = sweep.options, sweep.folder
-    pending = [run for run in sweep.runs if runs.status(folder, run.name) != runs.FINISHED]
+    pending = [run for run in sweep.chosen() if runs.status(folder, run.name) != runs.FINISHED]
     priors = [run.config.prior for run in pending]
     pending.sort(key=lambda run: priors.index(run.config.prior))  # Each prior is loaded once.
     with contextlib.ExitStack() as stack:
         if options.ray and pending:
             stack.enter_context(connected(options.ray, options.ray_workers))
-        elif pending and pending[0].config.prior == pending[-1].config.prior:
+        elif pending and not options.jobs and pending[0].config.prior == pending[-1].config.prior:
             runs.shared_prior(pending[0].config.prior)  # One that can not be loaded is no failure of each run.
         try:
             (folder / "unfinished").mkdir(parents=True, exist_ok=True)
@@ -145,15 +170,21 @@ def execute_all(sweep: Sweep) -> None:
             write_text(folder / "sweep.json", text)
         except OSError as error:
             raise InputError(f"--out {folder} can not be written: {error.strerror}") from error
-        stack.enter_context(lock_folder(folder))
+        if not options.only:  # Then each run's folder has a lock, and no file is half written.
+            stack.enter_context(lock_folder(folder))
         if pending:
             show(sweep, "")
         stack.callback(show, sweep)  # at the end, and where it is stopped
         start = time.perf_counter()
-        ends = run_on_ray(folder, pending, options.ray_workers) if options.ray else in_turn(folder, pending)
+        if options.ray:
+            ends = run_on_ray(folder, pending, options.ray_workers)
+        elif options.jobs and options.jobs > 1 and pending:
+            ends = run_in_processes(folder, pending, min(options.jobs, len(pending)))
+        else:
+            ends = in_turn(folder, pending)
         for number, run in enumerate(ends, 1):
             status = runs.status(folder, run.name)
-            if status == runs.FAILED or options.ray:  # In this process a run has a bar of its own.
+            if status == runs.FAILED or options.ray or options.jobs:  # In this process a run has a bar of its own.
                 reason = runs.run_result(folder, run.name).get("error") or ""
                 print(f"[{number}/{len(pending)}] {title(run.values.items())} {status}: {reason}", file=sys.stderr)
             rest = len(pending) - number
@@ -161,7 +192,8 @@ def execute_all(sweep: Sweep) -> None:
             left = f"{seconds / 60:.0f} min left" if seconds > 120 else f"{seconds:.0f} s left"
             if rest:
                 show(sweep, left)
-    shutil.rmtree(folder / "unfinished")
+    with contextlib.suppress(OSError):
+        (folder / "unfinished").rmdir()  # It is not empty while other processes work on --only.
 
 
 # ---------------------------------------------------------------------------------------------------------- the results
@@ -193,7 +225,14 @@ def figure(sweep: Sweep):
         return pictures(sweep, run, moment)
 
     column_axis = Axis("steps" if columns == MOMENTS else columns, list(heads))
-    return draw(Axis(rows, sweep.swept[rows]), column_axis, list(map(title, tables)), cell, sweep.options.tile)
+    names = dict(label.split("=", 1) for label in sweep.options.labels)
+
+    def renamed(axis):
+        return Axis(names.get(axis.name, axis.name), [names.get(text, text) for text in axis.texts])
+
+    titles = [title([(names.get(name, name), names.get(text, text)) for name, text in table]) for table in tables]
+    row_axis = Axis(rows, sweep.swept[rows])
+    return draw(renamed(row_axis), renamed(column_axis), titles, cell, sweep.options.tile)
 
 
 def title(values) -> str:
@@ -225,10 +264,24 @@ def pictures(sweep: Sweep, run: Run, moment: int | None) -> list:
     return [runs.FAILED, runs.run_result(sweep.folder, run.name).get("error") or ""]
 
 
+def preview(sweep: Sweep) -> list[str]:
+    """What --list and --dry-run print."""
+    if sweep.options.list:
+        return [shlex.join(["python", "sds2d.py", *run.arguments]) for run in sweep.runs]
+    seconds = [runs.run_result(sweep.folder, run.name).get("seconds") for run in sweep.runs]
+    known = [value for value in seconds if value]
+    left = sum(runs.status(sweep.folder, run.name) != runs.FINISHED for run in sweep.runs)
+    about = f", about {left * sum(known) / len(known) / 60:.0f} min one after another" if known else ""
+    return [f"{left} of {len(sweep.runs)} runs are left{about}"]
+
+
 def main():
     sweep = None
     try:
         sweep = plan(sys.argv[1:])
+        if sweep.options.list or sweep.options.dry_run:
+            print("\n".join(preview(sweep)))
+            sys.exit()
         execute_all(sweep)
     except (InputError, OSError, KeyboardInterrupt) as error:
         code, line = explain(error)
@@ -238,7 +291,7 @@ def main():
         print(f"sweep.py: {' '.join(line.split())}", file=sys.stderr)
         sys.exit(code)
     print(f"{sweep.folder}/figure.png\n{sweep.summary()}")
-    sys.exit(any(runs.status(sweep.folder, run.name) != runs.FINISHED for run in sweep.runs))
+    sys.exit(any(runs.status(sweep.folder, run.name) != runs.FINISHED for run in sweep.chosen()))
 
 
 if __name__ == "__main__":

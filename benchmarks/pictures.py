@@ -28,6 +28,7 @@ from config import Config, flag, flags_in, flatten, parse, set_values
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 from recording.folder import write_atomic
+from recording.interruption import end_with_parent
 from recording.pictures import to_pillow
 from representations import REPRESENTATIONS
 
@@ -133,12 +134,6 @@ def start_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; the first one reports it.
     torch.set_num_threads(1)
-
-
-def end_with_parent() -> None:
-    """A worker whose parent was killed would wait for its next cell forever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 @functools.lru_cache(1)

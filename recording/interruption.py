@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: the step is finished, and then everything that a finished run leaves; the second time is the
 end."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -39,3 +40,9 @@ class Interruption:
         self.signal = number
         # No print: the main thread may be in the middle of one.
         os.write(2, b"\nfinishing the step and writing what there is; a second time ends it at once\n")
+
+
+def end_with_parent() -> None:
+    """For a thread of a worker process: one whose parent was killed would wait for work forever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -320,6 +320,63 @@ def test_figure_has_every_run_in_its_place_and_every_label(gaussian, swept, tiny
     assert at == [(y, x) for x in xs for y in ys] and len(ys) == 3 and len(gaussian) == loads
 
 
+def test_a_figure_is_drawn_again_from_its_folder(gaussian, swept, tiny, tmp_path):
+    """Without the flags that made it, and with other names."""
+    out = tmp_path / "sweep"
+    swept("--prior.path", tiny, *QUICK, "--algo.name", "sds", "ism", "--algo.guidance-scale", 1, 2, "--out", out)
+    before, loads = labels("--out", out), len(gaussian)
+    assert before["algo.name"][0][1] < before["algo.guidance-scale"][0][1], "rows stand at the left"
+    new = ["--rows", "algo.guidance-scale", "--labels", "algo.guidance-scale=CFG $s$", "sds=DreamFusion", "1=none"]
+    assert swept("--out", out, *new)[0] == 0 and len(gaussian) == loads
+    after = labels("--out", out, *new)
+    assert after["CFG $s$"][0][1] < after["algo.name"][0][1] and "sds" not in after
+    assert len(after["DreamFusion"]) == len(after["none"]) == len(after["ism"]) == 1
+    code, _, errors = swept("--out", out, "--labels", "sds")
+    assert code == 2 and "--labels" in errors[-1]
+
+
+def test_what_is_left_is_said_and_nothing_done(gaussian, swept, tiny, tmp_path):
+    out = tmp_path / "sweep"
+    given = ["--prior.path", tiny, *QUICK, "--seed", 0, 1, 2, "--out", out]
+    code, said, _ = swept(*given, "--dry-run")
+    assert (code, said) == (0, ["3 of 3 runs are left"]) and not out.exists()
+    code, said, _ = swept(*given, "--list")
+    assert code == 0 and len(said) == 3 and not out.exists()
+    assert [read(line.split()[2:]) for line in said] == [read([*map(str, given[:-6]), "--seed", s]) for s in "012"]
+    assert swept(*given, "--only", 1)[0] == 0
+    code, said, _ = swept(*given, "--dry-run")
+    assert said[0].startswith("2 of 3 runs are left, about") and len(list((out / "runs").iterdir())) == 1
+
+
+def test_one_run_of_a_sweep(gaussian, swept, tiny, tmp_path):
+    out = tmp_path / "sweep"
+    given = ["--prior.path", tiny, *QUICK, "--seed", 0, 1, 2, "--out", out]
+    assert swept(*given, "--only", 2)[1][-1] == "3 runs: 1 finished, 2 not run"
+    assert swept(*given, "--only", 0, 1)[1][-1] == "3 runs: 3 finished"
+    assert [row["status"] for row in table(out)] == ["finished"] * 3 and not (out / "unfinished").exists()
+    code, _, errors = swept(*given, "--only", 3)
+    assert code == 2 and "--only 3" in errors[-1]
+
+
+@pytest.mark.slow
+def test_processes_share_a_sweep(tiny, tmp_path):
+    """Two that do a run each at the same time, and then --jobs 2: all with the bytes of one after another."""
+    given = ["--prior.path", tiny, *QUICK, "--seed", 0, 1]
+    both = [start(*given, "--out", tmp_path / "array", "--only", number) for number in (0, 1)]
+    one = start(*given, "--out", tmp_path / "one")
+    for process in (*both, one):
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode in (0, 1), errors
+    jobs = start(*given, "--out", tmp_path / "jobs", "--jobs", 2)
+    _, errors = jobs.communicate(timeout=240)
+    assert jobs.returncode == 0, errors
+    assert start(*given, "--out", tmp_path / "array").wait(timeout=240) == 0, "the figure of both"
+    for name in ("0-0", "1-1"):
+        files = [tmp_path / folder / "runs" / name / "final.png" for folder in ("one", "array", "jobs")]
+        assert len({file.read_bytes() for file in files}) == 1
+    assert all(len(table(tmp_path / folder)) == 2 for folder in ("one", "array", "jobs"))
+
+
 def test_one_flag_stands_against_the_steps(gaussian, swept, tiny, tmp_path):
     """What the column of step 2 shows is what a run of 2 steps ends with."""
     out, short = tmp_path / "sweep", tmp_path / "short"
