@@ -1,7 +1,7 @@
 """`python benchmark.py edits`: which method that edits reaches its target and keeps the rest, on edits with a known
 answer.
 
-Rows are DDS, PDS, SDS from the source, and SDEdit, with the unchanged source and the drawn target for comparison.
+Rows are DDS, PDS, FlowEdit, SDS from the source, and SDEdit, with the unchanged source and the drawn target for comparison.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ COLUMNS = {
 
 @dataclass
 class EditOptions(Options):
-    rows: tuple[str, ...] = ("dds", "pds", "sds", "sdedit")
+    rows: tuple[str, ...] = ("dds", "pds", "flowedit", "sds", "sdedit")
     """Methods, or "METHOD KIND". One that does not edit starts from the source."""
 
 
