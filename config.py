@@ -319,11 +319,7 @@ SAMPLERS = [name for name, cls in ALGORITHMS.items() if cls.is_sampler]
 GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in cls.defaults]
 GUIDANCE = ("guidance_rescale", "perp_neg_prompts", "perp_neg_weights")  # of ε̂^s
 OF_OPTIMISATION = ("batch", "algo.updates_per_step", "algo.repulsion", "rep.lr_schedule", "rep.lr_warm_up")
-OF_SOURCE = (
-    "algo.source_guidance_scale",
-    "source_negative_prompt",
-    "source_mask",
-)  # as the methods that compare with the source do
+OF_SOURCE = ("algo.source_guidance_scale", "source_negative_prompt", "source_mask")  # of an edit's steps
 LEARNT = ("lora_lr", "lora_updates", "lora_warm_up", "lora_particles", "gamma")  # of VSD
 INVERSION = ("inversion_guidance_scale", "inversion_steps", "eta")  # of SDI
 # Settings, or groups of them, that only some choices use: (setting, {the setting that chooses: its values}).

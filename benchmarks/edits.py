@@ -1,7 +1,8 @@
 """`python benchmark.py edits`: which method that edits reaches its target and keeps the rest, on edits with a known
 answer.
 
-Rows are DDS, PDS, FlowEdit, SDS from the source, and SDEdit, with the unchanged source and the drawn target for comparison.
+Rows are DDS, PDS, FlowEdit, SDS from the source, and SDEdit, with the unchanged source and the drawn target for
+comparison.
 """
 
 from dataclasses import dataclass
