@@ -253,7 +253,12 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     assert float(rows[0]["top1"]) == 1 and all(
         float(row["top1_low"]) <= float(row["top1"]) <= float(row["top1_high"]) for row in rows
     )
-    assert text.count("| ddim latent |") == 1 and "100%" in text and "2 prompts × 4 particles" in text
+    assert (
+        text.count("| ddim latent |") == 2
+        and "Differences to sds latent" in text
+        and "100%" in text
+        and "2 prompts × 4 particles" in text
+    )
     with Image.open(out / "quality.png") as chart:
         assert chart.width > 1000 and len(chart.convert("RGB").getcolors(10**6)) > 20
 

@@ -309,7 +309,8 @@ def test_any_optimizer_of_torch_resumes(tiny, prior, tmp_path, monkeypatch, make
 def test_before_the_first_checkpoint_a_run_begins_anew(tiny, prior, tmp_path, monkeypatch):
     flags, out = flags_for("sds", "gaussian2d", tiny, tmp_path), tmp_path / "run"
     killed(flags, out, prior, monkeypatch, 1)
-    assert sorted(path.name for path in out.iterdir()) == [".lock", ".schedule.part.png", "config.yaml"]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "config.yaml", "images", "metrics.jsonl"]
+    assert [path.name for path in (out / "images").iterdir()] == [".step_000000.part.png"]
     resume(out, prior)
     same_run(tmp_path / "whole", out)
 

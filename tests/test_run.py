@@ -58,10 +58,11 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
         env=os.environ if kind == "gaussian2d" else None,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("final.png") and "t=" in done.stderr
-    bar = re.compile(r"sds: +\d+%")
-    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and not bar.match(line)]
-    assert len(lines) <= 2 and "5 steps, uniform timesteps" in lines[-1], "what it loads, what it does, and the bar"
+    assert done.stdout.strip().endswith("final.png")
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    steps = [line for line in lines if line.startswith("step ")]
+    assert [line.split(",")[0] for line in steps] == [f"step {step} of 5" for step in (0, 2, 4)]
+    assert len(lines) <= 5 and "5 steps, uniform timesteps" in lines[-4], "what it loads, what it does, its recordings"
     files = [path for path in out.rglob("*") if path.is_file() and path.name != ".lock"]
     names = sorted(str(path.relative_to(out)) for path in files)
     assert names == sorted(
@@ -760,6 +761,9 @@ def test_every_setting_is_covered():
         "prior.vae",
         "prior.lora",
         "log.every",
+        "source-mask",
+        "prompts-file",
+        "list",
         "rep.background",
         "algo.perp-neg-weights",
         "source-image",
