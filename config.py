@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -97,28 +98,34 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
 
     Raises InputError in one line; tyro reports what it can not parse itself, and exits with code 2.
     """
-    options = tyro.cli(CommandLine, args=arguments, description=description)
+    options, given = tyro.cli(CommandLine, args=arguments, description=description), settings_in(arguments)
     if options.resume:
         raise InputError(f"--resume {options.resume} is for sds2d.py alone")
-    default, stored = CommandLine(), {}
+
+    def fill(values, source):
+        """Sets what the flags have not."""
+        set_values(options, {name: value for name, value in values.items() if flag(name) not in given}, source)
+
+    stored = {}
     if options.config:
         stored = load(options.config)
         command = stored.pop("command", ())
-        default = set_values(default, stored, options.config)
-        options = tyro.cli(CommandLine, args=arguments, default=default)
-        if command and any(flatten(options)[name] != stored[name] for name in ("algo.name", "rep.kind", "prior.path")):
+        fill(stored, options.config)
+        flat, initial = flatten(options), flatten(CommandLine())
+        if command and any(flat[name] != stored.get(name) for name in ("algo.name", "rep.kind", "prior.path")):
             # Of a run with another method only what its user gave holds; the rest were that method's defaults.
-            stored = {name: value for name, value in stored.items() if flag(name) in flags_in(command)}
-            default = set_values(CommandLine(), stored, options.config)
-            options = tyro.cli(CommandLine, args=arguments, default=default)
+            own = settings_in(command)
+            fill(
+                {name: value if flag(name) in own else initial[name] for name, value in stored.items()}, options.config
+            )
+            stored = {name: value for name, value in stored.items() if flag(name) in own}
     if options.prompts_file:
-        if "--prompt" in flags_in(arguments):
+        if "--prompt" in given:
             raise InputError("--prompts-file is in place of --prompt; one of them is needed")
-        default.prompt = read_prompts(options.prompts_file)
+        options.prompt = read_prompts(options.prompts_file)
     values, source = defaults(options)
-    default = set_values(default, {name: values[name] for name in values if name not in stored}, source)
-    default.command = without_out(arguments)
-    options = tyro.cli(CommandLine, args=arguments, default=default)
+    fill({name: value for name, value in values.items() if name not in stored}, source)
+    options.command = without_out(arguments)
     for name, value in flatten(options).items():
         if isinstance(value, tuple) and flags_in(arguments).count(flag(name)) > 1:
             raise InputError(f"{flag(name)} is given twice; give all of its values after one")
@@ -157,7 +164,9 @@ def parse_resume(arguments: list[str]) -> Config:
     for name in flatten(Config()):
         if name != "out" and (name not in stored or stored[name] is None and name in needed):
             raise InputError(f"{folder / 'config.yaml'}: {name} is missing")
-    steps, options = default.steps, tyro.cli(CommandLine, args=arguments, default=default)
+    given = settings_in(arguments)
+    steps, flat = default.steps, flatten(options)
+    options = set_values(default, {name: flat[name] for name in flat if flag(name) in given}, "the command line")
     fixed = ALGORITHMS[options.algo.name].is_sampler
     if options.steps < steps or fixed and options.steps > steps:
         raise InputError(f"--steps {options.steps}: the run in {folder} needs {steps}{'' if fixed else ' or more'}")
@@ -248,6 +257,11 @@ def flag(name: str) -> str:
 
 def flags_in(arguments: Iterable[str]) -> list[str]:
     return [word.split("=")[0].replace("_", "-") for word in arguments]
+
+
+def settings_in(arguments: Iterable[str]) -> set[str]:
+    """The flags of the settings that a command line gives: --schedule.shared-t of --schedule.no-shared-t, too."""
+    return {re.sub(r"^(--(?:.*\.)?)no-", r"\1", word) for word in flags_in(arguments)}
 
 
 # ----------------------------------------------------------------------------------------------------------- defaults

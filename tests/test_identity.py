@@ -1,5 +1,8 @@
 """What makes a method itself holds at the defaults that it has on the embedded prior, on latents."""
 
+import copy
+import functools
+
 import pytest
 import torch
 from conftest import GaussianPrior
@@ -13,6 +16,7 @@ WORDS = {"cat in flat style": (0.6, 0.8), "cat in fluent style": (0.9, 0.3), P_N
 SOURCE = ["--source-image", "priors/emoji64/edits/15_source.png", "--source-prompt", "fish"]
 
 
+@functools.cache
 def defaults(name, *flags, prompt="cat"):
     source = SOURCE if ALGORITHMS[name].edits else []
     return sds2d.parse(["--algo.name", name, "--prompt", prompt, "--particles", "3", *source, *flags])
@@ -20,7 +24,7 @@ def defaults(name, *flags, prompt="cat"):
 
 def build(name, **options):
     """The method at the embedded prior's defaults, on the prior in closed form."""
-    config, prior = defaults(name, **options), GaussianPrior(DATA | WORDS)
+    config, prior = copy.deepcopy(defaults(name, **options)), GaussianPrior(DATA | WORDS)
     prior.image_size = (2, 2)
     return sds2d.build(config, prior)[0]
 

@@ -100,8 +100,7 @@ def test_seeds():
         torch.testing.assert_close(many[row], alone[0])
 
 
-@pytest.mark.parametrize("name", ["dds", "pds", "flowedit"])
-@pytest.mark.parametrize("kind", ["latent", "pixel", "gaussian2d"])
+@pytest.mark.parametrize("name, kind", [("dds", "latent"), ("pds", "pixel"), ("flowedit", "gaussian2d")])
 def test_an_edit_stays_inside_its_mask(name, kind, tiny, tmp_path):
     Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "source.png")
     mask = Image.new("L", (64, 64))
