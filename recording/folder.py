@@ -17,8 +17,8 @@ from errors import InputError
 
 
 def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
-    """writer(part) must make the file `part`, which then replaces `path`."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    """writer(part) must make the file `part`, which then replaces `path`; each process has a part of its own."""
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         writer(part)
         os.replace(part, path)
