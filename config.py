@@ -99,6 +99,7 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
     Raises InputError in one line; tyro reports what it can not parse itself, and exits with code 2.
     """
     options, given = tyro.cli(CommandLine, args=arguments, description=description), settings_in(arguments)
+    check_values(options)  # What the flags say, before values of other sources are beside it.
     if options.resume:
         raise InputError(f"--resume {options.resume} is for sds2d.py alone")
 
@@ -164,13 +165,12 @@ def parse_resume(arguments: list[str]) -> Config:
     for name in flatten(Config()):
         if name != "out" and (name not in stored or stored[name] is None and name in needed):
             raise InputError(f"{folder / 'config.yaml'}: {name} is missing")
-    given = settings_in(arguments)
-    steps, flat = default.steps, flatten(options)
-    options = set_values(default, {name: flat[name] for name in flat if flag(name) in given}, "the command line")
-    fixed = ALGORITHMS[options.algo.name].is_sampler
-    if options.steps < steps or fixed and options.steps > steps:
+    steps, given, flat = default.steps, settings_in(arguments), flatten(options)
+    fixed = ALGORITHMS[default.algo.name].is_sampler
+    if "--steps" in given and (options.steps is None or options.steps < steps or fixed and options.steps > steps):
         raise InputError(f"--steps {options.steps}: the run in {folder} needs {steps}{'' if fixed else ' or more'}")
-    return validate(Config(**{entry.name: getattr(options, entry.name) for entry in fields(Config)}), new=False)
+    set_values(default, {name: value for name, value in flat.items() if flag(name) in given}, "--resume")
+    return validate(Config(**{entry.name: getattr(default, entry.name) for entry in fields(Config)}), new=False)
 
 
 def without_out(arguments: list[str]) -> tuple[str, ...]:
