@@ -52,7 +52,8 @@ def recorded(folder: Path) -> dict[str, list[int]]:
 def page(folder: Path, progress: str | None = None) -> str:
     """The page of a run's folder, as text. progress: how far a run is that has not ended; its page loads itself
     again."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    settings = (folder / "config.yaml").read_text(encoding="utf-8")
+    config = yaml.load(settings, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C is ten times as fast
     command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
     lines = records(folder)
     pictures, titles = recorded(folder), TITLES
@@ -70,7 +71,7 @@ def page(folder: Path, progress: str | None = None) -> str:
         probes=[probe for name in titles if (probe := last_probe(folder, name))],
         files=[path.name for path in folder.iterdir()],
         command=command,
-        settings=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        settings=settings,
         data={
             "steps": panels[0]["steps"],
             "panels": panels,
