@@ -20,7 +20,7 @@ HOSTILE = '</script><script>document.title = "taken"</script> <img src=x onerror
 # What a user's hand would do, and what comes of it, left in the page for the test to read.
 HAND = """<script>
   window.addEventListener("load", () => setTimeout(() => {
-    const slider = document.getElementById("step"), shown = []
+    const slider = document.getElementById("step"), shown = [], first = document.getElementById("at").textContent
     for (const place of [0, 1, slider.max]) {
       slider.value = place
       slider.dispatchEvent(new Event("input"))
@@ -30,7 +30,7 @@ HAND = """<script>
       const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).map(image => image.src)
       const out = document.createElement("pre")
       out.id = "report"
-      out.textContent = JSON.stringify({ shown, broken, errors: window.errors, title: document.title,
+      out.textContent = JSON.stringify({ shown, first, broken, errors: window.errors, title: document.title,
         at: document.getElementById("at").textContent, heading: document.querySelector("h1").textContent,
         command: document.getElementById("command").textContent, wide: document.documentElement.scrollWidth > innerWidth })
       document.body.append(out)
@@ -144,7 +144,7 @@ def test_in_a_browser(folder, browse, width):
         ]
         for steps in ((0, 0, 0, 0), (2, 2, 2, 2), (5, 4, 4, 5))
     ]
-    assert report["at"] == "step 5" and not report["wide"], "nothing sticks out at the right"
+    assert report["first"] == report["at"] == "step 5" and not report["wide"], "nothing sticks out at the right"
     assert report["title"].startswith("dds: </script>") and report["heading"] == f"{HOSTILE}\na fish"
     assert HOSTILE.split("\n")[0].split("'")[0] in report["command"]
 
