@@ -1,7 +1,9 @@
 """Runs side by side on one page: a common slider, curves over each other, and the settings that they differ in.
 
-python compare.py outputs/FIRST outputs/SECOND
-python compare.py outputs/FIRST outputs/SECOND --labels "as it was" "with my change" --out outputs/comparison
+    python compare.py outputs/FIRST outputs/SECOND
+    python compare.py outputs/FIRST outputs/SECOND --labels "as it was" "with my change" --out outputs/comparison
+
+A folder is one that sds2d.py or sweep.py has made.
 """
 
 import os

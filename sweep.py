@@ -30,9 +30,10 @@ from config import parse, read_options
 from errors import InputError, explain
 from priors.checkpoint import read_json, user_path
 from recording.folder import lock_folder, write_atomic, write_csv, write_text
+from recording.page import time_left
 from sweeps import runs
 from sweeps.figure import Axis, draw
-from sweeps.grid import Run, make_runs, read_grid
+from sweeps.grid import Run, make_runs, read_grid, title
 from sweeps.jobs import run_in_processes
 from sweeps.on_ray import connected, run_on_ray
 from sweeps.results import results, save_page
@@ -188,10 +189,8 @@ def execute_all(sweep: Sweep) -> None:
                 reason = runs.run_result(folder, run.name).get("error") or ""
                 print(f"[{number}/{len(pending)}] {title(run.values.items())} {status}: {reason}", file=sys.stderr)
             rest = len(pending) - number
-            seconds = (time.perf_counter() - start) / number * rest
-            left = f"{seconds / 60:.0f} min left" if seconds > 120 else f"{seconds:.0f} s left"
             if rest:
-                show(sweep, left)
+                show(sweep, time_left((time.perf_counter() - start) / number * rest))
     with contextlib.suppress(OSError):
         (folder / "unfinished").rmdir()  # It is not empty while other processes work on --only.
 
@@ -233,10 +232,6 @@ def figure(sweep: Sweep):
     titles = [title([(names.get(name, name), names.get(text, text)) for name, text in table]) for table in tables]
     row_axis = Axis(rows, sweep.swept[rows])
     return draw(renamed(row_axis), renamed(column_axis), titles, cell, sweep.options.tile)
-
-
-def title(values) -> str:
-    return "   ".join(f"{name} {text}" for name, text in values)
 
 
 def moment_labels(grid: list[Run]) -> dict[str, int | None]:

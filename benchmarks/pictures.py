@@ -33,16 +33,8 @@ from recording.pictures import to_pillow
 from representations import REPRESENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
-NO_PICTURE = (
-    "log.",
-    "eval.",
-    "out",
-    "command",
-    "environment",
-    "prior.path",
-    "paper",
-    "quiet",
-)  # settings that change no picture
+# Settings that change no picture.
+NO_PICTURE = ("log.", "eval.", "out", "command", "environment", "prior.path", "paper", "quiet")
 
 
 class Cell(NamedTuple):

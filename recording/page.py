@@ -57,7 +57,8 @@ def page(folder: Path, progress: str | None = None) -> str:
     command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
     lines = records(folder)
     pictures, titles = recorded(folder), TITLES
-    if alike(folder, pictures.get("x0", []), pictures.get("pseudo_gt", [])):
+    both = pictures.get("x0") if pictures.get("x0") == pictures.get("pseudo_gt") else None
+    if both and alike(folder, "x0", "pseudo_gt", both):
         titles = {**TITLES, "x0": f"{TITLES['x0']}, which is the pseudo ground truth, too"}
         del pictures["pseudo_gt"], titles["pseudo_gt"]
     panels = [{"name": name, "title": titles.get(name, name), "steps": s} for name, s in pictures.items()]
@@ -82,13 +83,15 @@ def page(folder: Path, progress: str | None = None) -> str:
     )
 
 
-def alike(folder: Path, *steps: list[int]) -> bool:
-    """Whether x0 and pseudo_gt have the same pictures, as of SDS, whose gradient leads to what the prior predicts."""
-    first, second = steps
-    files = [[folder / name / f"step_{step:06d}.png" for step in first] for name in ("x0", "pseudo_gt")]
-    return (
-        bool(first) and first == second and all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
-    )
+def alike(folder: Path, first: str, second: str, steps: list[int]) -> bool:
+    """Whether two folders of recorded pictures have the same ones, as x0 and pseudo_gt of SDS, whose gradient leads to
+    what the prior predicts."""
+    names = [f"step_{step:06d}.png" for step in steps]
+    return all((folder / first / name).read_bytes() == (folder / second / name).read_bytes() for name in names)
+
+
+def time_left(seconds: float) -> str:
+    return f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -19,7 +19,7 @@ from priors.evaluation import Evaluator
 from recording.checkpoint import NAME, load_checkpoint, parameters, save_checkpoint
 from recording.finite import require_finite_norms, require_finite_step, step_norms
 from recording.folder import truncate_records, write_atomic, write_text
-from recording.page import page, steps_in
+from recording.page import page, steps_in, time_left
 from recording.pictures import grid, heat_grid, to_pillow
 from recording.probe import clean_latents, probe
 from recording.video import save_gif, save_video
@@ -137,8 +137,7 @@ class Recorder:
         """How far the run is, and how long the rest takes at the speed so far."""
         first, start = self.start
         rest = (time.perf_counter() - start) / (step - first) * (self.steps - step) if step > first else None
-        left = "" if rest is None else f", {rest:.0f} s left" if rest < 120 else f", {rest / 60:.0f} min left"
-        return f"step {step} of {self.steps}{left}"
+        return f"step {step} of {self.steps}" + ("" if rest is None else f", {time_left(rest)}")
 
     def write_page(self, step: int) -> None:
         """The page of an unfinished run; it loads itself again."""

@@ -1,5 +1,5 @@
-"""video.mp4 and video.gif, from pictures on disk: one is in memory at a time, and a run that was killed has lost
-none."""
+"""video.mp4 and video.gif, from pictures on disk: a run that was killed has lost none. Of the video one is in memory at
+a time."""
 
 import contextlib
 import io

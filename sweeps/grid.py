@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -25,6 +26,11 @@ class Run:
     values: dict[str, str]
     arguments: list[str]
     config: Config | None = None
+
+
+def title(values: Iterable[tuple[str, str]]) -> str:
+    """Settings and their values, as figure and page name a run."""
+    return "   ".join(f"{name} {text}" for name, text in values)
 
 
 def types(cls: type, prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from recording.comparison import comparison
 from recording.folder import write_text
 from recording.page import template
-from sweeps.grid import Run
+from sweeps.grid import Run, title
 from sweeps.runs import FINISHED, run_folder, run_result, status
 
 
@@ -40,9 +40,7 @@ def save_page(
     commands = [shlex.join(["python", "sds2d.py", *run.arguments]) for run in runs]
     names = {"name": path.parent.absolute().name, "command": shlex.join(["python", "sweep.py", *command])}
     lines = list(zip(runs, rows, commands, strict=True))
-    finished = [
-        (run, path.parent / row["folder"]) for run, row in zip(runs, rows, strict=True) if row["status"] == FINISHED
-    ]
-    labels = {"   ".join(f"{name} {text}" for name, text in run.values.items()): folder for run, folder in finished}
+    ends = zip(runs, rows, strict=True)
+    labels = {title(run.values.items()): path.parent / row["folder"] for run, row in ends if row["status"] == FINISHED}
     data = comparison(labels, path) if labels else None
     write_text(path, template("sweep.html").render(lines=lines, summary=summary, left=left, data=data, **names))
