@@ -355,8 +355,9 @@ CHOICES = [
     *((f"algo.sdi.{name}", {"algo.sdi.noise": ["inverted"]}) for name in INVERSION),
     *((f"schedule.{name}", {f"schedule.{key}": users[key] for key in users}) for name, users in USED_BY.items()),
 ]
-for kind, cls in REPRESENTATIONS.items():
-    CHOICES += [(f"rep.{name}", {"rep.kind": [kind]}) for name in getattr(cls.Settings, "__annotations__", ())]
+OWN = {kind: [entry.name for entry in fields(cls.Settings)] for kind, cls in REPRESENTATIONS.items() if cls.Settings}
+for setting in dict.fromkeys(name for names in OWN.values() for name in names):
+    CHOICES.append((f"rep.{setting}", {"rep.kind": [kind for kind in OWN if setting in OWN[kind]]}))
 
 
 def unused(name: str, flat: dict[str, Any]) -> str | None:

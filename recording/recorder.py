@@ -123,11 +123,11 @@ class Recorder:
         images."""
         self.checkpoint(step)
         images = self.picture(step)
-        for name, writer in self.representation.files().items():
-            write_atomic(self.folder / name, writer)
         for index, image in enumerate(images):
             write_atomic(self.folder / f"final_{index:02d}.png", to_pillow(image).save)
         write_atomic(self.folder / "final.png", self.sheet(images).save)
+        for name, writer in self.representation.files().items():
+            write_atomic(self.folder / name, writer)
         self.probe(step)
         self.draw_gradients()
         self.summarize()

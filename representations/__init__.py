@@ -4,15 +4,18 @@ REPRESENTATIONS."""
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt
+import pydantic
+from pydantic import NonNegativeInt
 
 from errors import Fraction, NonNegative, Positive, Rate
+from representations.bezier import Bezier
+from representations.field import Field
 from representations.gaussian2d import Gaussian2D
 from representations.latent import Latent
 from representations.pixel import Pixel
 
-Beta = Annotated[NonNegative, Field(lt=1)]
-REPRESENTATIONS = {"latent": Latent, "pixel": Pixel, "gaussian2d": Gaussian2D}
+Beta = Annotated[NonNegative, pydantic.Field(lt=1)]
+REPRESENTATIONS = {"latent": Latent, "pixel": Pixel, "gaussian2d": Gaussian2D, "bezier": Bezier, "field": Field}
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Common:
     """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the method or the checkpoint has a default
     of its own."""
     lr: Rate | None = None
-    """Learning rate; for gaussian2d, a factor on those of its groups. None: the representation's own for this
+    """Learning rate; for gaussian2d, bezier and field, a factor on those of their groups. None: the representation's own for this
     optimizer."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls over the run, to 0 after the last step."""

@@ -3,52 +3,44 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
-from errors import Fraction, NonNegative
-from representations.representation import Representation, clamp_colors
+from representations.picture import GroupRate, PaintSettings, Picture
+from representations.representation import clamp_colors
 from representations.start import start_images
 
 
 @dataclass
-class GaussianSettings:
+class GaussianSettings(PaintSettings):
     num_points: PositiveInt | None = None
     """Gaussians a particle. None: one for 8 pixels, so 512 at 64×64 and 32,768 at 512×512."""
     layout: Literal["random", "grid"] = "random"
     """Where they start: anywhere on the canvas, or on a grid of squares."""
-    background: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
-    """Red, green and blue in [0, 1] of the canvas behind them."""
-    fit_steps: PositiveInt | None = None
-    """Optimiser steps that fit them to the pictures of --rep.init image or source, before the run. None: 500."""
-    center_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.002
-    """Learning rate of the centers, in sides of the canvas. --rep.lr is a factor on this and the next four."""
-    scale_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.05
+    center_lr: GroupRate = 0.002
+    """Learning rate of the centers, in sides of the canvas."""
+    scale_lr: GroupRate = 0.05
     """Of the scales' logits."""
-    angle_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.05
+    angle_lr: GroupRate = 0.05
     """Of the angles, in radians."""
-    color_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.02
-    """Of the colours."""
-    opacity_lr: Annotated[NonNegative, Field(lt=1e30)] = 0.05
-    """Of the opacities' logits."""
 
 
-class Gaussian2D(Representation):
+class Gaussian2D(Picture):
     """B × N Gaussians. Parameters, and the maps that keep them valid:
 
     centers (B, N, 2)     x and y in widths and heights of the canvas; anywhere: off the canvas they paint nothing
     scales (B, N, 2)      sigmoid → (0, 1) sides √HW of the canvas: like exp for small ones, and none outgrows it
     angles (B, N)         radians, free
     colors (B, N, 3)      red, green, blue; projected onto [0, 1] after each step, as Pixel's are and for the same
-    reason opacities (B, N)      sigmoid → (0, 1)
+                          reason
+    opacities (B, N)      sigmoid → (0, 1)
 
     One that has left the canvas, or whose opacity has sunk below 1/255, is not drawn and gets no gradient any more;
     none is added or taken away. The density view says how many there are.
     """
 
-    learning_rates = {"adam": 1.0, "adamw": 1.0, "sgd": 100.0}
     Settings = GaussianSettings
 
     def __init__(self, config, prior, particles):
@@ -78,19 +70,8 @@ class Gaussian2D(Representation):
         self.groups = {name: torch.nn.Parameter(value.float().contiguous()) for name, value in start.items()}
         self.background = torch.tensor(config.background, device=prior.device)
         if config.init in ("image", "source"):
-            self.fit(pictures, config.fit_steps or 500)
+            self.fit(pictures)
         self.mask = particles.source_mask
-
-    def parameters(self):
-        """The optimizer's groups. None decays, whatever the optimizer: 0 is a corner for centers, and half the
-        canvas for scales."""
-        return self.groups_at(self.config.lr)
-
-    def groups_at(self, factor):
-        return [
-            {"params": [value], "lr": factor * getattr(self.config, f"{name}_lr"), "weight_decay": 0.0}
-            for name, value in self.groups.items()
-        ]
 
     def gaussians(self):
         """What rasterize() takes: centers and scales in pixels, angles, colors, opacities."""
@@ -107,14 +88,8 @@ class Gaussian2D(Representation):
         """(B, 3, H, W) in [0, 1], differentiable."""
         from representations.rasterizer import rasterize
 
-        images = rasterize(*(values[rows] for values in self.gaussians()), self.background, self.prior.image_size)
-        if self.mask is not None and images.requires_grad:
-            images.register_hook(lambda gradient: gradient * self.mask[rows].to(gradient))
-        return images
-
-    def latents(self, rows=slice(None)):
-        """(B, C, h, w), differentiable: the mean of the autoencoder's posterior."""
-        return self.prior.encode(self.images(rows))
+        gaussians = (values[rows] for values in self.gaussians())
+        return self.masked(rasterize(*gaussians, self.background, self.prior.image_size), rows)
 
     def project(self):
         """Colours back into [0, 1] after an optimiser step."""
@@ -141,25 +116,6 @@ class Gaussian2D(Representation):
             )
             for index, one in enumerate(particles)
         }
-
-    def fit(self, pictures, steps):
-        """Fits them to pictures (B, 3, H, W) by least squares, and says how well: a PSNR a particle, in dB."""
-        from tqdm import tqdm
-
-        optimizer = torch.optim.Adam(self.groups_at(1.0))
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for step in (bar := tqdm(range(steps), desc="fit", unit="step")):
-            errors = (self.images() - pictures).square().mean((1, 2, 3))  # (B,)
-            optimizer.zero_grad(set_to_none=True)
-            errors.sum().backward()
-            optimizer.step()
-            decay.step()
-            self.project()
-            if step % 20 == 0:
-                bar.set_postfix(psnr=f"{-10 * errors.detach().mean().log10():.1f} dB", refresh=False)
-        with torch.no_grad():
-            errors = (self.images() - pictures).square().mean((1, 2, 3))
-        print("fitted to", " ".join(f"{-10 * math.log10(max(error, 1e-12)):.1f}" for error in errors.tolist()), "dB")
 
 
 def layout(kind, count, particles, aspect):

@@ -172,7 +172,7 @@ def forward(ellipses, boxes, colors, ground, starts, order, height, width):
         for y in range(top, bottom):
             for x in range(left, right):
                 for channel in range(3):
-                    images[b, y, x, channel] += transmittances[b, y, x] * ground[channel]
+                    images[b, y, x, channel] += transmittances[b, y, x] * ground[b, channel]
     return images, transmittances, ends
 
 
@@ -195,7 +195,7 @@ def backward(ellipses, boxes, colors, ground, starts, order, transmittances, end
             for x in range(left, right):
                 last = max(last, ends[b, y, x])
                 for channel in range(3):
-                    behind[y - top, x - left] += ground[channel] * gradient[b, y, x, channel]
+                    behind[y - top, x - left] += ground[b, channel] * gradient[b, y, x, channel]
         for place in range(last - 1, -1, -1):
             entry = starts[tile] + place
             n = order[entry]

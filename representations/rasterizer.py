@@ -23,20 +23,21 @@ from torch.autograd.function import once_differentiable
 
 
 def rasterize(centers, scales, angles, colors, opacities, background, size):
-    """Gaussians → images (B, 3, H, W), differentiable in all but the background.
+    """Gaussians → images (B, 3, H, W), differentiable.
 
     centers (B, N, 2) x and y in pixels, from the canvas's upper left corner;  scales (B, N, 2) standard deviations
     in pixels; angles (B, N) in radians, from the x axis towards the y axis, which points down;  colors (B, N, 3);
-    opacities (B, N) in [0, 1];  background (3,);  size (H, W).  float32 or float64; gsplat renders in float32.
+    opacities (B, N) in [0, 1];  background (3,) or (B, 3);  size (H, W).  float32 or float64; gsplat renders in float32.
     Raises ValueError for other shapes and, on the CPU, FloatingPointError where a Gaussian is not finite.
     """
     batch, count = angles.shape
+    background = background.expand(batch, -1) if background.ndim == 1 else background
     for name, value, shape in (
         ("centers", centers, (batch, count, 2)),
         ("scales", scales, (batch, count, 2)),
         ("colors", colors, (batch, count, 3)),
         ("opacities", opacities, (batch, count)),
-        ("background", background, (3,)),
+        ("background", background, (batch, 3)),
     ):
         if value.shape != shape:
             raise ValueError(f"{name} {tuple(value.shape)}: {shape} is needed with angles {(batch, count)}")
@@ -84,7 +85,7 @@ def rasterize_by_gsplat(centers, scales, angles, colors, opacities, background, 
         height=size[0],
         eps2d=LOW_PASS,
         packed=False,
-        backgrounds=background.to(colors).expand(batch, 1, 3),
+        backgrounds=background.to(colors).expand(batch, 3)[:, None],
         camera_model="ortho",
     )
     return images[:, 0].movedim(-1, 1)
@@ -130,10 +131,9 @@ class Rasterize(torch.autograd.Function):
         from representations import gaussian_kernels as kernels
 
         announce_compilation()
-        arrays = [to_numpy(value) for value in (centers, scales, angles, colors, opacities)]
-        if not all(np.isfinite(array).all() for array in arrays):
+        *arrays, ground = [to_numpy(value) for value in (centers, scales, angles, colors, opacities, background)]
+        if not all(np.isfinite(array).all() for array in (*arrays, ground)):
             raise FloatingPointError("a Gaussian's parameters are not finite: the learning rate may be too high")
-        ground = to_numpy(background)
         with same_threads():
             ellipses, boxes = kernels.shapes(*arrays[:3], arrays[4], *size)
             starts, order = kernels.sort_into_tiles(boxes, *size)
@@ -147,7 +147,10 @@ class Rasterize(torch.autograd.Function):
     def backward(context, gradient):
         from representations import gaussian_kernels as kernels
 
+        ellipses, *_, transmittances, _ = context.kept
+        along = to_numpy(gradient.movedim(1, -1))  # (B, H, W, 3)
         with same_threads():
-            sums = kernels.backward(*context.kept, to_numpy(gradient.movedim(1, -1)))
-            gradients = kernels.gradients(sums, context.kept[0], context.scales)
-        return *(torch.from_numpy(array).to(gradient.dtype).to(gradient.device) for array in gradients), None, None
+            sums = kernels.backward(*context.kept, along)
+            gradients = kernels.gradients(sums, ellipses, context.scales)
+        gradients = (*gradients, (along * transmittances[..., None]).sum((1, 2)))
+        return *(torch.from_numpy(array).to(gradient.dtype).to(gradient.device) for array in gradients), None

@@ -34,7 +34,7 @@ def dense(centers, scales, angles, colors, opacities, background, size):
         ended = ended | (after <= 1e-4)
         image = image + torch.where(ended, 0, alpha[:, n] * light)[:, None] * colors[:, n, :, None, None]
         light = torch.where(ended, light, after)
-    return image + light[:, None] * background.to(centers).view(1, 3, 1, 1)
+    return image + light[:, None] * background.to(centers).view(-1, 3, 1, 1)
 
 
 def scene(count, size, seed=0, batch=2, dtype=torch.float64):
@@ -62,15 +62,18 @@ def relative(ours, true):
 @pytest.mark.parametrize(("count", "size"), [(1, (7, 9)), (40, (16, 16)), (300, (40, 70)), (60, (5, 100))])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
 def test_image_and_gradients(count, size, dtype, tolerance):
-    given = scene(count, size, seed=count, dtype=dtype)
+    generator = torch.Generator().manual_seed(1)
+    background = torch.rand(2, 3, generator=generator, dtype=dtype).requires_grad_()  # one a particle
+    given = [*scene(count, size, seed=count, dtype=dtype), background]
     exact = [value.detach().double().requires_grad_(True) for value in given]
-    image, true = rasterize(*given, BACKGROUND, size), dense(*exact, BACKGROUND, size)
+    image, true = rasterize(*given, size), dense(*exact, size)
     assert image.shape == (2, 3, *size) and image.dtype == dtype
     assert relative(image, true) < tolerance
-    weight = torch.randn(true.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weight = torch.randn(true.shape, generator=generator, dtype=torch.float64)
     image.backward(weight.to(dtype))
     true.backward(weight.to(dtype).double())
-    for name, ours, theirs in zip(("centers", "scales", "angles", "colors", "opacities"), given, exact, strict=True):
+    names = ("centers", "scales", "angles", "colors", "opacities", "background")
+    for name, ours, theirs in zip(names, given, exact, strict=True):
         assert ours.grad.dtype == dtype
         assert relative(ours.grad, theirs.grad) < tolerance, name
 

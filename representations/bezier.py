@@ -1,0 +1,225 @@
+"""Cubic Bézier strokes or filled shapes, drawn with Gaussians sampled along them: Liu et al. 2025, Bézier Splatting
+(arXiv 2503.16424). They leave an SVG file."""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import PositiveInt
+
+from errors import Fraction, NonNegative
+from representations.picture import GroupRate, PaintSettings, Picture
+from representations.representation import clamp_colors
+from representations.start import start_images
+
+SPREAD = 0.6  # Standard deviation of a Gaussian by the distance to the next: flat to 2 %.
+
+
+@dataclass
+class BezierSettings(PaintSettings):
+    num_strokes: PositiveInt | None = None
+    """Strokes a particle. None: 64 at 64×64 and 256 at 512×512, four times the cube root of the pixels."""
+    closed: bool = False
+    """Shapes that two curves enclose, filled, in place of strokes."""
+    samples_along: PositiveInt = 16
+    """Gaussians along each curve."""
+    samples_across: PositiveInt | None = None
+    """And across it: the more, the sharper its edge is. None: 4, and 12 for shapes."""
+    min_width: Fraction = 0.02
+    """The least width of a stroke, in sides √HW of the canvas."""
+    max_width: Fraction = 0.1
+    """The greatest width of a stroke, likewise. Wide strokes fold where they bend, and no SVG shows that alike."""
+    crossing_weight: NonNegative = 0.0
+    """Weight of a penalty on curves that cross themselves: Ma et al. 2022, LIVE (arXiv 2206.04655), equation 6."""
+    point_lr: GroupRate = 0.01
+    """Learning rate of the control points, in widths and heights of the canvas."""
+    width_lr: GroupRate = 0.005
+    """Of the strokes' widths, in sides of the canvas."""
+
+
+class Bezier(Picture):
+    """B × K curves. Parameters, and the maps that keep them valid:
+
+    point (B, K, 4, 2)    control points, x and y in widths and heights of the canvas; anywhere. A shape has six: of
+                          its second curve, from the fourth point back to the first, the two inner ones are added
+    width (B, K)          of a stroke, in sides √HW of the canvas; projected onto [min_width, max_width]
+    color (B, K, 3)       red, green, blue; projected onto [0, 1]
+    opacity (B, K)        sigmoid → (0, 1), of each of its Gaussians
+    ground (B, 1, 3)      colour of the canvas, which learns as the others do
+
+    Stroke 0 lies in front. A stroke is the surface S(t, u) = C(t) + (u - ½) w n(t), a shape S(t, u) = (1 - u) C₁(t) +
+    u C₂(t), both over the unit square. Its Gaussians lie on a grid of (t, u), and their axes are those of S's Jacobian,
+    so that they overlap evenly wherever the curve goes.
+    """
+
+    Settings = BezierSettings
+
+    def __init__(self, config, prior, particles):
+        self.config, self.prior, (H, W) = config, prior, prior.image_size
+        self.mask = None
+        self.samples = config.samples_along, config.samples_across or (12 if config.closed else 4)
+        self.size, self.side = torch.tensor([W, H], device=prior.device), (H * W) ** 0.5
+        count = config.num_strokes or round(4 * (H * W) ** (1 / 3))
+        spacing = count**-0.5
+        points = start_points(count, spacing, config.closed, particles)
+        ground = torch.tensor(config.background, device=prior.device).expand(len(particles), 1, 3)
+        if config.init == "noise":
+            colors, pictures = 0.5 + 0.25 * config.init_std * particles.randn(count, 3), None
+        else:
+            pictures = start_images(config, prior, particles)
+            pixels = (points.mean(2) * self.size).long().clamp(min=0).minimum(self.size - 1)
+            colors = [picture[:, at[:, 1], at[:, 0]].T for picture, at in zip(pictures, pixels, strict=True)]
+            colors = torch.stack(colors)
+        start = {
+            "point": points,
+            "width": torch.full_like(points[:, :, 0, 0], spacing).clamp(config.min_width, config.max_width),
+            "color": colors.float().clamp(0, 1),
+            "opacity": torch.zeros_like(points[:, :, 0, 0]),
+            "ground": ground,
+        }
+        if config.closed:
+            del start["width"]
+        self.groups = {name: torch.nn.Parameter(value.float().contiguous()) for name, value in start.items()}
+        if config.crossing_weight:
+            self.groups["point"].register_hook(self.add_crossing_gradient)
+        if config.init in ("image", "source"):
+            self.fit(pictures)
+        self.mask = particles.source_mask
+
+    def rate(self, name):
+        return self.config.color_lr if name == "ground" else super().rate(name)
+
+    def gaussians(self, rows=slice(None)):
+        """What rasterize() takes: centers and scales in pixels, angles, colors, opacities, K · along · across of
+        them, and the background (B, 3)."""
+        from representations.gaussian_kernels import LOW_PASS
+
+        group = {name: value[rows] for name, value in self.groups.items()}
+        widths = None if self.config.closed else group["width"] * self.side
+        centers, jacobians = surface(group["point"] * self.size, widths, *self.samples)
+        scales, angles = axes(jacobians)
+        scales = SPREAD * scales
+        # The rasterizer's low-pass widens every Gaussian, and would paint those of thin strokes too strongly.
+        area = scales.prod(-1) / (scales.square() + LOW_PASS).prod(-1).sqrt()
+        colors = group["color"][:, :, None].expand(centers.shape[:-1] + (3,))
+        opacities = group["opacity"].sigmoid()[:, :, None] * area
+        flat = (value.flatten(1, 2) for value in (centers, scales, angles, colors, opacities))
+        return *flat, group["ground"][:, 0]
+
+    def images(self, rows=slice(None)):
+        """(B, 3, H, W) in [0, 1], differentiable."""
+        from representations.rasterizer import rasterize
+
+        return self.masked(rasterize(*self.gaussians(rows), self.prior.image_size), rows)
+
+    def project(self):
+        clamp_colors(self.groups["color"].data)
+        clamp_colors(self.groups["ground"].data)
+        if "width" in self.groups:
+            width = self.groups["width"].data
+            limited = width.clamp(self.config.min_width, self.config.max_width)
+            width.copy_(limited.where(width.isfinite(), float("nan")))
+
+    def add_crossing_gradient(self, gradient):
+        """∂/∂points of the penalty, beside the gradient of what was drawn."""
+        with torch.enable_grad():
+            points = self.groups["point"].detach().requires_grad_()
+            (own,) = torch.autograd.grad(crossing(points * self.size / self.side), points)
+        return gradient + self.config.crossing_weight * own
+
+    def views(self, images):
+        """The curves and their control points over the picture."""
+        from representations.bezier_views import paths
+
+        return {"paths": (paths(images, self.groups["point"] * self.size, self.groups["color"]), "")}
+
+    def files(self):
+        """The curves of each particle: strokes_00.svg …."""
+        from representations.bezier_views import solid, write_svg
+
+        group = {name: value.detach().cpu() for name, value in self.groups.items()}
+        points, size = group["point"] * self.size.cpu(), self.prior.image_size
+        widths = None if self.config.closed else group["width"] * self.side
+        _, jacobians = surface(points, widths, *self.samples)
+        across = SPREAD * jacobians[..., 1].norm(dim=-1).mean(2)  # (B, K), pixels
+        opacities, edges = solid(group["opacity"].sigmoid(), SPREAD, across)
+
+        def write(path, row):
+            width = None if widths is None else widths[row]
+            painted = group["color"][row], opacities[row], edges[row], group["ground"][row, 0]
+            write_svg(path, points[row], width, *painted, size)
+
+        return {f"strokes_{row:02d}.svg": functools.partial(write, row=row) for row in range(len(points))}
+
+
+def start_points(count: int, spacing: float, closed: bool, particles) -> torch.Tensor:
+    """Control points (B, count, 4 or 6, 2) of curves anywhere on the canvas, about two spacings long: of strokes
+    straight ones in any direction, of shapes lenses."""
+    middle = particles.rand(count, 1, 2)
+    angle = 2 * math.pi * particles.rand(count, 1)
+    along = torch.stack([angle.cos(), angle.sin()], -1) * spacing  # (B, K, 1, 2)
+    across = torch.stack([-angle.sin(), angle.cos()], -1) * spacing
+    steps = middle.new_tensor([-1, -1 / 3, 1 / 3, 1, 1 / 3, -1 / 3]).view(6, 1)
+    sides = middle.new_tensor([0, 1, 1, 0, -1, -1]).view(6, 1)
+    return middle + along * steps + across * sides if closed else middle + along * steps[:4]
+
+
+def surface(points, widths, along, across):
+    """Points (B, K, 4, 2) and widths (B, K) of strokes, or (B, K, 6, 2) and None, in pixels → on a grid of (t, u) its
+    points (B, K, along · across, 2) and Jacobians (…, 2, 2), columns ∂S/∂t, ∂S/∂u, for steps to the next point."""
+    t = (torch.arange(along, device=points.device) + 0.5) / along
+    u = (torch.arange(across, device=points.device)[:, None] + 0.5) / across  # (across, 1), beside (B, K, …, 2)
+    curve, tangent, bend = bezier(points[:, :, :4], t)  # (B, K, along, 2)
+    if widths is None:
+        other, other_tangent, _ = bezier(points[:, :, [0, 5, 4, 3]], t)
+        centers = curve[..., None, :] * (1 - u) + other[..., None, :] * u  # (B, K, along, across, 2)
+        by_t = tangent[..., None, :] * (1 - u) + other_tangent[..., None, :] * u
+        by_u = (other - curve)[..., None, :].expand_as(by_t)
+    else:
+        speed = tangent.norm(dim=-1, keepdim=True) + 1e-3
+        direction = tangent / speed
+        normal = torch.stack([-direction[..., 1], direction[..., 0]], -1)
+        turn = cross(tangent, bend)[..., None] / speed**2  # radians, for t from 0 to 1
+        by_u = (normal * widths[:, :, None, None])[..., None, :]
+        centers = curve[..., None, :] + by_u * (u - 0.5)
+        outwards = widths[:, :, None, None, None] * (u - 0.5)  # (B, K, 1, across, 1)
+        by_t = direction[..., None, :] * (speed[..., None, :] - outwards * turn[..., None, :])
+        by_u = by_u.expand_as(by_t)
+    jacobians = torch.stack([by_t / along, by_u / across], -1)
+    return centers.flatten(2, 3), jacobians.flatten(2, 3)
+
+
+def bezier(points, t):
+    """Control points (B, K, 4, 2) → the curve and its first two derivatives at t (T,): (B, K, T, 2) each."""
+    t, s = t[:, None], 1 - t[:, None]
+    p, q, r, end = points[:, :, None].unbind(-2)  # (B, K, 1, 2)
+    curve = s**3 * p + 3 * s**2 * t * q + 3 * s * t**2 * r + t**3 * end
+    first = 3 * (s**2 * (q - p) + 2 * s * t * (r - q) + t**2 * (end - r))
+    return curve, first, 6 * (s * (p - 2 * q + r) + t * (q - 2 * r + end))
+
+
+def axes(matrices):
+    """(…, 2, 2) → singular values (…, 2) and the angle (…) of the first left singular vector, in closed form.
+    Differentiable where both are equal, too, where the angle is arbitrary."""
+    (a, b), (c, d) = (row.unbind(-1) for row in matrices.unbind(-2))
+    e, f, g, h = (a + d) / 2, (a - d) / 2, (c + b) / 2, (c - b) / 2
+    q, r = torch.stack([e, h], -1).norm(dim=-1), torch.stack([f, g], -1).norm(dim=-1)
+    return torch.stack([q + r, (q - r).abs()], -1), (torch.atan2(g, f) + torch.atan2(h, e)) / 2
+
+
+def crossing(points):
+    """The penalty on cubic curves (…, 4 or 6, 2) that cross themselves: by Ma et al. 2022, eq. 6, the sine of the
+    angle from the first side of the control polygon to the last, where it has another sign than the angle from the
+    first to the second. The sum over the curves."""
+    curves = [points[..., :4, :]] + ([points[..., [3, 4, 5, 0], :]] if points.shape[-2] == 6 else [])
+    total = 0
+    for curve in curves:
+        first, second, last = curve.diff(dim=-2).unbind(-2)
+        turn, sine = cross(first, second), cross(first, last) / (first.norm(dim=-1) * last.norm(dim=-1) + 1e-6)
+        total = total + torch.where(turn >= 0, -sine, sine).clamp(min=0).sum()
+    return total
+
+
+def cross(a, b):
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

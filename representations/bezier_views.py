@@ -1,0 +1,87 @@
+"""Views of Bézier strokes: their paths and control points over the picture, and an SVG file."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from representations.gaussian_kernels import LARGEST_ALPHA, LOW_PASS
+
+
+def paths(images, points, colors, least=384):
+    """Every curve in its colour, its control points and the lines between them, over the faded image, back to front.
+
+    images (B, 3, H, W), control points (B, K, 4 or 6, 2) in pixels, colors (B, K, 3) → (B, 3, H·k, W·k), k the whole
+    factor that makes them at least `least` pixels wide.
+    """
+    from representations.bezier import bezier
+
+    factor = -(-least // images.shape[-1])
+    width, height = images.shape[-1] * factor, images.shape[-2] * factor
+    points = points * factor
+    curves = [bezier(points[:, :, order], torch.linspace(0, 1, 24, device=points.device))[0] for order in sides(points)]
+    outlines = torch.cat(curves, 2).cpu().tolist()  # (B, K, T, 2)
+    fills = (colors.clamp(0, 1) * 200).long().cpu().tolist()
+    faded = ((0.4 * images + 0.6).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
+    sheets = []
+    for picture, lines, controls, fill in zip(faded, outlines, points.cpu().tolist(), fills, strict=True):
+        sheet = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
+        draw = ImageDraw.Draw(sheet, "RGBA")
+        for line, control, color in reversed(list(zip(lines, controls, fill, strict=True))):
+            draw.line([value for point in control for value in point], fill=(*color, 60))
+            draw.line([value for point in line for value in point], fill=(*color, 255), width=2)
+            for x, y in control:
+                draw.rectangle((x - 1, y - 1, x + 1, y + 1), fill=(*color, 255))
+        sheets.append(torch.from_numpy(np.asarray(sheet).copy()).movedim(-1, 0).float() / 255)
+    return torch.stack(sheets)
+
+
+def sides(points):
+    """The control points of each curve: of a stroke one, of a shape two, there and back."""
+    return [[0, 1, 2, 3], [3, 4, 5, 0]] if points.shape[2] == 6 else [[0, 1, 2, 3]]
+
+
+def write_svg(path, points, widths, colors, opacities, edges, background, size):
+    """One particle as paths of SVG 1.1, back to front.
+
+    points (K, 4 or 6, 2) in pixels, strokes' widths (K,) in pixels or None for shapes, colors (K, 3), opacities (K,)
+    of the whole stroke, edges (K,): how far beyond its width it is seen, in pixels; background (3,), size (H, W).
+    """
+    H, W = size
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W} {H}" width="{W}" height="{H}">']
+    lines.append(f'<rect width="{W}" height="{H}" fill="{css(background)}"/>')
+    for index in reversed(range(len(points))):
+        curves = [[points[index][place].tolist() for place in order] for order in sides(points[None])]
+        (x, y), *_ = curves[0]
+        data = f"M{x:.2f} {y:.2f}" + "".join("C" + " ".join(f"{a:.2f} {b:.2f}" for a, b in c[1:]) for c in curves)
+        color, edge = css(colors[index]), edges[index].item()
+        wide = 2 * edge + (0 if widths is None else widths[index].item())
+        fill, close = ("none", "") if widths is not None else (color, "Z")
+        wide, line = max(wide, 0), f'stroke-linejoin="round" opacity="{opacities[index].item():.4f}"'
+        lines.append(f'<path d="{data}{close}" fill="{fill}" stroke="{color}" stroke-width="{wide:.3f}" {line}/>')
+    path.write_text("\n".join([*lines, "</svg>\n"]), encoding="utf-8")
+
+
+def css(color):
+    return "#" + "".join(f"{round(255 * value):02x}" for value in color.clamp(0, 1).tolist())
+
+
+def solid(alphas, spread, scales):
+    """A grid of Gaussians, `spread` of its spacing wide, each of opacity alphas (…): the opacity of the whole, and by
+    how many of `scales` (…), the standard deviations at its edge in pixels, the edge lies beyond the outermost
+    spacing.
+
+    Light that passes all of them is Π (1 - α g_j) = e^-τ, here the mean of a place on the grid and one between, as if
+    without end. τ falls off with the edge as a normal distribution does, and the opacity is half of that inside where
+    τ is -ln(1 - opacity / 2).
+    """
+    near = torch.arange(-4, 5, device=alphas.device)
+    depths = []
+    for shift in (0.0, 0.5):
+        square = ((near - shift)[:, None].square() + (near - shift).square()).flatten()
+        gaussians = torch.exp(-square / (2 * spread**2))
+        depths.append(-torch.log1p(-(alphas[..., None] * gaussians).clamp(max=LARGEST_ALPHA)).sum(-1))
+    opacity = 1 - (torch.exp(-depths[0]) + torch.exp(-depths[1])) / 2
+    depth = -torch.log1p(-opacity)
+    share = (-torch.log1p(-opacity / 2) / depth).clamp(1e-4, 0.9999)
+    wider = (scales.square() + LOW_PASS).sqrt()
+    return opacity, -wider * torch.special.ndtri(share)

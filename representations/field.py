@@ -1,0 +1,173 @@
+"""A neural field: a network from a place on the canvas to its colour, of any resolution."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from PIL import Image
+from pydantic import PositiveInt
+
+from errors import Positive
+from representations.picture import FitSettings, GroupRate, Picture
+from representations.start import start_images
+
+# Learning rates of the network behind each encoding, and of the hash grid's tables.
+NETWORK_LR = {"siren": 2e-3, "fourier": 3e-3, "hashgrid": 3e-3}
+FREQUENCY = {"siren": 30.0, "fourier": 6.0}
+
+
+@dataclass
+class FieldSettings(FitSettings):
+    encoding: Literal["siren", "fourier", "hashgrid"] = "siren"
+    """How the network sees a place: Sitzmann et al. 2020 (arXiv 2006.09661), Tancik et al. 2020 (arXiv 2006.10739) or
+    Müller et al. 2022 (arXiv 2201.05989)."""
+    hidden_width: PositiveInt = 64
+    """Units of each hidden layer."""
+    hidden_layers: PositiveInt = 2
+    """Hidden layers of the network."""
+    frequency: Positive | None = None
+    """ω₀ of siren's sines, or the standard deviation of fourier's frequencies, in waves across the longer side of
+    the canvas. None: 30, and 6 for fourier."""
+    hash_levels: PositiveInt = 6
+    """Grids of hashgrid, from 4×4 cells to one a pixel."""
+    hash_size: PositiveInt = 4096
+    """Entries of each of its tables. A larger grid shares them, by a hash of the place."""
+    hash_features: PositiveInt = 4
+    """Numbers in each entry."""
+    render_size: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width of final_00.png …. None: the prior's."""
+    network_lr: GroupRate | None = None
+    """Learning rate of the network, times --rep.lr. None: 0.002 for siren, 0.003 otherwise."""
+    table_lr: GroupRate = 0.02
+    """Of the hash grid's tables."""
+
+
+class Field(Picture):
+    """B networks, all evaluated at all pixels by one product of batched matrices a layer.
+
+    layer_0, layer_1 … (B, inputs + 1, outputs)    weights, and the biases in the last row
+    table (B, levels, entries, features)           of the hash grid
+
+    The colour is the sigmoid of the last layer's output. That layer starts at 0 and the logit of the start's colour, so
+    that the first picture has no structure of the network's own; a start from noise has, with --rep.init-std as the
+    standard deviation of the logits.
+    """
+
+    Settings = FieldSettings
+
+    def __init__(self, config, prior, particles):
+        self.config, self.prior, self.mask = config, prior, None
+        encoding, width, frequency = config.encoding, config.hidden_width, config.frequency
+        frequency = frequency or FREQUENCY.get(encoding)
+        self.groups, self.frequency, inputs = {}, frequency, 2
+        if encoding == "fourier":
+            self.projection, inputs = frequency * math.pi * particles.randn(2, width), 2 * width
+        if encoding == "hashgrid":
+            growth = (max(prior.image_size) / 4) ** (1 / max(1, config.hash_levels - 1))
+            self.cells = [round(4 * growth**level) for level in range(config.hash_levels)]
+            std = 0.1 if config.init == "noise" else 1e-4
+            tables = std * particles.randn(config.hash_levels, config.hash_size, config.hash_features)
+            self.groups["table"] = torch.nn.Parameter(tables.float())
+            inputs = config.hash_levels * config.hash_features
+        for layer in range(config.hidden_layers):
+            bound = (6 / inputs) ** 0.5
+            if encoding == "siren":
+                bound = 1 / inputs if layer == 0 else bound / frequency
+            weights = bound * (2 * particles.rand(inputs + 1, width) - 1)
+            self.groups[f"layer_{layer}"] = torch.nn.Parameter(weights.float())
+            inputs = width
+        self.inputs = self.encode_places(prior.image_size)
+        last = particles.randn(inputs + 1, 3).float() if config.init == "noise" else torch.zeros(0)
+        if config.init == "noise":
+            last[:, -1] = 0
+            self.groups["last"] = last
+            logits = self.logits(self.inputs).detach()  # (B, H · W, 3)
+            last /= logits.flatten(1).std(1).view(-1, 1, 1) / config.init_std
+            last[:, -1] -= self.logits(self.inputs).detach().mean(1)
+        else:
+            pictures = start_images(config, prior, particles)
+            last = torch.zeros(len(particles), inputs + 1, 3, device=prior.device)
+            last[:, -1] = pictures.mean((2, 3)).clamp(0.01, 0.99).logit()
+        self.groups["last"] = torch.nn.Parameter(last)
+        if config.init in ("image", "source"):
+            self.fit(pictures)
+        self.mask = particles.source_mask
+
+    def rate(self, name):
+        if name == "table":
+            return self.config.table_lr
+        return self.config.network_lr or NETWORK_LR[self.config.encoding]
+
+    def encode_places(self, size):
+        """What the first layer gets at all pixels of a picture (H, W): for siren their places (1, H · W, 2) in
+        [-1, 1], for fourier (B, H · W, inputs), for hashgrid the entries of its tables around each, and their
+        weights."""
+        places = pixel_centers(size, self.prior.device)
+        if self.config.encoding == "fourier":
+            turns = places @ self.projection  # (B, H · W, width)
+            return torch.cat([turns.sin(), turns.cos()], -1)
+        if self.config.encoding == "hashgrid":
+            return hash_corners((places + 1) / 2, self.cells, self.config.hash_size)
+        return places[None]
+
+    def logits(self, inputs, rows=slice(None)):
+        """(B, H · W, 3), of what encode_places gave."""
+        group = {name: value[rows] for name, value in self.groups.items()}
+        if "table" in group:
+            x = look_up(group.pop("table"), *inputs)
+        else:
+            x = inputs[rows] if len(inputs) > 1 else inputs.expand(len(group["last"]), -1, -1)
+        *hidden, last = group.values()
+        for layer in hidden:
+            x = torch.baddbmm(layer[:, -1:], x, layer[:, :-1])
+            x = (self.frequency * x).sin() if self.config.encoding == "siren" else x.relu()
+        return torch.baddbmm(last[:, -1:], x, last[:, :-1])
+
+    def draw(self, inputs, size, rows=slice(None)):
+        return self.logits(inputs, rows).sigmoid().mT.unflatten(-1, size)
+
+    def images(self, rows=slice(None)):
+        """(B, 3, H, W) in (0, 1), differentiable."""
+        return self.masked(self.draw(self.inputs, self.prior.image_size, rows), rows)
+
+    def files(self):
+        """final_00.png … in --rep.render-size."""
+        size = self.config.render_size
+        if not size:
+            return {}
+        with torch.no_grad():
+            images = self.draw(self.encode_places(size), size)
+        pixels = (images * 255).round().byte().movedim(1, -1).cpu().numpy()
+        return {f"final_{row:02d}.png": Image.fromarray(picture).save for row, picture in enumerate(pixels)}
+
+
+def pixel_centers(size, device):
+    """(H · W, 2), x and y from -1 to 1 over the longer side of a picture (H, W)."""
+    (H, W), longest = size, max(size)
+    x, y = ((2 * torch.arange(count, device=device) + 1 - count) / longest for count in (W, H))
+    return torch.stack([x.repeat(H), y.repeat_interleave(W)], -1)
+
+
+def hash_corners(places, cells, entries):
+    """Places (P, 2) in [0, 1] and the cells a side of each grid → the entries of their cells' four corners, long
+    (levels, P, 4), and the corners' weights (levels, P, 4), which sum to 1. Müller et al. 2022, section 3 and
+    equation 4: a grid that fits into its table has an entry for each corner."""
+    indices, weights = [], []
+    for count in cells:
+        scaled = places * count
+        low = scaled.floor().clamp(0, count - 1)
+        part = scaled - low
+        near, x, y = torch.stack([1 - part, part], -1), low.long()[:, :1], low.long()[:, 1:]  # near (P, 2, 2)
+        x, y = x + torch.tensor([0, 1, 0, 1], device=x.device), y + torch.tensor([0, 0, 1, 1], device=x.device)
+        dense = (count + 1) ** 2 <= entries
+        indices.append(x + y * (count + 1) if dense else (x ^ (y * 2654435761)) % entries)
+        weights.append((near[:, 1, :, None] * near[:, 0, None, :]).flatten(1))
+    return torch.stack(indices), torch.stack(weights)
+
+
+def look_up(tables, indices, weights):
+    """Tables (B, levels, entries, features), and what hash_corners gave → (B, P, levels · features), interpolated."""
+    levels = torch.arange(len(indices), device=tables.device)[:, None, None]
+    corners = tables[:, levels, indices]  # (B, levels, P, 4, features)
+    return (corners * weights[..., None].to(tables)).sum(3).transpose(1, 2).flatten(2)
