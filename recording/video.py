@@ -38,6 +38,7 @@ def save_video(path: Path, pictures: list[Path], fps: int) -> None:
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.options = {"mbtree": "0"}  # With it x264 encodes the same frames in a different way each time.
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         for number, (picture, count) in enumerate(frames(pictures, fps)):
             if not number:

@@ -34,8 +34,8 @@ class Common:
     """Adam, AdamW (weight decay 0.01) or plain SGD. None: adam, unless the method or the checkpoint has a default
     of its own."""
     lr: Rate | None = None
-    """Learning rate; for gaussian2d, bezier and field, a factor on those of their groups. None: the representation's own for this
-    optimizer."""
+    """Learning rate; for gaussian2d, bezier and field, a factor on those of their groups. None: the representation's
+    own for this optimizer."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls over the run, to 0 after the last step."""
     lr_warm_up: NonNegativeInt = 0

@@ -137,18 +137,25 @@ class Bezier(Picture):
     def files(self):
         """The curves of each particle: strokes_00.svg …."""
         from representations.bezier_views import solid, write_svg
+        from representations.gaussian_kernels import LOW_PASS
 
-        group = {name: value.detach().cpu() for name, value in self.groups.items()}
-        points, size = group["point"] * self.size.cpu(), self.prior.image_size
-        widths = None if self.config.closed else group["width"] * self.side
-        _, jacobians = surface(points, widths, *self.samples)
-        across = SPREAD * jacobians[..., 1].norm(dim=-1).mean(2)  # (B, K), pixels
-        opacities, edges = solid(group["opacity"].sigmoid(), SPREAD, across)
+        with torch.no_grad():
+            points, ground = (self.groups["point"] * self.size).cpu(), self.groups["ground"][:, 0].cpu()
+            widths = None if self.config.closed else (self.groups["width"] * self.side).cpu()
+            _, scales, _, colors, alphas, _ = (value.cpu() for value in self.gaussians())
+        count, (along, across) = points.shape[1], self.samples
+        scales, alphas = (value.unflatten(1, (count, along * across)) for value in (scales, alphas))
+        widened = (scales.square() + LOW_PASS).sqrt()
+        spreads = SPREAD**2 * (widened / scales.clamp(min=1e-6)).prod(-1)
+        _, jacobians = surface(points, widths, along, across)
+        edge = ((SPREAD * jacobians[..., 1].norm(dim=-1)) ** 2 + LOW_PASS).sqrt()
+        # The middle Gaussian stands for all: at the ends of a shape they are thin.
+        opacities, edges = (value.median(2).values for value in solid(alphas, spreads, edge))
 
         def write(path, row):
             width = None if widths is None else widths[row]
-            painted = group["color"][row], opacities[row], edges[row], group["ground"][row, 0]
-            write_svg(path, points[row], width, *painted, size)
+            fills = colors[row, :: along * across], opacities[row], edges[row], ground[row]
+            write_svg(path, points[row], width, *fills, self.prior.image_size)
 
         return {f"strokes_{row:02d}.svg": functools.partial(write, row=row) for row in range(len(points))}
 

@@ -4,8 +4,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from representations.gaussian_kernels import LARGEST_ALPHA, LOW_PASS
-
 
 def paths(images, points, colors, least=384):
     """Every curve in its colour, its control points and the lines between them, over the faded image, back to front.
@@ -65,23 +63,17 @@ def css(color):
     return "#" + "".join(f"{round(255 * value):02x}" for value in color.clamp(0, 1).tolist())
 
 
-def solid(alphas, spread, scales):
-    """A grid of Gaussians, `spread` of its spacing wide, each of opacity alphas (…): the opacity of the whole, and by
-    how many of `scales` (…), the standard deviations at its edge in pixels, the edge lies beyond the outermost
-    spacing.
+def solid(alphas, spreads, scales):
+    """A grid of Gaussians of opacity `alphas`, whose axes multiply to `spreads` areas of a cell: the opacity of the
+    whole, and how far beyond the outermost cells its edge lies, where `scales` is their standard deviation across the
+    edge, in pixels.
 
-    Light that passes all of them is Π (1 - α g_j) = e^-τ, here the mean of a place on the grid and one between, as if
-    without end. τ falls off with the edge as a normal distribution does, and the opacity is half of that inside where
-    τ is -ln(1 - opacity / 2).
+    Light that passes all of them is Π (1 - α g_j) = e^-τ. -ln (1 - α g) = Σ_n (α g)^n / n, and the sum of g^n over a
+    fine grid is 2π · spread / n, so τ = 2π · spread · Σ_n α^n / n². τ falls off over the edge as a normal distribution
+    does, and where it is -ln(1 - opacity / 2), the opacity is half of that inside.
     """
-    near = torch.arange(-4, 5, device=alphas.device)
-    depths = []
-    for shift in (0.0, 0.5):
-        square = ((near - shift)[:, None].square() + (near - shift).square()).flatten()
-        gaussians = torch.exp(-square / (2 * spread**2))
-        depths.append(-torch.log1p(-(alphas[..., None] * gaussians).clamp(max=LARGEST_ALPHA)).sum(-1))
-    opacity = 1 - (torch.exp(-depths[0]) + torch.exp(-depths[1])) / 2
-    depth = -torch.log1p(-opacity)
-    share = (-torch.log1p(-opacity / 2) / depth).clamp(1e-4, 0.9999)
-    wider = (scales.square() + LOW_PASS).sqrt()
-    return opacity, -wider * torch.special.ndtri(share)
+    n = torch.arange(1, 500, device=alphas.device)
+    depth = 2 * torch.pi * spreads * (alphas[..., None] ** n / n**2).sum(-1)
+    opacity = 1 - torch.exp(-depth)
+    share = (-torch.log1p(-opacity / 2) / depth).clamp(1e-4, 0.5)
+    return opacity, -scales * torch.special.ndtri(share)

@@ -83,7 +83,8 @@ class Field(Picture):
             last[:, -1] = 0
             self.groups["last"] = last
             logits = self.logits(self.inputs).detach()  # (B, H · W, 3)
-            last /= logits.flatten(1).std(1).view(-1, 1, 1) / config.init_std
+            spread = (logits - logits.mean(1, keepdim=True)).flatten(1).std(1)
+            last *= config.init_std / spread.view(-1, 1, 1)
             last[:, -1] -= self.logits(self.inputs).detach().mean(1)
         else:
             pictures = start_images(config, prior, particles)

@@ -27,7 +27,7 @@ def rasterize(centers, scales, angles, colors, opacities, background, size):
 
     centers (B, N, 2) x and y in pixels, from the canvas's upper left corner;  scales (B, N, 2) standard deviations
     in pixels; angles (B, N) in radians, from the x axis towards the y axis, which points down;  colors (B, N, 3);
-    opacities (B, N) in [0, 1];  background (3,) or (B, 3);  size (H, W).  float32 or float64; gsplat renders in float32.
+    opacities (B, N) in [0, 1];  background (3,) or (B, 3);  size (H, W). float32 or float64; gsplat renders in float32.
     Raises ValueError for other shapes and, on the CPU, FloatingPointError where a Gaussian is not finite.
     """
     batch, count = angles.shape

@@ -24,7 +24,7 @@ from config import CommandLine
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 
-VIEWS = {"gaussian2d": ("density", "ellipses")}
+VIEWS = {"gaussian2d": ("density", "ellipses"), "bezier": ("paths",)}
 
 
 # Latents on both versions, the other representations on either: a command takes its time.
@@ -55,7 +55,7 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
         "--out",
         out,
         cwd=tmp_path,
-        env=os.environ if kind == "gaussian2d" else None,
+        env=os.environ if kind in VIEWS else None,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("final.png")
@@ -81,6 +81,7 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
             *(f"gradients/step_{step:06d}.safetensors" for step in (0, 2, 4)),
             *(f"timesteps/{view}_000005.png" for view in ("gradients", "x0", "pseudo_gt")),
             *(f"gaussians_{i:02d}.ply" for i in range(4) if kind == "gaussian2d"),
+            *(f"strokes_{i:02d}.svg" for i in range(4) if kind == "bezier"),
         ]
     )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -426,7 +427,13 @@ def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
 
 @pytest.mark.parametrize(
     "name, kind",
-    [*((name, "latent") for name in sds2d.ALGORITHMS if name != "vsd"), ("sds", "pixel"), ("sds", "gaussian2d")],
+    [
+        *((name, "latent") for name in sds2d.ALGORITHMS if name != "vsd"),
+        ("sds", "pixel"),
+        ("sds", "gaussian2d"),
+        ("sds", "bezier"),
+        ("sds", "field"),
+    ],
 )
 def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, kind):
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
@@ -449,7 +456,7 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
     ]
     if not sds2d.ALGORITHMS[name].is_sampler:
         # Gaussians' own rates, which this multiplies, are made for Adam's steps.
-        flags += ["--rep.optimizer", "sgd", "--rep.lr", 100 if kind == "gaussian2d" else 0.02]
+        flags += ["--rep.optimizer", "sgd", "--rep.lr", {"latent": 0.02, "pixel": 0.02, "field": 0.01}.get(kind, 100)]
     if sds2d.ALGORITHMS[name].edits:
         flags += ["--source-image", tmp_path / "noise.png", "--source-prompt", "a fish"]
 
@@ -465,7 +472,7 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
     for row in range(4):
         one = final("--particles", 1, "--seed", 5 + row)
         torch.testing.assert_close(four[row : row + 1], one, rtol=0, atol=1e-5)
-    if kind == "gaussian2d":  # they did move
+    if kind not in ("latent", "pixel"):  # they did move
         start = final("--rep.lr", 1e-20, "--particles", 4, "--seed", 5)
         assert (four - start).abs().max() > 0.01
 
@@ -557,7 +564,11 @@ FLAGS |= {
 }
 # So are a representation's.
 FLAGS |= {
-    f"--rep.{flag}": (value, f"rep.{flag.replace('-', '_')}", yaml.safe_load(value))
+    f"--rep.{flag}": (
+        value,
+        f"rep.{flag.replace('-', '_')}",
+        [yaml.safe_load(v) for v in value.split()] if " " in value else yaml.safe_load(value),
+    )
     for flag, value in {
         "num-points": "20",
         "layout": "grid",
@@ -567,8 +578,28 @@ FLAGS |= {
         "angle-lr": "0.3",
         "color-lr": "0.2",
         "opacity-lr": "0.3",
+        "background": "0.5 0.5 0.5",
+        "num-strokes": "20",
+        "samples-along": "8",
+        "samples-across": "2",
+        "min-width": "0.05",
+        "max-width": "0.06",
+        "crossing-weight": "100.0",
+        "point-lr": "0.1",
+        "width-lr": "0.1",
+        "encoding": "hashgrid",
+        "hidden-width": "8",
+        "hidden-layers": "1",
+        "frequency": "3.0",
+        "hash-levels": "3",
+        "hash-size": "100",
+        "hash-features": "2",
+        "render-size": "20 30",
+        "network-lr": "0.01",
+        "table-lr": "0.1",
     }.items()
 }
+FLAGS["--rep.closed"] = (None, "rep.closed", True)
 # And a schedule's, each beside what it is tried with.
 OF_SCHEDULES = {
     "t": ("700", "--schedule.timestep constant --schedule.t 300"),
@@ -595,7 +626,12 @@ FLAGS |= {
     )
     for flag, (value, _) in OF_SCHEDULES.items()
 }
-GAUSSIAN = {f"--rep.{field.name.replace('_', '-')}" for field in fields(sds2d.REPRESENTATIONS["gaussian2d"].Settings)}
+# Of each representation, the first that has a setting.
+OWN = {
+    f"--rep.{field.name.replace('_', '-')}": kind
+    for kind, cls in reversed(sds2d.REPRESENTATIONS.items())
+    for field in (fields(cls.Settings) if cls.Settings else ())
+}
 # These leave the pictures' pixels alone: sizes and speeds of what is shown, and what the default is anyway.
 UNSEEN = {
     "--algo.name",
@@ -626,10 +662,11 @@ def base_of(flag):
     base = ["--algo.name", name] if name != "sds" else []
     if sds2d.ALGORITHMS[name].is_sampler:
         return (*base, "--source-image", "{noise}", "--source-prompt", "a fish", "--steps", "8")
-    base += [] if flag in ("--rep.lr", "--rep.optimizer") else ["--rep.lr", "5" if flag in GAUSSIAN else "0.1"]
+    base += [] if flag in ("--rep.lr", "--rep.optimizer") else ["--rep.lr", "5" if flag in OWN else "0.1"]
     base += OF_SCHEDULES.get(flag.removeprefix("--schedule."), ("", ""))[1].split()
-    if flag in GAUSSIAN:
-        base += ["--rep.kind", "gaussian2d", "--rep.init-images", "{noise}", "--rep.fit-steps", "5"]
+    if flag in OWN:
+        base += ["--rep.kind", OWN[flag], "--rep.init-images", "{noise}", "--rep.fit-steps", "5"]
+        base += ["--rep.encoding", "hashgrid"] if flag.startswith(("--rep.hash", "--rep.table")) else []
     if name != "sds":
         base += ["--rep.optimizer", "sgd", "--schedule.t-min", "0.5", "--particles", "2"]
     if name == "csd":
