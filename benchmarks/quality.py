@@ -24,6 +24,7 @@ from config import parse, read_options
 from errors import InputError
 from priors.evaluation import with_background
 from recording.folder import write_atomic
+from representations import REPRESENTATIONS
 
 PARTICLES = 4
 QUICK = 14  # prompts, the first two of each category
@@ -49,8 +50,8 @@ FIGURE = ("top1", "frechet", "diversity")
 @dataclass
 class QualityOptions(Options):
     rows: tuple[str, ...] = ()
-    """Only these, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all, and the best three on pixels
-    and Gaussians."""
+    """Only these, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all, and the best three on the
+    other representations."""
     quick: bool = False
     """Fourteen prompts, two of each category, and latents alone; what it makes is part of the whole table."""
     prompts: PositiveInt | None = None
@@ -94,7 +95,7 @@ def main(arguments: list[str]) -> None:
         ranking = sorted(
             (row for row in rows if not row.startswith("ddim")), key=lambda row: measured[row]["frechet"][0]
         )
-        best = [row.replace("latent", kind) for kind in ("pixel", "gaussian2d") for row in ranking[:BEST]]
+        best = [row.replace("latent", kind) for kind in REPRESENTATIONS if kind != "latent" for row in ranking[:BEST]]
         measured |= replicates(add(best), real, reference, count)
     table = {row: intervals(columns) for row, columns in measured.items()}
     text = f"""{markdown(table, COLUMNS)}

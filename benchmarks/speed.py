@@ -28,6 +28,11 @@ from benchmarks.tables import Options, report
 from config import parse, read_options
 from priors.prior import Prior
 from representations import REPRESENTATIONS
+from representations.bezier import Bezier
+from representations.field import Field
+from representations.gaussian2d import Gaussian2D
+from representations.latent import Latent
+from representations.rasterizer import rasterize
 
 
 @dataclass
@@ -72,10 +77,15 @@ def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[tuple
     return calls
 
 
-def bare_calls(prior: Prior, algorithm: Method, kind: str, calls: list[tuple[tuple, bool, bool]]) -> Callable:
-    """→ a function that makes the same calls of the networks, and nothing else."""
+def bare_calls(prior: Prior, algorithm: Method, representation, calls: list[tuple[tuple, bool, bool]]) -> Callable:
+    """→ a function that makes the same calls of the networks and of the rasterizer, or of the field's network, and
+    nothing else."""
     rows = len(algorithm.particles)
     pixels = torch.rand(rows, 3, *prior.image_size, device=prior.device, requires_grad=True)
+    gaussians = []
+    if isinstance(representation, Gaussian2D | Bezier):
+        gaussians = [value.detach().requires_grad_() for value in representation.gaussians()]
+        gaussians += [representation.background] if isinstance(representation, Gaussian2D) else []
 
     def bare():
         for inputs, phi, learns in calls:
@@ -84,10 +94,16 @@ def bare_calls(prior: Prior, algorithm: Method, kind: str, calls: list[tuple[tup
                 if learns:
                     output.backward(output.detach())
                     algorithm.optimizer.zero_grad(set_to_none=True)
-        if kind != "latent":
+        if not isinstance(representation, Latent):
             latents = prior.encode(pixels)
             latents.backward(torch.ones_like(latents))
             pixels.grad = None
+        if gaussians:
+            images = rasterize(*gaussians, prior.image_size)
+            images.backward(torch.ones_like(images))
+        elif isinstance(representation, Field):
+            images = representation.images()
+            images.backward(torch.ones_like(images))
 
     return bare
 
@@ -106,7 +122,7 @@ def measure(flags: list[str], rounds: int) -> str:
     step()
     first = time.perf_counter() - start
     calls = network_calls(prior, algorithm, step)
-    ours, bare = paired(step, bare_calls(prior, algorithm, config.rep.kind, calls), rounds)
+    ours, bare = paired(step, bare_calls(prior, algorithm, rest[0], calls), rounds)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if prior.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**20
