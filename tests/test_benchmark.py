@@ -420,7 +420,8 @@ def test_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
         "ddim": "2B",
         "sdedit": "2B",
     }
-    assert [[cell.strip() for cell in row[:2]] for row in rows[-2:]] == [["sds", "pixel"], ["sds", "gaussian2d"]]
+    kinds = [["sds", kind] for kind in sds2d.REPRESENTATIONS if kind != "latent"]
+    assert [[cell.strip() for cell in row[:2]] for row in rows[-len(kinds) :]] == kinds
     assert all(float(cell) > 0 for row in rows[2:] for cell in row[3:])
 
 
