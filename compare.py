@@ -15,7 +15,9 @@ from typing import Any
 
 import tyro
 
-from config import flag, load, read_options
+from config.command_line import read_options
+from config.files import load
+from config.settings import flag
 from errors import InputError, explain
 from priors.checkpoint import user_path
 from recording.comparison import comparison, results

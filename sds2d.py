@@ -26,7 +26,11 @@ from tqdm import tqdm
 from algorithms import ALGORITHMS
 from algorithms.method import Method
 from algorithms.particles import Particles
-from config import Config, defaults, dump, parse, parse_resume, resolve, validate
+from config.command_line import parse, parse_resume
+from config.defaults import defaults, resolve
+from config.files import dump
+from config.settings import Config
+from config.validation import validate
 from errors import InputError, explain
 from priors.evaluation import evaluator
 from priors.families import FAMILIES

@@ -13,7 +13,7 @@ from algorithms import ALGORITHMS
 from benchmarks.pictures import cells, load, make
 from benchmarks.scores import interval, resampled
 from benchmarks.tables import Options, Truth, markdown, report
-from config import parse, read_options
+from config.command_line import parse, read_options
 from errors import InputError
 from priors.evaluation import background_colours
 from recording.folder import write_atomic

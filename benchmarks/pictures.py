@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 import sds2d
 from algorithms import ALGORITHMS
-from config import Config, flag, flags_in, flatten, parse, set_values
+from config.command_line import parse
+from config.settings import Config, flag, flags_in, flatten, set_values
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 from recording.folder import write_atomic

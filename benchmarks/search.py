@@ -19,7 +19,8 @@ from pydantic import PositiveInt
 from benchmarks.pictures import cells, load, make
 from benchmarks.scores import distances, scores
 from benchmarks.tables import Options, Truth
-from config import flatten, parse, read_options
+from config.command_line import parse, read_options
+from config.settings import flatten
 from errors import InputError
 from priors.evaluation import draw_prompts, with_background
 from recording.folder import write_text

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+import pydantic
 import torch
 from PIL import Image
 from pydantic import PositiveInt
@@ -15,6 +16,8 @@ from representations.start import start_images
 # Learning rates of the network behind each encoding, and of the hash grid's tables.
 NETWORK_LR = {"siren": 2e-3, "fourier": 3e-3, "hashgrid": 3e-3}
 FREQUENCY = {"siren": 30.0, "fourier": 6.0}
+
+Side = Annotated[PositiveInt, pydantic.Field(le=8192)]
 
 
 @dataclass
@@ -35,7 +38,7 @@ class FieldSettings(FitSettings):
     """Entries of each of its tables. A larger grid shares them, by a hash of the place."""
     hash_features: PositiveInt = 4
     """Numbers in each entry."""
-    render_size: tuple[PositiveInt, PositiveInt] | None = None
+    render_size: tuple[Side, Side] | None = None
     """Height and width of final_00.png …. None: the prior's."""
     network_lr: GroupRate | None = None
     """Learning rate of the network, times --rep.lr. None: 0.002 for siren, 0.003 otherwise."""

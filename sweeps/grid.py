@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from config import Config, flag
+from config.settings import Config, flag
 from errors import InputError
 
 

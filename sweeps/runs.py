@@ -15,7 +15,8 @@ from dataclasses import astuple
 from pathlib import Path
 
 import sds2d
-from config import Config, parse, parse_resume
+from config.command_line import parse, parse_resume
+from config.settings import Config
 from errors import InputError, first_line
 from priors.prior import Prior, PriorConfig
 from recording.folder import write_atomic, write_text

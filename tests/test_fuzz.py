@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sds2d
-from config import Config
+from config.settings import Config
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 

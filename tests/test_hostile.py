@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image
 
 import sds2d
-from config import load
+from config.files import load
 from errors import InputError
 from priors.evaluation import EvalConfig, evaluator
 from priors.prior import Prior, PriorConfig

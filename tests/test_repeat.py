@@ -13,7 +13,7 @@ from conftest import ROOT
 from PIL import Image
 
 import sds2d
-from config import Config
+from config.settings import Config
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 from recording.environment import commit

@@ -20,7 +20,7 @@ from conftest import ROOT, GaussianPrior
 from PIL import Image
 
 import sds2d
-from config import CommandLine
+from config.settings import CommandLine
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 
@@ -328,7 +328,7 @@ def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys
 def test_a_method_of_ones_own(tiny, tmp_path):
     """The file and the line of docs/DEVELOPMENT.md, pasted into a copy of the project, run as it says."""
     text = (ROOT / "docs" / "DEVELOPMENT.md").read_text(encoding="utf-8").split("## A method of your own")[1]
-    for name in ("sds2d.py", "config.py", "errors.py", "recording", "algorithms", "representations", "schedules"):
+    for name in ("sds2d.py", "config", "errors.py", "recording", "algorithms", "representations", "schedules"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / "priors").mkdir()

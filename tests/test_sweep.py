@@ -23,7 +23,7 @@ from PIL import Image
 
 import sds2d
 import sweep
-from config import Config
+from config.settings import Config
 from sweeps import grid, on_ray, runs
 from sweeps.figure import measure, wrap
 
