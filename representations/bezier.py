@@ -81,8 +81,6 @@ class Bezier(Picture):
         if config.closed:
             del start["width"]
         self.groups = {name: torch.nn.Parameter(value.float().contiguous()) for name, value in start.items()}
-        if config.crossing_weight:
-            self.groups["point"].register_hook(self.add_crossing_gradient)
         if config.init in ("image", "source"):
             self.fit(pictures)
         self.mask = particles.source_mask
@@ -96,6 +94,9 @@ class Bezier(Picture):
         from representations.gaussian_kernels import LOW_PASS
 
         group = {name: value[rows] for name, value in self.groups.items()}
+        if self.config.crossing_weight and group["point"].requires_grad:
+            own = self.config.crossing_weight * self.crossing_gradient(group["point"].detach())
+            group["point"].register_hook(lambda gradient: gradient + own)
         widths = None if self.config.closed else group["width"] * self.side
         centers, jacobians = surface(group["point"] * self.size, widths, *self.samples)
         scales, angles = axes(jacobians)
@@ -114,6 +115,7 @@ class Bezier(Picture):
         return self.masked(rasterize(*self.gaussians(rows), self.prior.image_size), rows)
 
     def project(self):
+        """Colours and widths back into their ranges after an optimiser step."""
         clamp_colors(self.groups["color"].data)
         clamp_colors(self.groups["ground"].data)
         if "width" in self.groups:
@@ -121,12 +123,12 @@ class Bezier(Picture):
             limited = width.clamp(self.config.min_width, self.config.max_width)
             width.copy_(limited.where(width.isfinite(), float("nan")))
 
-    def add_crossing_gradient(self, gradient):
-        """∂/∂points of the penalty, beside the gradient of what was drawn."""
+    def crossing_gradient(self, points):
+        """∂/∂points of the penalty, which is added to the gradient of what is drawn."""
         with torch.enable_grad():
-            points = self.groups["point"].detach().requires_grad_()
-            (own,) = torch.autograd.grad(crossing(points * self.size / self.side), points)
-        return gradient + self.config.crossing_weight * own
+            points.requires_grad_()
+            (gradient,) = torch.autograd.grad(crossing(points * self.size / self.side), points)
+        return gradient
 
     def views(self, images):
         """The curves and their control points over the picture."""

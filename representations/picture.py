@@ -22,7 +22,7 @@ class FitSettings:
 @dataclass
 class PaintSettings(FitSettings):
     background: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
-    """Red, green and blue in [0, 1] of the canvas behind the Gaussians or strokes."""
+    """Red, green and blue in [0, 1] of the canvas behind Gaussians, or of that behind strokes at the start."""
     color_lr: GroupRate = 0.02
     """Learning rate of the colours. --rep.lr is a factor on this and on those of the other groups."""
     opacity_lr: GroupRate = 0.05
