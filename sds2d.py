@@ -13,6 +13,7 @@ if __name__ == "__main__" and "--quiet" not in sys.argv:
     print("loading PyTorch …", file=sys.stderr, flush=True)  # It takes seconds, in which the screen would be empty.
 
 import contextlib
+import functools
 import re
 import shlex
 import time
@@ -29,6 +30,7 @@ from algorithms.particles import Particles
 from config.command_line import parse, parse_resume
 from config.defaults import defaults, resolve
 from config.files import dump
+from config.help import short_help, version
 from config.settings import Config
 from config.validation import validate
 from errors import InputError, explain
@@ -210,8 +212,10 @@ def main():
     config = None
     try:
         sys.stdout.reconfigure(errors="backslashreplace")  # A terminal without UTF-8 can show any path.
-        if "--list" in arguments:
-            print(overview())
+        usage = functools.partial(short_help, __doc__)
+        asked = {"-h": usage, "--help": usage, "--version": version, "--list": overview}
+        if shown := next((asked[word] for word in arguments if word in asked), None):
+            print(shown())
             return
         resume = any(word.split("=")[0] == "--resume" for word in arguments)
         config = parse_resume(arguments) if resume else parse(arguments, __doc__)

@@ -8,6 +8,7 @@ import tyro
 from algorithms import ALGORITHMS
 from config.defaults import defaults, resolve
 from config.files import load, read_prompts
+from config.help import refuse_other_names
 from config.settings import (
     CommandLine,
     Config,
@@ -32,6 +33,9 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
 
     Raises InputError in one line; tyro reports what it can not parse itself, and exits with code 2.
     """
+    words = flags_in(arguments)
+    refuse_other_names(words)
+    arguments = ["--help" if word == "--help-all" else word for word in arguments]
     options, given = tyro.cli(CommandLine, args=arguments, description=description), settings_in(arguments)
     check_values(options)  # What the flags say, before values of other sources are beside it.
     if options.resume:

@@ -1,6 +1,7 @@
 """Bad input gets one line and exit code 2, before anything is computed or written."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -8,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
 import sds2d
+from config.help import COMMON, MEANT
+from config.settings import CommandLine, flag, flatten
 from errors import InputError
 from priors.checkpoint import fetch
 
@@ -115,8 +119,38 @@ def test_a_hub_behind_a_dead_proxy(monkeypatch):
 
 def test_help():
     done = subprocess.run([sys.executable, ROOT / "sds2d.py", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "--algo.name" in done.stdout and "--prior.path" in done.stdout
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and "--help-all" in done.stdout
+    assert len(lines) < 50 and max(map(len, lines)) <= 120, "one screen"
     assert done.stderr.startswith("loading"), "the screen is not silent while PyTorch is imported"
+    every = {flag(name) for name in flatten(CommandLine())}
+    listed = set(re.findall(r"--[a-z][a-z.-]*[a-z]", done.stdout)) - {"--help", "--help-all", "--list"}
+    assert set(names_in(COMMON)) <= listed <= every
+    assert set(MEANT.values()) <= every and not every.intersection(MEANT)
+
+
+def names_in(lines):
+    return [word for line in lines for word in line.split() if word.startswith("--")]
+
+
+def test_whole_help():
+    done = subprocess.run([sys.executable, ROOT / "sds2d.py", "--help-all"], capture_output=True, text=True)
+    assert done.returncode == 0
+    missing = [name for name in flatten(CommandLine()) if flag(name) not in done.stdout]
+    assert missing == ["command", "environment"]
+
+
+def test_version():
+    done = subprocess.run([sys.executable, ROOT / "sds2d.py", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and torch.__version__ in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words, meant", [("--lr 1", "rep.lr"), ("--cfg=5", "algo.guidance-scale"), ("--algo sds", "algo.name")]
+)
+def test_the_name_of_a_flag_elsewhere(words, meant):
+    with pytest.raises(InputError, match=f"the flag is --{meant}"):
+        sds2d.parse(words.split())
 
 
 @pytest.mark.parametrize("flags", [["--prompt", "a", "--prompt", "b"], ["--log.timesteps=5", "--log.timesteps", "9"]])
