@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Score distillation in two dimensions: pick a method, a representation and a schedule, and look at what happens.
 
     python sds2d.py

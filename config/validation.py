@@ -1,5 +1,6 @@
 """What is refused before anything is loaded or written: settings that do not go together."""
 
+import importlib.util
 import os
 from dataclasses import fields
 from typing import Any
@@ -109,6 +110,8 @@ def validate(config: Config, new: bool = True) -> Config:
         require(batch >= least, message)
     validate_points("--schedule.timestep-points", config.schedule.timestep_points, config.steps, timesteps=True)
     validate_points("--schedule.weight-points", config.schedule.weight_points, config.steps)
+    package = importlib.util.find_spec("tensorboard") or not config.log.tensorboard
+    require(package, "--log.tensorboard needs TensorBoard: pip install -r requirements-optional.txt")
     for path in (*config.source_image, *config.source_mask, *config.rep.init_images):
         open_image(path)
     if new and config.out is not None and os.path.lexists(config.out):

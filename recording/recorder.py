@@ -22,6 +22,7 @@ from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
 from recording.pictures import grid, heat_grid, to_pillow
 from recording.probe import clean_latents, probe
+from recording.tensorboard import TensorBoard
 from recording.video import save_gif, save_video
 from representations.representation import Representation
 
@@ -47,6 +48,8 @@ class LogConfig:
     """At each recording the latents, the gradient and the clean latents, too, as arrays/step_000000.safetensors."""
     gradient_scale: Literal["linear", "log"] = "linear"
     """The colours of the gradient's maps. Their scale ends at the 99th percentile of the whole run."""
+    tensorboard: bool = False
+    """Numbers and grids as events for TensorBoard, too, in the folder tensorboard."""
     tile: PositiveInt = 192
     """Least width of one picture in a grid, in pixels; smaller ones are enlarged by a whole factor."""
 
@@ -71,6 +74,7 @@ class Recorder:
         self.timesteps = timesteps
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
         self.pending, self.t = [], [0] * len(algorithm.particles)
+        self.tensorboard = TensorBoard(folder) if self.log.tensorboard else None
         self.start = None  # the first step of this process, and when it began
 
     def resume(self) -> int:
@@ -129,6 +133,9 @@ class Recorder:
         for name, writer in self.representation.files().items():
             write_atomic(self.folder / name, writer)
         self.probe(step)
+        if self.tensorboard:  # which has the maps already
+            self.tensorboard.close()
+            self.tensorboard = None
         self.draw_gradients()
         self.summarize()
         return images
@@ -170,6 +177,8 @@ class Recorder:
             self.append("metrics.jsonl", lines)
 
     def append(self, name: str, lines: list[dict]) -> None:
+        for line in lines if self.tensorboard else ():
+            self.tensorboard.add_line(line)
         with open(self.folder / name, "a", encoding="utf-8") as file:
             file.writelines(f"{json.dumps(line)}\n" for line in lines)
 
@@ -185,6 +194,8 @@ class Recorder:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, lambda part: sheet.save(part, compress_level=1))
+        if self.tensorboard:
+            self.tensorboard.add_grid(name, sheet)
 
     def draw_gradients(self) -> None:
         """The gradient's maps of the whole run again, on one scale."""

@@ -25,7 +25,7 @@ def connected(address: str, workers: int | None):
     try:
         import ray  # optional
     except ImportError as error:
-        raise InputError("--ray needs Ray: pip install -r requirements-ray.txt") from error
+        raise InputError("--ray needs Ray: pip install -r requirements-optional.txt") from error
     own = {"num_cpus": workers, "object_store_memory": 100 * 2**20, "include_dashboard": False}
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL, **(own if address == "local" else {})}
     try:

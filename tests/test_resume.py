@@ -79,9 +79,8 @@ def flags_for(name, kind, tiny, folder):
     if sds2d.ALGORITHMS[name].edits:
         Image.effect_noise((64, 64), 80).save(folder / "noise.png")
         flags += ["--source-image", folder / "noise.png", "--source-prompt", "a hat"]
-        flags += ["--rep.fit-steps", "3"] if kind == "gaussian2d" else []
-    if kind == "gaussian2d":
-        flags += ["--rep.num-points", "30"]
+        flags += ["--rep.fit-steps", "3"] if kind not in ("latent", "pixel") else []
+    flags += {"gaussian2d": ["--rep.num-points", "30"], "bezier": ["--rep.num-strokes", "10"]}.get(kind, [])
     return [str(flag) for flag in flags]
 
 

@@ -802,7 +802,7 @@ def test_every_setting_is_covered():
         "source-mask",
         "prompts-file",
         "list",
-        "rep.background",
+        "log.tensorboard",
         "algo.perp-neg-weights",
         "source-image",
         "source-prompt",

@@ -565,7 +565,7 @@ def test_without_ray_installed(tiny, tmp_path):
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     out, errors = process.communicate(timeout=120)
-    assert process.returncode == 2 and out == "" and errors.count("\n") == 1 and "requirements-ray.txt" in errors
+    assert process.returncode == 2 and out == "" and errors.count("\n") == 1 and "requirements-optional.txt" in errors
     assert not (tmp_path / "sweep").exists()
 
 
@@ -583,7 +583,7 @@ def worker_of(folder):
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds workers through /proc")
 def test_on_ray_with_a_worker_killed(swept, tiny, tmp_path):
     """Two workers, one killed in the middle of its run, which goes on in a new one: the bytes are those without Ray."""
-    pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements-ray.txt")
+    pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements-optional.txt")
     given = ["--prior.path", tiny, "--steps", 4, "--particles", 1, "--log.every", 2, "--seed", 0, 1, 2]
     out = tmp_path / "ray"
     process = start(*given, "--out", out, "--ray", "local", "--ray-workers", 2)
