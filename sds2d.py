@@ -15,6 +15,7 @@ if __name__ == "__main__" and "--quiet" not in sys.argv:
 
 import contextlib
 import functools
+import math
 import re
 import shlex
 import time
@@ -35,9 +36,10 @@ from config.help import short_help, version
 from config.settings import Config
 from config.validation import validate
 from errors import InputError, explain
+from priors.device import per_row
 from priors.evaluation import evaluator
 from priors.families import FAMILIES
-from priors.prior import Prior, per_row
+from priors.prior import Prior
 from recording.environment import changes, environment
 from recording.folder import lock_folder, make_folder, write_atomic, write_text
 from recording.interruption import Interrupted, Interruption
@@ -50,6 +52,8 @@ from representations.start import load_images
 from schedules.schedule import Schedule
 from schedules.timestep import TIMESTEPS
 from schedules.weight import WEIGHTS
+
+SOURCE_ERROR = 10**-2.2  # 22 dB. The embedded prior's own drawings have 32, photographs from 14 to 25.
 
 
 def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedule, torch.optim.Optimizer]:
@@ -126,8 +130,10 @@ def run(
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
     timesteps = probe_timesteps(config.log.timesteps, algorithm)
     then, config.environment = config.environment, environment(prior, config)
-    for line in [*prior_warnings(algorithm), *changes(then, config.environment, resume)]:
+    warnings = prior_warnings(algorithm)
+    for line in [*warnings, *changes(then, config.environment, resume)]:
         print(f"warning: {line}", file=sys.stderr)
+    config.environment["warnings"] = warnings
     if not resume:
         out = Path(config.out or default_out(config))
         config.out = str(make_folder(out, dump(config), unique=not config.out))
@@ -172,13 +178,20 @@ def default_out(config: Config) -> str:
 
 
 def prior_warnings(algorithm: Method) -> list[str]:
-    """What the prior can not use of the prompts, and of the guidance scale."""
-    prior, lines = algorithm.prior, []
+    """What the prior can not use of the prompts, the source pictures and the guidance scale."""
+    prior, particles, lines = algorithm.prior, algorithm.particles, []
+    if particles.source_images is not None:
+        with torch.no_grad():
+            errors = (prior.decode(particles.source).clamp(0, 1) - particles.source_images).square().mean((1, 2, 3))
+        for error in errors.unique().tolist():
+            if error > SOURCE_ERROR:
+                psnr = -10 * math.log10(error)
+                lines.append(f"a source picture is {psnr:.1f} dB through the prior's autoencoder: detail is lost")
     if prior.distilled and (algorithm.s or 0) > 1:
         lines.append(f"--algo.guidance-scale {algorithm.s:g}: this prior was distilled with guidance; 1 is its own")
     if prior.scheduler_config.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
         lines.append("this prior is a consistency model: it predicts clean images, not a score")
-    return lines + [f"{text[:60]!r}: {line}" for text in algorithm.particles.texts for line in prior.warnings(text)]
+    return lines + [f"{text[:60]!r}: {line}" for text in particles.texts for line in prior.warnings(text)]
 
 
 def describe(config: Config, schedule: Schedule) -> str:

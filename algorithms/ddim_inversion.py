@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from priors.prior import Prior, per_row
+from priors.device import per_row
+from priors.prior import Prior
 
 
 def ddim_invert(

@@ -3,7 +3,7 @@
 import torch
 
 from algorithms.method import Method
-from priors.prior import per_row
+from priors.device import per_row
 
 
 def delta_noise(method: Method, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from algorithms.ddim_inversion import ddim_invert
 from algorithms.method import Method
-from priors.prior import per_row
+from priors.device import per_row
 
 
 @dataclass

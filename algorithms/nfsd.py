@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from algorithms.method import Method
 from errors import Fraction
-from priors.prior import per_row
+from priors.device import per_row
 
 P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 

@@ -5,7 +5,8 @@ import hashlib
 
 import torch
 
-from priors.prior import Prior, to_device
+from priors.device import to_device
+from priors.prior import Prior
 
 PER_ROW = ("prompts", "text", "negative_prompts", "negative", "empty", "source_images", "source", "source_prompts")
 PER_ROW += ("source_mask", "source_text", "source_negative_prompts", "source_negative", "generators")
@@ -19,7 +20,8 @@ class Particles:
     source_images, source                  pictures to be edited (B, 3, H, W) and their latents (B, C, h, w), or None
     source_prompts, source_text            the prompts that describe them, likewise, or None
     source_negative_prompts, source_negative    y⁻ of the source, likewise
-    rows, last_rows                        those of batch(), long (b,), inside it and after it; slice(None) for all
+    rows                                   those of batch(), long (b,), inside it; slice(None) for all
+    recorded_rows                          those of the last batch(), for the records of the step
 
     Row i draws from a generator of its own, seeded with seed + i, or its own seed. So its path does not depend on
     what else is in the batch, and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The
@@ -45,7 +47,7 @@ class Particles:
         self.prior, self.device = prior, prior.device
         self.seeds = [seed + row for row in range(len(prompts))] if isinstance(seed, int) else seed
         self.texts = []  # every prompt that has been embedded
-        self.batch_size, self.columns, self.rows, self.last_rows = batch_size, columns, slice(None), slice(None)
+        self.batch_size, self.columns, self.rows, self.recorded_rows = batch_size, columns, slice(None), slice(None)
 
         def each(values):
             return [values] * len(prompts) if isinstance(values, str) else values
@@ -85,7 +87,7 @@ class Particles:
                 setattr(self, name, [values[row] for row in rows])
             elif values is not None:
                 setattr(self, name, values[to_device(rows, values.device)])
-        self.rows = self.last_rows = rows
+        self.rows = self.recorded_rows = rows
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from algorithms.dds import delta_noise
 from algorithms.method import Method
 from errors import InputError
-from priors.prior import per_row
+from priors.device import per_row
 
 
 @dataclass

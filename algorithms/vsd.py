@@ -9,7 +9,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from algorithms.lora import Copy, add_lora
 from algorithms.method import Method
 from errors import Finite, Rate
-from priors.prior import to_device
+from priors.device import to_device
 
 
 @dataclass

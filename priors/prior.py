@@ -6,7 +6,6 @@ latents, how long a prompt may be. Methods see one variance-preserving process, 
 
 import functools
 import hashlib
-import os
 import re
 import shutil
 import string
@@ -17,8 +16,9 @@ from typing import Literal
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from errors import InputError, NonNegative, first_line
+from errors import InputError, NonNegative
 from priors.checkpoint import EMBEDDED, checkpoint_file, digest, fetch, locate, read_family, user_path
+from priors.device import per_row, pick_device, repeat_on_cuda, to_device
 from priors.families import join, pack, unpack
 from priors.noising import read_noising, sampling_timesteps
 from priors.pipeline import Pipeline
@@ -352,32 +352,3 @@ class Prior:
     def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale) -> torch.Tensor:
         """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻))."""
         return self.to_noise(self.guided(z_t, t, text, negative, scale), z_t, t)
-
-
-def to_device(tensor, device):
-    """A CPU tensor on the device, without making the CPU wait for what the GPU has queued."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def per_row(values, like):
-    """Numbers (B,) on the CPU as (B, 1, 1, 1) in the dtype and on the device of `like`."""
-    return to_device(values.to(like.dtype), like.device).view(-1, 1, 1, 1)
-
-
-def repeat_on_cuda():
-    """The same bytes from the same command, as far as PyTorch has deterministic kernels: it warns of an operation
-    that has none."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def pick_device(name):
-    """Resolves auto; raises InputError for a device that this machine lacks."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--prior.device {name} is not available here ({first_line(error)})") from error
-    return name

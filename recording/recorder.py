@@ -103,7 +103,7 @@ class Recorder:
         """Records a step's numbers, and its maps and a checkpoint where they are due. On a GPU the numbers stay
         there until flush(), so that no step waits for them."""
         norms = step_norms(z, gradient, parameters(self.optimizer), self.algorithm)
-        particles = torch.arange(len(self.t))[self.algorithm.particles.last_rows].tolist()
+        particles = torch.arange(len(self.t))[self.algorithm.particles.recorded_rows].tolist()
         self.pending.append((step, particles, t, weight, norms, seconds))
         if self.prior.device.type == "cpu":
             self.flush()

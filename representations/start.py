@@ -25,8 +25,8 @@ def open_image(path):
             with Image.open(
                 path, formats=[name for name in Image.OPEN if name != "EPS"]
             ) as file:  # It would start a program.
-                picture = in_srgb(ImageOps.exif_transpose(file))
-                picture = eight_bits(picture).convert("RGBA" if picture.has_transparency_data else "RGB")
+                picture = in_srgb(eight_bits(ImageOps.exif_transpose(file)), file.info.get("icc_profile"))
+                picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -41,20 +41,29 @@ def open_image(path):
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
-def in_srgb(picture):
-    """A picture whose colours are those of another profile, as most photographs' are, in sRGB's."""
+def in_srgb(picture, profile):
+    """A picture whose colours, or greys, are those of another ICC profile (bytes or None), as most photographs' are, in
+    sRGB's; what is transparent stays so."""
     import io
 
     from PIL import ImageCms
 
-    profile = picture.info.get("icc_profile")
-    if not profile or picture.mode not in ("RGB", "CMYK"):
+    if not profile:
         return picture
+    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(picture, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        space = own.profile.xcolor_space.strip()
+        modes = {"RGB": ("RGB", "RGBA", "P", "PA"), "GRAY": ("L", "LA", "1"), "CMYK": ("CMYK",)}
+        if picture.mode not in modes.get(space, ()):
+            return picture
+        colors = picture.convert("L" if space == "GRAY" else space)
+        picture = ImageCms.profileToProfile(colors, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
         return picture  # With a profile that can not be read it is seen as everybody sees it.
+    if alpha:
+        picture.putalpha(alpha)
+    return picture
 
 
 def eight_bits(picture):

@@ -19,6 +19,7 @@ def results(folder: Path, runs: list[Run]) -> list[dict]:
         row = {"index": index, **run.values, "status": status(folder, run.name), "seconds": result.get("seconds")}
         row["grad_norm"] = last_mean(home, "metrics.jsonl", "grad_norm")
         row["clip_score"] = last_mean(home, "scores.jsonl", "clip_score")
+        row["warnings"] = "; ".join(result.get("warnings", ()))
         rows.append(row | {"folder": home and home.relative_to(folder).as_posix(), "error": result.get("error")})
     return rows
 

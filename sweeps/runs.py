@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def run_folder(folder: Path, name: str) -> Path | None:
 
 
 def run_result(folder: Path, name: str) -> dict:
-    """{"seconds": …, "error": None or a line} of a run that has ended, or {}."""
+    """{"seconds": …, "error": None or a line, "warnings": […]} of a run that has ended, or {}."""
     try:
         return json.loads((run_folder(folder, name) / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -86,7 +87,8 @@ def execute(folder: Path, name: str, arguments: list[str]) -> None:
         reason = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
         fail(folder, name, reason, time.perf_counter() - start, traceback.format_exc())
     else:
-        settle(out, folder / "runs" / name, time.perf_counter() - start)
+        warnings = config.environment["warnings"]
+        settle(out, folder / "runs" / name, time.perf_counter() - start, warnings=warnings)
 
 
 def open_run(out: Path) -> Config | None:
@@ -105,7 +107,10 @@ def fail(folder: Path, name: str, reason: str, seconds: float | None = None, det
     settle(out, folder / "failed" / name, seconds, reason)
 
 
-def settle(out: Path, target: Path, seconds: float | None, error: str | None = None) -> None:
-    write_text(out / "run.json", json.dumps({"seconds": seconds and round(seconds, 3), "error": error}))
+def settle(
+    out: Path, target: Path, seconds: float | None, error: str | None = None, warnings: Sequence[str] = ()
+) -> None:
+    result = {"seconds": seconds and round(seconds, 3), "error": error, "warnings": list(warnings)}
+    write_text(out / "run.json", json.dumps(result))
     target.parent.mkdir(exist_ok=True)
     os.replace(out, target)

@@ -20,8 +20,9 @@ sys.path.insert(0, str(ROOT))
 
 from nursery import Nursery  # noqa: E402
 
+from priors.device import per_row  # noqa: E402
 from priors.noising import Noising  # noqa: E402
-from priors.prior import Prior, per_row  # noqa: E402
+from priors.prior import Prior  # noqa: E402
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 

@@ -1,11 +1,14 @@
 """The embedded prior is what it says it is, and the default run obeys the prompt on it."""
 
+import csv
 import json
 
 import pytest
+import yaml
 from PIL import Image
 
 import sds2d
+import sweep
 from priors.checkpoint import EMBEDDED
 from priors.evaluation import Judge, background_colours, draw_prompts, with_background
 from priors.prior import Prior, PriorConfig
@@ -89,3 +92,29 @@ def test_other_prompts_obey_on_pixels(prior, tmp_path):
     assert sum(rank < 5 for rank in ranks) >= 2, list(zip(texts, ranks, strict=True))
     right = [seen == asked for seen, (_, asked) in zip(background_colours(images, CAPTIONS), pairs, strict=True)]
     assert sum(right) >= 3
+
+
+def test_what_it_can_not_use_is_said(prior, tmp_path, capsys):
+    """On the screen, in config.yaml and on the page: a word that it was never taught, and a picture that its
+    autoencoder does not give back; of its own drawings and words nothing."""
+    Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
+    own = str(EMBEDDED / "edits" / "15_source.png")
+    for index, (prompt, source, count) in enumerate([("a zebra", str(tmp_path / "noise.png"), 2), ("a lemon", own, 0)]):
+        flags = ["--algo.name", "dds", "--source-image", source, "--source-prompt", "a red apple", "--prompt", prompt]
+        out = tmp_path / f"run{index}"
+        sds2d.run(sds2d.parse([*flags, "--steps", "1", "--log.timesteps", "--out", str(out)]), prior)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        recorded = yaml.safe_load((out / "config.yaml").read_text())["environment"]["warnings"]
+        assert len(recorded) == count and lines == [f"warning: {line}" for line in recorded]
+        assert (out / "index.html").read_text().count('class="warning"') == count
+
+
+def test_a_sweep_marks_what_the_prior_does_not_know(tmp_path, monkeypatch):
+    out = tmp_path / "sweep"
+    flags = ["--steps", "1", "--particles", "1", "--log.timesteps", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["sweep.py", "--prompt", "a zebra", "--prompt", "a lemon", *flags])
+    sweep.main()
+    with open(out / "results.csv", encoding="utf-8") as file:
+        marks = [row["warnings"] for row in csv.DictReader(file)]
+    assert "zebra" in marks[0] and marks[1] == ""
+    assert "never taught: zebra" in (out / "index.html").read_text()

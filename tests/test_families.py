@@ -13,9 +13,10 @@ import sds2d
 from algorithms import ALGORITHMS
 from algorithms.particles import Particles
 from errors import InputError
+from priors.device import per_row
 from priors.families import hear, join, pack, unpack
 from priors.noising import Noising
-from priors.prior import Prior, PriorConfig, per_row
+from priors.prior import Prior, PriorConfig
 from recording.probe import probe_timesteps
 
 SIZES = {"flux-dev": (64, 64), "flux-schnell": (64, 64)}  # their pipelines default to 1024

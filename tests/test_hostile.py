@@ -266,8 +266,38 @@ def test_profiles_are_followed(tmp_path):
     swapped = lab.replace(b"rXYZ", b"tmpX").replace(b"bXYZ", b"rXYZ").replace(b"tmpX", b"bXYZ")
     Image.new("RGB", (60, 40), (255, 0, 0)).save(tmp_path / "x.png", icc_profile=swapped)
     close(tmp_path / "x.png", (0, 0, 255), (0, 0, 255), by=3)
+    Image.new("RGB", (60, 40), (255, 0, 0)).convert("P").save(tmp_path / "p.png", icc_profile=swapped)
+    close(tmp_path / "p.png", (0, 0, 255), (0, 0, 255), by=3)
+    Image.new("RGBA", (60, 40), (255, 0, 0, 128)).save(tmp_path / "a.png", icc_profile=swapped)
+    close(tmp_path / "a.png", (127, 127, 255), (127, 127, 255), by=3)  # half of it over white
     Image.new("RGB", (60, 40), (255, 0, 0)).save(tmp_path / "y.png", icc_profile=b"none")
     close(tmp_path / "y.png", (255, 0, 0), (255, 0, 0))
+
+
+def grey_profile():
+    """ICC 2.4, greys in proportion to light: a header of 128 bytes, the number of tags, where each is, and they."""
+
+    def text(words):
+        return b"text\0\0\0\0" + words + b"\0"
+
+    white = b"XYZ \0\0\0\0" + b"".join(round(value * 65536).to_bytes(4, "big") for value in (0.9642, 1, 0.8249))
+    name = b"desc\0\0\0\0" + (5).to_bytes(4, "big") + b"grey\0" + bytes(78)
+    tags = {b"desc": name, b"cprt": text(b"none"), b"wtpt": white, b"kTRC": b"curv" + bytes(8)}  # no points: linear
+    place, table, data = 128 + 4 + 12 * len(tags), b"", b""
+    for tag, value in tags.items():
+        value += bytes(-len(value) % 4)
+        table += tag + (place + len(data)).to_bytes(4, "big") + len(value).to_bytes(4, "big")
+        data += value
+    header = b"none" + bytes([2, 0x40, 0, 0]) + b"mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28) + white[8:20]
+    body = header + bytes(124 - len(header)) + len(tags).to_bytes(4, "big") + table + data
+    return (len(body) + 4).to_bytes(4, "big") + body
+
+
+@pytest.mark.parametrize("mode, color, seen", [("L", 55, 128), ("LA", (55, 255), 128), ("LA", (55, 0), 255)])
+def test_profiles_of_greys(tmp_path, mode, color, seen):
+    """55/255 of white's light is half of sRGB's scale (IEC 61966-2-1: ((0.5 + 0.055)/1.055)^2.4 = 0.214)."""
+    Image.new(mode, (60, 40), color).save(tmp_path / "x.png", icc_profile=grey_profile())
+    close(tmp_path / "x.png", (seen,) * 3, (seen,) * 3, by=2)
 
 
 def test_no_program_is_started_for_a_picture(tmp_path):

@@ -88,7 +88,9 @@ def test_lods_learns_the_embeddings_of_the_particles_that_a_step_takes(tiny):
         algorithm.gradient(z, torch.full((2,), 300), 0.0)
         algorithm.update(z, torch.full((2,), 300), 0.0)
     pairs = zip(algorithm.embeddings, before, strict=True)
-    assert [row for row, (now, then) in enumerate(pairs) if not torch.equal(now, then)] == particles.last_rows.tolist()
+    assert [
+        row for row, (now, then) in enumerate(pairs) if not torch.equal(now, then)
+    ] == particles.recorded_rows.tolist()
 
 
 def test_seeds():

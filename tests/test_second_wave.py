@@ -12,7 +12,8 @@ from test_methods import ANY, DATA, PROMPTS, SCALE, SOURCES, Row, batch, compare
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
 from priors.checkpoint import EMBEDDED
-from priors.prior import Prior, PriorConfig, per_row
+from priors.device import per_row
+from priors.prior import Prior, PriorConfig
 from schedules.schedule import Schedule, ScheduleConfig
 
 TIMES = [100, 500, 979]
