@@ -113,7 +113,8 @@ def test_a_sweep_marks_what_the_prior_does_not_know(tmp_path, monkeypatch):
     out = tmp_path / "sweep"
     flags = ["--steps", "1", "--particles", "1", "--log.timesteps", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["sweep.py", "--prompt", "a zebra", "--prompt", "a lemon", *flags])
-    sweep.main()
+    with pytest.raises(SystemExit):
+        sweep.main()
     with open(out / "results.csv", encoding="utf-8") as file:
         marks = [row["warnings"] for row in csv.DictReader(file)]
     assert "zebra" in marks[0] and marks[1] == ""
