@@ -47,7 +47,8 @@ def main(arguments: list[str]) -> None:
     if not options.grid or any(len(line.split()) < 2 for line in options.grid):
         raise InputError('--grid needs settings with values, as --grid "rep.lr 0.02 0.05"')
     row = options.row if " " in options.row else f"{options.row} latent"
-    truth = Truth(parse([*given, "--algo.name", row.split()[0]]).prior.path, "real/prompts.json")
+    name, kind = row.split()
+    truth = Truth(parse([*given, "--algo.name", name, "--rep.kind", kind]).prior.path, "real/prompts.json")
     table = [tuple(case) for case in truth.cases]
     prompts = [prompt for prompt in draw_prompts(truth.captions, 400, seed=1) if prompt not in table]
     prompts = prompts[: max(4, options.prompts)]

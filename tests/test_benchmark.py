@@ -441,3 +441,11 @@ def test_a_random_prior_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "alone", lambda flags, rounds: speed.measure(flags, 1))
     benchmark.main(["speed", "--random", "sd15", "--rows", "sds", "--rounds", "1", "--out", str(tmp_path / "out")])
     assert "| sds | latent | 2B |" in capsys.readouterr().out
+
+
+def test_a_search_fixes_settings_of_its_method_and_representation(tmp_path, monkeypatch):
+    """They may be given beside the grid."""
+    monkeypatch.setattr(search, "make", lambda cells, workers: (_ for _ in ()).throw(InterruptedError(len(cells))))
+    command = ["--row", "vsd field", "--grid", "rep.lr 1 2", "--prompts", "4", "--out", str(tmp_path)]
+    with pytest.raises(InterruptedError, match="3"):  # one of DDIM and two of the grid
+        search.main([*command, "--rep.encoding", "hashgrid", "--algo.vsd.lora-rank", "2"])
