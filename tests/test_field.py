@@ -48,7 +48,7 @@ def test_the_batch_is_each_particles_own_network(prior, encoding):
         *hidden, last = group.values()
         for weights in hidden:
             x = torch.nn.functional.linear(x, weights[:-1].T, weights[-1])
-            x = torch.sin(30 * x) if encoding == "siren" else x.relu()
+            x = torch.sin(15 * x) if encoding == "siren" else x.relu()
         colors = torch.nn.functional.linear(x, last[:-1].T, last[-1]).sigmoid()
         torch.testing.assert_close(both.images()[row].flatten(1).T, colors, rtol=1e-4, atol=1e-4)
 
@@ -59,7 +59,7 @@ def test_siren_keeps_its_activations_distribution(prior):
     x = siren.inputs.expand(1, -1, -1)
     for index in range(4):
         layer = siren.groups[f"layer_{index}"].detach()
-        before = 30 * torch.baddbmm(layer[:, -1:], x, layer[:, :-1])
+        before = 15 * torch.baddbmm(layer[:, -1:], x, layer[:, :-1])
         if index:
             assert before.std().item() == pytest.approx(1, abs=0.15)
         x = before.sin()
