@@ -35,6 +35,24 @@ def shorten(text: str, width: int) -> str:
     return line if kept == len(line) else line[: max(0, kept - 1)] + "…"
 
 
+def wrap(text: str, width: int, most: int = 3) -> list[str]:
+    """The text in at most so many lines of at most `width` pixels; only the last is cut off where it is longer."""
+    words, lines = text.split(), []
+    while words and len(lines) < most - 1:
+        count = next(
+            (n for n in range(1, len(words)) if font().getlength(" ".join(words[: n + 1])) > width), len(words)
+        )
+        lines.append(shorten(" ".join(words[:count]), width))
+        words = words[count:]
+    return [*lines, shorten(" ".join(words), width)] if words or not lines else lines
+
+
+def label_lines(labels: list[str], columns: int, width: int, gap: int = 8) -> tuple[list[list[str]], int]:
+    """The lines of each label over a row of so many pictures of this width, and the height that all of them need."""
+    lines = [wrap(label, columns * (width + gap) - gap) for label in labels]
+    return lines, 9 + 17 * max(map(len, lines), default=1)
+
+
 def video_frame(sheet: Image.Image, largest: int = 4096) -> np.ndarray:
     """The sheet as an array (H, W, 3), shrunk to what video codecs take; both sides are even."""
     scale = min(1, largest / max(sheet.size))
@@ -48,17 +66,18 @@ def grid(images: torch.Tensor, labels: list[str], columns: int, tile: int, smoot
     tile: least width of one image, which is enlarged by a whole factor; smooth: whether that interpolates.
     Both sides are even numbers of pixels, as video needs.
     """
-    gap, line = 8, 26
-    height, width = images.shape[-2:]
+    gap, (height, width) = 8, images.shape[-2:]
     factor = max(1, -(-tile // width))
     height, width = height * factor, width * factor
+    lines, line = label_lines(labels, columns, width)
     sheet_size = (columns * (width + gap) + gap, len(images) // columns * (height + gap + line))
     sheet = Image.new("RGB", tuple(side + side % 2 for side in sheet_size), "white")
     draw = ImageDraw.Draw(sheet)
     resampling = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
     for row in range(len(images) // columns):
         top = row * (height + gap + line)
-        draw.text((gap, top + 5), shorten(labels[row], sheet_size[0] - 2 * gap), fill="black", font=font())
+        for number, text in enumerate(lines[row]):
+            draw.text((gap, top + 5 + 17 * number), text, fill="black", font=font())
         for column in range(columns):
             picture = to_pillow(images[row * columns + column]).resize((width, height), resampling)
             sheet.paste(picture, (gap + column * (width + gap), top + line))
@@ -75,7 +94,8 @@ def heat_grid(
     end = values.max().item() if largest is None else largest
     shown = 1 + (values / max(end, 1e-30)).clamp(min=1e-9).log10() / 3 if log else values / max(end, 1e-30)
     sheet = grid(heat_map(shown, 1.0), labels, columns, tile, smooth=False)
-    top, width, room = 26, 16, 96  # The bar begins where the first row of pictures does.
+    _, top = label_lines(labels, columns, (sheet.width - 8) // columns - 8)
+    width, room = 16, 96  # The bar begins where the first row of pictures does.
     height = min(sheet.height - 8 - top, 3 * tile)
     whole = Image.new("RGB", (sheet.width + room, sheet.height), "white")
     whole.paste(sheet)

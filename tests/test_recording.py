@@ -11,7 +11,7 @@ from PIL import Image
 
 from errors import InputError
 from recording.folder import make_folder, write_atomic
-from recording.pictures import font, grid, shorten, to_pillow, video_frame
+from recording.pictures import font, grid, shorten, to_pillow, video_frame, wrap
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -74,3 +74,15 @@ def test_processes_that_make_one_folder_do_not_mix(tmp_path, name, made):
     assert all(isinstance(end.exception(), InputError) for end in ends if end.exception())
     texts = {(tmp_path / name / "config.yaml").read_text() for name in names}
     assert all(text.startswith("made by ") for text in texts)
+
+
+def test_a_long_label_has_several_lines():
+    """Nothing of it is lost, and the pictures stand below."""
+    text = "a microphone on a brown background in flat style"
+    lines = wrap(text, 200)
+    assert len(lines) == 2 and " ".join(lines) == text and all(font().getlength(line) <= 200 for line in lines)
+    assert wrap("word " * 500, 200)[2].endswith("…") and len(wrap("word " * 500, 200)) == 3
+    assert wrap("", 200) == [""] and wrap("x" * 300, 200)[0].endswith("…")
+    sheet = np.asarray(grid(torch.zeros(2, 3, 192, 192), [text, "a"], 1, 192))
+    black = (sheet[:, 100] == 0).all(-1).nonzero()[0]
+    assert black[0] == 9 + 17 * 2 and black[-1] == 2 * (9 + 17 * 2) + 192 + 8 + 192 - 1
