@@ -17,6 +17,7 @@ TITLES = {
     "lora": "The clean image that φ, the prior with its LoRA, predicts",
     "ellipses": "The Gaussians' outlines at one standard deviation",
     "density": "The density of the Gaussians",
+    "paths": "The curves and their control points",
 }
 CURVES = {
     "t": "t, the timestep",
@@ -71,6 +72,7 @@ def page(folder: Path, progress: str | None = None) -> str:
         seconds=sum(line.get("seconds", 0) for line in lines),
         probes=[probe for name in titles if (probe := last_probe(folder, name))],
         files=[path.name for path in folder.iterdir()],
+        parts=sorted(path.name for path in folder.iterdir() if path.suffix in (".svg", ".ply")),
         command=command,
         settings=settings,
         data={
