@@ -10,8 +10,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
-import threading
 import time
 from dataclasses import astuple
 from pathlib import Path
@@ -29,7 +27,7 @@ from config.settings import Config, flag, flags_in, flatten, set_values
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 from recording.folder import write_atomic
-from recording.interruption import end_with_parent
+from recording.interruption import start_worker
 from recording.pictures import to_pillow
 from representations import REPRESENTATIONS
 
@@ -113,7 +111,7 @@ def make(cells: list[Cell], workers: int) -> None:
         # spinning.
         os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
         spawn = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), spawn, start_worker)
+        pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), spawn, start_worker, (1,))
         try:
             for done in bar(concurrent.futures.as_completed([pool.submit(make_cell, cell) for cell in missing])):
                 done.result()
@@ -121,12 +119,6 @@ def make(cells: list[Cell], workers: int) -> None:
             raise InputError("a worker died; with too little memory take fewer --workers") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def start_worker() -> None:
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; the first one reports it.
-    torch.set_num_threads(1)
 
 
 @functools.lru_cache(1)

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 
+import torch
+
 
 class Interrupted(KeyboardInterrupt):
     """A run was stopped by `signal`, and has written everything: 128 + signal is the exit code."""
@@ -42,7 +44,14 @@ class Interruption:
         os.write(2, b"\nfinishing the step and writing what there is; a second time ends it at once\n")
 
 
-def end_with_parent() -> None:
-    """For a thread of a worker process: one whose parent was killed would wait for work forever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def start_worker(threads: int) -> None:
+    """What a worker process begins with. It ends with its parent, or would wait for work forever; Ctrl-C reaches all
+    processes, and the parent reports it."""
+
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(threads)  # Sums depend on how they are split.

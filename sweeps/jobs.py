@@ -3,26 +3,22 @@
 import concurrent.futures
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from errors import InputError
-from recording.interruption import end_with_parent
+from recording.interruption import start_worker
 from sweeps.grid import Run
 from sweeps.runs import execute
 
 
-def start_worker(numbers) -> None:
-    """numbers: a queue with the worker's own; it is the GPU that it takes."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Between runs; a run finishes its step and writes everything.
+def start_on_card(numbers) -> None:
+    """numbers: a queue with the worker's own: the GPU that it takes, and its threads."""
     number, threads = numbers.get()
     os.environ["CUDA_VISIBLE_DEVICES"] = str(number)  # CUDA starts later, with the first prior.
-    torch.set_num_threads(threads)  # Sums depend on how they are split: with as many threads the bytes are the same.
+    start_worker(threads)
 
 
 def run_in_processes(folder: Path, runs: list[Run], count: int) -> Iterator[Run]:
@@ -31,7 +27,7 @@ def run_in_processes(folder: Path, runs: list[Run], count: int) -> Iterator[Run]
     numbers = context.Queue()
     for number in range(count):
         numbers.put((number % max(1, cards), threads))
-    pool = concurrent.futures.ProcessPoolExecutor(count, context, start_worker, (numbers,))
+    pool = concurrent.futures.ProcessPoolExecutor(count, context, start_on_card, (numbers,))
     try:
         going = {pool.submit(execute, folder, run.name, run.arguments): run for run in runs}
         for end in concurrent.futures.as_completed(going):
