@@ -15,7 +15,7 @@ from priors.evaluation import Judge
 from recording.folder import write_atomic, write_csv, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b", "bezier": "#7b4fa3", "field": "#a8872a"}
+COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b", "bezier": "#2a9d9d", "field": "#a8872a"}
 
 
 @dataclass
