@@ -201,11 +201,12 @@ def surface(points, widths, along, across):
 
 def bezier(points, t):
     """Control points (B, K, 4, 2) → the curve and its first two derivatives at t (T,): (B, K, T, 2) each."""
-    t, s = t[:, None], 1 - t[:, None]
-    p, q, r, end = points[:, :, None].unbind(-2)  # (B, K, 1, 2)
-    curve = s**3 * p + 3 * s**2 * t * q + 3 * s * t**2 * r + t**3 * end
-    first = 3 * (s**2 * (q - p) + 2 * s * t * (r - q) + t**2 * (end - r))
-    return curve, first, 6 * (s * (p - 2 * q + r) + t * (q - 2 * r + end))
+    s = 1 - t
+    curve = [s**3, 3 * s**2 * t, 3 * s * t**2, t**3]  # Bernstein's polynomials
+    first = [-3 * s**2, 3 * s * (s - 2 * t), 3 * t * (2 * s - t), 3 * t**2]
+    second = [6 * s, 6 * (t - 2 * s), 6 * (s - 2 * t), 6 * t]
+    basis = torch.stack([torch.stack(parts, -1) for parts in (curve, first, second)])  # (3, T, 4)
+    return (basis.to(points) @ points[:, :, None]).unbind(2)
 
 
 def axes(matrices):
