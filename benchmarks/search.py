@@ -78,11 +78,8 @@ def main(arguments: list[str]) -> None:
         for trial, made in zip(trials, tried, strict=True):
             found = measure(made)
             distance = distances(found["features"], sampled["features"], even).item()
-            names, five, diversity = (
-                found["top1"].mean(),
-                found["top5"].mean(),
-                found["diversity"].mean() / sampled["diversity"].mean(),
-            )
+            names, five = found["top1"].mean(), found["top5"].mean()
+            diversity = found["diversity"].mean() / sampled["diversity"].mean()
             words = " ".join(f"{name} {value}" for name, value in trial)
             line = f"distance {distance:.4f}, names {names:.0%}, among 5 {five:.0%}, diversity {diversity:.2f}"
             print(f"{count} prompts: {line}: {words}", flush=True)

@@ -64,6 +64,7 @@ def page(folder: Path, progress: str | None = None) -> str:
         del pictures["pseudo_gt"], titles["pseudo_gt"]
     panels = [{"name": name, "title": titles.get(name, name), "steps": s} for name, s in pictures.items()]
     curves = [{"title": title, "points": points(name, lines)} for name, title in CURVES.items()]
+    files = sorted(path.name for path in folder.iterdir())
     last = max((line["step"] for line in lines), default=0)
     return template("page.html").render(
         config=config,
@@ -71,8 +72,8 @@ def page(folder: Path, progress: str | None = None) -> str:
         done=len([line for line in lines if "t" in line]),
         seconds=sum(line.get("seconds", 0) for line in lines),
         probes=[probe for name in titles if (probe := last_probe(folder, name))],
-        files=[path.name for path in folder.iterdir()],
-        parts=sorted(path.name for path in folder.iterdir() if path.suffix in (".svg", ".ply")),
+        files=files,
+        parts=[name for name in files if name.endswith((".svg", ".ply"))],
         command=command,
         settings=settings,
         data={

@@ -60,15 +60,20 @@ def video_frame(sheet: Image.Image, largest: int = 4096) -> np.ndarray:
     return np.asarray(sheet if size == sheet.size else sheet.resize(size))
 
 
+def enlarged(images: torch.Tensor, tile: int) -> tuple[int, int]:
+    """The height and width of pictures (B, …, H, W) that a whole factor makes at least `tile` pixels wide."""
+    height, width = images.shape[-2:]
+    factor = max(1, -(-tile // width))
+    return height * factor, width * factor
+
+
 def grid(images: torch.Tensor, labels: list[str], columns: int, tile: int, smooth: bool = True) -> Image.Image:
     """Rows of `columns` images (B, 3, H, W), over each row its label.
 
     tile: least width of one image, which is enlarged by a whole factor; smooth: whether that interpolates.
     Both sides are even numbers of pixels, as video needs.
     """
-    gap, (height, width) = 8, images.shape[-2:]
-    factor = max(1, -(-tile // width))
-    height, width = height * factor, width * factor
+    gap, (height, width) = 8, enlarged(images, tile)
     lines, line = label_lines(labels, columns, width)
     sheet_size = (columns * (width + gap) + gap, len(images) // columns * (height + gap + line))
     sheet = Image.new("RGB", tuple(side + side % 2 for side in sheet_size), "white")
@@ -94,7 +99,7 @@ def heat_grid(
     end = values.max().item() if largest is None else largest
     shown = 1 + (values / max(end, 1e-30)).clamp(min=1e-9).log10() / 3 if log else values / max(end, 1e-30)
     sheet = grid(heat_map(shown, 1.0), labels, columns, tile, smooth=False)
-    _, top = label_lines(labels, columns, (sheet.width - 8) // columns - 8)
+    _, top = label_lines(labels, columns, enlarged(values, tile)[1])
     width, room = 16, 96  # The bar begins where the first row of pictures does.
     height = min(sheet.height - 8 - top, 3 * tile)
     whole = Image.new("RGB", (sheet.width + room, sheet.height), "white")

@@ -31,7 +31,7 @@ class BezierSettings(PaintSettings):
     max_width: Fraction = 0.1
     """The greatest width of a stroke, likewise. Wide strokes fold where they bend, and no SVG shows that alike."""
     crossing_weight: NonNegative = 0.0
-    """Weight of a penalty on curves that cross themselves: Ma et al. 2022, LIVE (arXiv 2206.04655), equation 6."""
+    """Weight of a penalty on curves that cross themselves: the Xing loss of Ma et al. 2022, LIVE (arXiv 2206.04655)."""
     point_lr: GroupRate = 0.01
     """Learning rate of the control points, in widths and heights of the canvas."""
     width_lr: GroupRate = 0.005
@@ -219,9 +219,9 @@ def axes(matrices):
 
 
 def crossing(points):
-    """The penalty on cubic curves (…, 4 or 6, 2) that cross themselves: by Ma et al. 2022, eq. 6, the sine of the
-    angle from the first side of the control polygon to the last, where it has another sign than the angle from the
-    first to the second. The sum over the curves."""
+    """The penalty on cubic curves (…, 4 or 6, 2) that cross themselves, the Xing loss of Ma et al. 2022: the sine of
+    the angle from the first side of the control polygon to the last, where it has another sign than the angle from
+    the first to the second. The sum over the curves."""
     curves = [points[..., :4, :]] + ([points[..., [3, 4, 5, 0], :]] if points.shape[-2] == 6 else [])
     total = 0
     for curve in curves:

@@ -13,7 +13,7 @@ from errors import Positive
 from representations.picture import FitSettings, GroupRate, Picture
 from representations.start import start_images
 
-# Learning rates of the network behind each encoding, and of the hash grid's tables.
+# The default of network_lr, by encoding.
 NETWORK_LR = {"siren": 2e-3, "fourier": 3e-3, "hashgrid": 3e-3}
 FREQUENCY = {"siren": 15.0, "fourier": 6.0}  # SIREN's 30 was chosen on pictures of 512×512.
 

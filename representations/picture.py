@@ -37,8 +37,8 @@ class Picture(Representation):
     learning_rates = {"adam": 1.0, "adamw": 1.0, "sgd": 100.0}
 
     def parameters(self):
-        """The optimizer's groups. None decays, whatever the optimizer: 0 is a corner of the canvas, half opaque, and
-        no part of a picture that is less of it."""
+        """The optimizer's groups, without weight decay: a parameter of 0 is a corner of the canvas or an opacity of a
+        half, and nothing to be drawn towards."""
         return self.groups_at(self.config.lr)
 
     def groups_at(self, factor: float) -> list[dict]:

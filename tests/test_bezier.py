@@ -12,7 +12,6 @@ from algorithms.particles import Particles
 from priors.prior import Prior, PriorConfig
 from representations import RepresentationConfig
 from representations.bezier import SPREAD, Bezier, axes, bezier, crossing, surface
-from representations.rasterizer import rasterize
 from representations.representation import make_optimizer
 
 
@@ -239,4 +238,3 @@ def test_a_stroke_in_front_hides_one_behind(prior):
         one.groups["color"].copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
         red, _, blue = one.images()[0, :, 32, 32]
     assert red > 0.95 and blue < 0.05
-    assert torch.equal(rasterize(*one.gaussians(), (64, 64)), one.images())
