@@ -6,9 +6,7 @@ latents, how long a prompt may be. Methods see one variance-preserving process, 
 
 import functools
 import hashlib
-import re
 import shutil
-import string
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -17,13 +15,12 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from errors import InputError, NonNegative
-from priors.checkpoint import EMBEDDED, checkpoint_file, digest, fetch, locate, read_family, user_path
+from priors.checkpoint import EMBEDDED, digest, fetch, locate, read_family, user_path
+from priors.conditions import Conditions
 from priors.device import per_row, pick_device, repeat_on_cuda, to_device
-from priors.families import join, pack, unpack
+from priors.families import pack, unpack
 from priors.noising import read_noising, sampling_timesteps
 from priors.pipeline import Pipeline
-
-TOKENS = "encoder_hidden_states"  # diffusers' name of a prompt's token embeddings, in every family
 
 
 @dataclass
@@ -65,7 +62,7 @@ class Prior:
     Timesteps t are long (B,) on the CPU everywhere: what a step does may depend on them, and no GPU is waited for.
     """
 
-    folder, vae, chunk, offload, text_loaded = None, None, 0, False, False
+    folder, vae, conditions, chunk, offload = None, None, None, 0, False
     scheduler_config = {}
 
     def __init__(self, config: PriorConfig):
@@ -84,8 +81,6 @@ class Prior:
         self.pipeline = pipeline = Pipeline(self.folder, config, self.dtype)
         self.denoiser, self.vae, self.scheduler_config = pipeline.denoiser, pipeline.vae, pipeline.scheduler_config
         self.distilled, self.chunk, self.offload = pipeline.distilled, config.chunk, config.offload
-        self.conditions, self.places = [], {}  # each prompt's arguments of the denoiser, and where they stand
-        self.batches = {}  # and those of the last batches
 
         self.image_size, channels = self.read_size(), self.denoiser.config.in_channels
         height, width = (side // pipeline.scale for side in self.image_size)
@@ -98,12 +93,7 @@ class Prior:
             self.noising = read_noising(self.scheduler_config, tokens, told, rounded)
         except InputError as error:
             raise InputError(f"--prior.path {self.folder}: its scheduler can not be used: {error}") from error
-        tokenizers = [pipeline.parts[part] for part in pipeline.texts if part.startswith("tokenizer")]
-        # The one that reads most of a prompt: T5's, where there is one.
-        self.tokenizer = max(filter(None, tokenizers), key=lambda tokenizer: tokenizer.model_max_length)
-        self.text_length = self.tokenizer.model_max_length
-        self.taught = set(checkpoint_file(self.folder, "captions.json").get("words", ()))
-        self.load_text()
+        self.conditions = Conditions(pipeline, self.image_size, self.device, self.dtype)
         if self.vae and not config.offload:
             self.vae.to(self.device)
         if self.device.type == "cpu" and self.family.denoiser == "unet":
@@ -151,53 +141,17 @@ class Prior:
         negative: conditions as of a negative prompt, which in some families differ; "" is the pipeline's own
         unconditional.
         """
-        for prompt in dict.fromkeys(prompts):
-            key = prompt, negative or not prompt
-            if key not in self.places:
-                if not self.text_loaded:
-                    self.load_text()
-                self.places[key] = len(self.conditions)
-                condition = self.pipeline.condition(*key, self.image_size)
-                for name, value in condition.items():
-                    if isinstance(value, torch.Tensor) and value.is_floating_point():
-                        condition[name] = value.to(self.dtype)
-                self.conditions.append(condition)
-        return torch.tensor([self.places[prompt, negative or not prompt] for prompt in prompts])
+        return self.conditions.embed(prompts, negative)
 
     def learn(self, text: torch.Tensor) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
         """Copies of the conditions `text` (B,) whose token embeddings learn: what network() takes for them (B,), and
         the embeddings (1, L, D) of each, float32. Those of an earlier call are given up."""
-        text, embeddings = text.tolist(), []
-        for row, place in enumerate(text):
-            if ("learnt", row) not in self.places:
-                self.places["learnt", row] = len(self.conditions)
-                self.conditions.append({})
-            value = self.conditions[place][TOKENS]
-            precision = torch.promote_types(value.dtype, torch.float32)
-            embeddings.append(torch.nn.Parameter(value.detach().to(precision, copy=True)))
-            text[row] = self.places["learnt", row]
-            self.conditions[text[row]] = self.conditions[place] | {TOKENS: embeddings[-1]}
-        return torch.tensor(text), embeddings
-
-    def load_text(self, loaded: bool = True) -> None:
-        """Puts the text encoders on the device, or frees their memory; a prompt that comes later loads them again."""
-        self.pipeline.move_text(self.device if loaded else None)
-        self.text_loaded = loaded
+        return self.conditions.learn(text)
 
     def warnings(self, prompt: str) -> list[str]:
         """What of the prompt the text encoder can't use, as a list of lines: a cut-off end, words it was never
         taught."""
-        lines = []
-        ids = self.tokenizer(prompt, verbose=False).input_ids
-        if len(ids) > self.text_length:
-            unread = self.tokenizer.decode(ids[self.text_length - 1 : -1]).strip()
-            lines.append(f"the text encoder reads {self.text_length - 2} tokens of a prompt; unread: {unread!r}")
-        if self.taught:
-            said = [word for word in re.findall(r"\w+|[^\w\s]", prompt.lower()) if word not in string.punctuation]
-            unknown = [word for word in dict.fromkeys(said) if word not in self.taught]
-            if unknown:
-                lines.append(f"the prior was never taught: {', '.join(unknown)}")
-        return lines
+        return self.conditions.warnings(prompt)
 
     # ---------------------------------------------------------------------------------------------------- pictures
 
@@ -258,8 +212,9 @@ class Prior:
 
     def network(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """The denoiser as it is (ε̂, ẑ_0, v or a flow), in the dtype of z_t: z_t (N, C, h, w), t (N,), text (N,)."""
-        if self.text_loaded:  # All prompts are embedded: their encoders and the denoiser need not fit together.
-            self.load_text(False)
+        # All prompts are embedded: their encoders and the denoiser need not fit together.
+        if self.conditions and self.conditions.loaded:
+            self.conditions.load(False)
             self.denoiser.to(self.device)
         x, time = self.noising.scale[t], self.noising.time[t]
         x = (z_t if (x == 1).all() else per_row(x, z_t) * z_t).to(self.dtype)
@@ -273,22 +228,9 @@ class Prior:
         # forward is the network that --prior.compile leaves alone: compiling the backward pass of one that learns
         # takes minutes.
         network = self.denoiser.forward if torch.is_grad_enabled() else self.denoiser
-        given = self.arguments(tuple(text.tolist()))
+        given = self.conditions.arguments(tuple(text.tolist()))
         output = network(pack(x) if self.family.packed else x, timestep=time, **given, return_dict=False)[0]
         return unpack(output, *x.shape[-2:]) if self.family.packed else output[:, : x.shape[1]]
-
-    def arguments(self, text: tuple[int, ...]) -> dict:
-        """The arguments of a batch with these conditions, those of the last batches without joining them again."""
-        if text in self.batches:
-            return self.batches[text]
-        rows = [self.conditions[place] for place in text]
-        learnt = any(isinstance(value, torch.nn.Parameter) for row in rows for value in row.values())
-        if learnt:  # They change.
-            return join([row | {TOKENS: row[TOKENS].to(self.dtype)} for row in rows])
-        if len(self.batches) == 8:
-            self.batches.clear()
-        self.batches[text] = join(rows)
-        return self.batches[text]
 
     def target(self, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """What the network was trained to say of add_noise(z, noise, t): ε, z, v = √ᾱ_t ε - √(1-ᾱ_t) z, or ε - z."""

@@ -9,9 +9,8 @@ import torch
 from pydantic import PositiveInt
 
 from errors import Fraction, NonNegative
-from representations.picture import GroupRate, PaintSettings, Picture
+from representations.picture import GroupRate, PaintSettings, Picture, start_colors
 from representations.representation import clamp_colors
-from representations.start import start_images
 
 SPREAD = 0.6  # Standard deviation of a Gaussian by the distance to the next: flat to 2 %.
 
@@ -64,13 +63,7 @@ class Bezier(Picture):
         spacing = count**-0.5
         points = start_points(count, spacing, config.closed, particles)
         ground = torch.tensor(config.background, device=prior.device).expand(len(particles), 1, 3)
-        if config.init == "noise":
-            colors, pictures = 0.5 + 0.25 * config.init_std * particles.randn(count, 3), None
-        else:
-            pictures = start_images(config, prior, particles)
-            pixels = (points.mean(2) * self.size).long().clamp(min=0).minimum(self.size - 1)
-            colors = [picture[:, at[:, 1], at[:, 0]].T for picture, at in zip(pictures, pixels, strict=True)]
-            colors = torch.stack(colors)
+        colors, pictures = start_colors(config, prior, particles, points.mean(2))
         start = {
             "point": points,
             "width": torch.full_like(points[:, :, 0, 0], spacing).clamp(config.min_width, config.max_width),
@@ -139,7 +132,6 @@ class Bezier(Picture):
     def files(self):
         """The curves of each particle: strokes_00.svg …."""
         from representations.bezier_views import solid, write_svg
-        from representations.gaussian_kernels import LOW_PASS
 
         with torch.no_grad():
             points, ground = (self.groups["point"] * self.size).cpu(), self.groups["ground"][:, 0].cpu()
@@ -147,12 +139,7 @@ class Bezier(Picture):
             _, scales, _, colors, alphas, _ = (value.cpu() for value in self.gaussians())
         count, (along, across) = points.shape[1], self.samples
         scales, alphas = (value.unflatten(1, (count, along * across)) for value in (scales, alphas))
-        widened = (scales.square() + LOW_PASS).sqrt()
-        spreads = SPREAD**2 * (widened / scales.clamp(min=1e-6)).prod(-1)
-        _, jacobians = surface(points, widths, along, across)
-        edge = ((SPREAD * jacobians[..., 1].norm(dim=-1)) ** 2 + LOW_PASS).sqrt()
-        # The middle Gaussian stands for all: at the ends of a shape they are thin.
-        opacities, edges = (value.median(2).values for value in solid(alphas, spreads, edge))
+        opacities, edges = solid(scales, alphas, surface(points, widths, along, across)[1])
 
         def write(path, row):
             width = None if widths is None else widths[row]

@@ -1,8 +1,10 @@
 """Views of Bézier strokes: their paths and control points over the picture, and an SVG file."""
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
+
+from representations.bezier import SPREAD, bezier
+from representations.gaussian_kernels import LOW_PASS
+from representations.overlay import overlay, overlay_factor
 
 
 def paths(images, points, colors, least=384):
@@ -11,26 +13,21 @@ def paths(images, points, colors, least=384):
     images (B, 3, H, W), control points (B, K, 4 or 6, 2) in pixels, colors (B, K, 3) → (B, 3, H·k, W·k), k the whole
     factor that makes them at least `least` pixels wide.
     """
-    from representations.bezier import bezier
-
-    factor = -(-least // images.shape[-1])
-    width, height = images.shape[-1] * factor, images.shape[-2] * factor
+    factor = overlay_factor(images, least)
     points = points * factor
     curves = [bezier(points[:, :, order], torch.linspace(0, 1, 24, device=points.device))[0] for order in sides(points)]
-    outlines = torch.cat(curves, 2).cpu().tolist()  # (B, K, T, 2)
+    lines, controls = torch.cat(curves, 2).cpu(), points.cpu()  # (B, K, T, 2) and (B, K, 4 or 6, 2)
     fills = (colors.clamp(0, 1) * 200).long().cpu().tolist()
-    faded = ((0.4 * images + 0.6).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
-    sheets = []
-    for picture, lines, controls, fill in zip(faded, outlines, points.cpu().tolist(), fills, strict=True):
-        sheet = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
-        draw = ImageDraw.Draw(sheet, "RGBA")
-        for line, control, color in reversed(list(zip(lines, controls, fill, strict=True))):
-            draw.line([value for point in control for value in point], fill=(*color, 60))
-            draw.line([value for point in line for value in point], fill=(*color, 255), width=2)
-            for x, y in control:
-                draw.rectangle((x - 1, y - 1, x + 1, y + 1), fill=(*color, 255))
-        sheets.append(torch.from_numpy(np.asarray(sheet).copy()).movedim(-1, 0).float() / 255)
-    return torch.stack(sheets)
+
+    def draw(canvas, row):
+        for index in reversed(range(len(fills[row]))):
+            color, control = tuple(fills[row][index]), controls[row, index]
+            canvas.line(control.flatten().tolist(), fill=(*color, 60))
+            canvas.line(lines[row, index].flatten().tolist(), fill=(*color, 255), width=2)
+            for x, y in control.tolist():
+                canvas.rectangle((x - 1, y - 1, x + 1, y + 1), fill=(*color, 255))
+
+    return overlay(images, factor, draw)
 
 
 def sides(points):
@@ -63,17 +60,22 @@ def css(color):
     return "#" + "".join(f"{round(255 * value):02x}" for value in color.clamp(0, 1).tolist())
 
 
-def solid(alphas, spreads, scales):
-    """A grid of Gaussians of opacity `alphas`, whose axes multiply to `spreads` areas of a cell: the opacity of the
-    whole, and how far beyond the outermost cells its edge lies, where `scales` is their standard deviation across the
-    edge, in pixels.
+def solid(scales, alphas, jacobians):
+    """The Gaussians along each stroke, their scales (B, K, S, 2), opacities (B, K, S) and Jacobians (B, K, S, 2, 2), as
+    surface() has them → the opacity of the whole stroke (B, K), and how far beyond the outermost Gaussians its edge
+    lies (B, K), in pixels.
 
     Light that passes all of them is Π (1 - α g_j) = e^-τ. -ln (1 - α g) = Σ_n (α g)^n / n, and the sum of g^n over a
-    fine grid is 2π · spread / n, so τ = 2π · spread · Σ_n α^n / n². τ falls off over the edge as a normal distribution
-    does, and where it is -ln(1 - opacity / 2), the opacity is half of that inside.
+    fine grid is 2π · spread / n, where a Gaussian's axes multiply to `spread` areas of a cell, so
+    τ = 2π · spread · Σ_n α^n / n². τ falls off over the edge as a normal distribution does, and where it is
+    -ln(1 - opacity / 2), the opacity is half of that inside.
     """
+    widened = (scales.square() + LOW_PASS).sqrt()
+    spreads = SPREAD**2 * (widened / scales.clamp(min=1e-6)).prod(-1)
+    across = ((SPREAD * jacobians[..., 1].norm(dim=-1)) ** 2 + LOW_PASS).sqrt()
     n = torch.arange(1, 500, device=alphas.device)
     depth = 2 * torch.pi * spreads * (alphas[..., None] ** n / n**2).sum(-1)
     opacity = 1 - torch.exp(-depth)
     share = (-torch.log1p(-opacity / 2) / depth).clamp(1e-4, 0.5)
-    return opacity, -scales * torch.special.ndtri(share)
+    # The middle Gaussian stands for all: at the ends of a shape they are thin.
+    return opacity.median(2).values, (-across * torch.special.ndtri(share)).median(2).values

@@ -61,42 +61,51 @@ class Field(Picture):
 
     def __init__(self, config, prior, particles):
         self.config, self.prior, self.mask = config, prior, None
-        encoding, width, frequency = config.encoding, config.hidden_width, config.frequency
-        frequency = frequency or FREQUENCY.get(encoding)
-        self.groups, self.frequency, inputs = {}, frequency, 2
-        if encoding == "fourier":
-            self.projection, inputs = frequency * math.pi * particles.randn(2, width), 2 * width
-        if encoding == "hashgrid":
-            growth = (max(prior.image_size) / 4) ** (1 / max(1, config.hash_levels - 1))
-            self.cells = [round(4 * growth**level) for level in range(config.hash_levels)]
-            std = 0.1 if config.init == "noise" else 1e-4
-            tables = std * particles.randn(config.hash_levels, config.hash_size, config.hash_features)
-            self.groups["table"] = torch.nn.Parameter(tables.float())
-            inputs = config.hash_levels * config.hash_features
+        self.frequency, self.groups = config.frequency or FREQUENCY.get(config.encoding), {}
+        inputs = self.start_encoding(particles)
         for layer in range(config.hidden_layers):
             bound = (6 / inputs) ** 0.5
-            if encoding == "siren":
-                bound = 1 / inputs if layer == 0 else bound / frequency
-            weights = bound * (2 * particles.rand(inputs + 1, width) - 1)
+            if config.encoding == "siren":
+                bound = 1 / inputs if layer == 0 else bound / self.frequency
+            weights = bound * (2 * particles.rand(inputs + 1, config.hidden_width) - 1)
             self.groups[f"layer_{layer}"] = torch.nn.Parameter(weights.float())
-            inputs = width
+            inputs = config.hidden_width
         self.inputs = self.encode_places(prior.image_size)
-        last = particles.randn(inputs + 1, 3).float() if config.init == "noise" else torch.zeros(0)
         if config.init == "noise":
-            last[:, -1] = 0
-            self.groups["last"] = last
-            logits = self.logits(self.inputs).detach()  # (B, H · W, 3)
-            spread = (logits - logits.mean(1, keepdim=True)).flatten(1).std(1)
-            last *= config.init_std / spread.view(-1, 1, 1)
-            last[:, -1] -= self.logits(self.inputs).detach().mean(1)
+            self.groups["last"] = torch.nn.Parameter(self.noise_layer(particles.randn(inputs + 1, 3).float()))
         else:
             pictures = start_images(config, prior, particles)
             last = torch.zeros(len(particles), inputs + 1, 3, device=prior.device)
             last[:, -1] = pictures.mean((2, 3)).clamp(0.01, 0.99).logit()
-        self.groups["last"] = torch.nn.Parameter(last)
-        if config.init in ("image", "source"):
-            self.fit(pictures)
+            self.groups["last"] = torch.nn.Parameter(last)
+            if config.init in ("image", "source"):
+                self.fit(pictures)
         self.mask = particles.source_mask
+
+    def start_encoding(self, particles):
+        """Draws what is random about the encoding → how many numbers it gives the first layer."""
+        config = self.config
+        if config.encoding == "siren":
+            return 2
+        if config.encoding == "fourier":
+            self.projection = self.frequency * math.pi * particles.randn(2, config.hidden_width)
+            return 2 * config.hidden_width
+        growth = (max(self.prior.image_size) / 4) ** (1 / max(1, config.hash_levels - 1))
+        self.cells = [round(4 * growth**level) for level in range(config.hash_levels)]
+        std = 0.1 if config.init == "noise" else 1e-4
+        tables = std * particles.randn(config.hash_levels, config.hash_size, config.hash_features)
+        self.groups["table"] = torch.nn.Parameter(tables.float())
+        return config.hash_levels * config.hash_features
+
+    def noise_layer(self, last):
+        """A last layer (B, inputs + 1, 3) so scaled and shifted that its logits have the mean 0 and the standard
+        deviation --rep.init-std."""
+        last[:, -1] = 0
+        self.groups["last"] = last
+        logits = self.logits(self.inputs).detach()  # (B, H · W, 3)
+        last *= self.config.init_std / (logits - logits.mean(1, keepdim=True)).flatten(1).std(1).view(-1, 1, 1)
+        last[:, -1] -= self.logits(self.inputs).detach().mean(1)
+        return last
 
     def rate(self, name):
         if name == "table":
@@ -155,8 +164,8 @@ def pixel_centers(size, device):
 
 def hash_corners(places, cells, entries):
     """Places (P, 2) in [0, 1] and the cells a side of each grid → the entries of their cells' four corners, long
-    (levels, P, 4), and the corners' weights (levels, P, 4), which sum to 1. Müller et al. 2022, section 3 and
-    equation 4: a grid that fits into its table has an entry for each corner."""
+    (levels, P, 4), and the corners' weights (levels, P, 4), which sum to 1. Müller et al. 2022, section 3:
+    a grid that fits into its table has an entry for each corner."""
     indices, weights = [], []
     for count in cells:
         scaled = places * count

@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 from pydantic import PositiveInt
 
-from representations.picture import GroupRate, PaintSettings, Picture
+from representations.picture import GroupRate, PaintSettings, Picture, start_colors
 from representations.representation import clamp_colors
-from representations.start import start_images
 
 
 @dataclass
@@ -50,14 +49,7 @@ class Gaussian2D(Picture):
         count = config.num_points or max(1, H * W // 8)
         centers = layout(config.layout, count, particles, W / H)
         spacing = count**-0.5
-        if config.init == "noise":
-            colors, pictures = 0.5 + 0.25 * config.init_std * particles.randn(count, 3), None
-        else:
-            pictures = start_images(config, prior, particles)
-            pixels = (centers * self.size).long().clamp(min=0).minimum(self.size - 1)
-            colors = torch.stack(
-                [picture[:, at[:, 1], at[:, 0]].T for picture, at in zip(pictures, pixels, strict=True)]
-            )
+        colors, pictures = start_colors(config, prior, particles, centers)
         # Standard deviations of a spacing and opacities of ½ let a twentieth of the background be seen: Σα is π at
         # each pixel.
         start = {

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from representations.gaussian_kernels import LOW_PASS
 from representations.heat_map import heat_map
+from representations.overlay import overlay, overlay_factor
 
 
 def ellipses(images, centers, scales, angles, colors, opacities, least=384):
@@ -23,20 +23,18 @@ def ellipses(images, centers, scales, angles, colors, opacities, least=384):
     axes = (
         torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2) * scales[..., None, :]
     )  # (B, N, 2, 2)
-    factor = -(-least // images.shape[-1])
-    width, height = images.shape[-1] * factor, images.shape[-2] * factor
+    factor = overlay_factor(images, least)
+    size = images.shape[-1] * factor, images.shape[-2] * factor
     points = ((circle.to(axes) @ axes.mT + centers[..., None, :]) * factor).cpu()  # (B, N, 24, 2)
     fills = (torch.cat([colors * 0.8, opacities[..., None]], -1) * 255).round().long().cpu().tolist()
-    faded = ((0.4 * images + 0.6).clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
-    sheets = []
-    for picture, outlines, fill in zip(faded, points, fills, strict=True):
-        sheet = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
-        draw = ImageDraw.Draw(sheet, "RGBA")
-        touching = ((outlines.amax(1) >= 0) & (outlines.amin(1) <= outlines.new_tensor([width, height]))).all(1)
+
+    def draw(canvas, row):
+        outlines = points[row]
+        touching = ((outlines.amax(1) >= 0) & (outlines.amin(1) <= outlines.new_tensor(size))).all(1)
         for index in reversed(touching.nonzero()[:, 0].tolist()):
-            draw.polygon(outlines[index].flatten().tolist(), outline=tuple(fill[index]))
-        sheets.append(torch.from_numpy(np.asarray(sheet).copy()).movedim(-1, 0).float() / 255)
-    return torch.stack(sheets)
+            canvas.polygon(outlines[index].flatten().tolist(), outline=tuple(fills[row][index]))
+
+    return overlay(images, factor, draw)
 
 
 def density(centers, opacities, size):

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 
 from errors import Fraction, NonNegative
 from representations.representation import Representation
+from representations.start import start_images
 
 GroupRate = Annotated[NonNegative, Field(lt=1e30)]
 
@@ -82,3 +83,15 @@ class Picture(Representation):
         with torch.no_grad():
             errors = (self.images() - pictures).square().mean((1, 2, 3))
         print("fitted to", " ".join(f"{-10 * math.log10(max(error, 1e-12)):.1f}" for error in errors.tolist()), "dB")
+
+
+def start_colors(config, prior, particles, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """--rep.init at places (B, N, 2), x and y in widths and heights of the canvas: colours (B, N, 3), and the pictures
+    (B, 3, H, W) that have them; for noise None, and greys with it."""
+    if config.init == "noise":
+        return 0.5 + 0.25 * config.init_std * particles.randn(places.shape[1], 3), None
+    pictures = start_images(config, prior, particles)
+    size = places.new_tensor([pictures.shape[-1], pictures.shape[-2]])
+    pixels = (places * size).clamp(min=0).minimum(size - 1).long()
+    colors = [picture[:, at[:, 1], at[:, 0]].T for picture, at in zip(pictures, pixels, strict=True)]
+    return torch.stack(colors), pictures

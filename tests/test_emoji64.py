@@ -57,7 +57,7 @@ def test_diffusers_samples_from_it():
 
 
 def test_what_is_read_from_it(prior):
-    assert prior.latent_shape == (4, 16, 16) and prior.image_size == (64, 64) and prior.text_length == 32
+    assert prior.latent_shape == (4, 16, 16) and prior.image_size == (64, 64) and prior.conditions.text_length == 32
     assert prior.noising.prediction_type == "epsilon" and len(prior.alphas_cumprod) == 1000
     assert prior.alphas_cumprod[-1].item() == pytest.approx(0.00466, abs=1e-5)
 

@@ -187,11 +187,12 @@ def test_a_flow_has_the_same_gradients(method):
     """The embedded network, in float64, and as a flow."""
     prior = Prior(PriorConfig())
     prior.embed(["a red apple", ""])
-    prior.load_text(False)
+    prior.conditions.load(False)
     prior.dtype = torch.float64
     prior.denoiser.double()
     prior.vae.double()
-    prior.conditions = [{k: v.double() for k, v in condition.items()} for condition in prior.conditions]
+    texts = prior.conditions
+    texts.conditions = [{k: v.double() for k, v in condition.items()} for condition in texts.conditions]
     prior.embed = lambda prompts, negative=False: torch.tensor([int(not prompt) for prompt in prompts])
     prior.scheduler_config["timestep_spacing"] = "trailing"
     edit = ["--source-prompt", "", "--source-image", str(ROOT / "priors/emoji64/edits/15_source.png")]

@@ -38,7 +38,7 @@ def test_the_batch_is_each_particles_own_network(prior, encoding):
     places = pixel_centers((64, 64), "cpu")
     for row in range(2):
         group = {name: value[row].detach() for name, value in both.groups.items()}
-        if encoding == "fourier":  # Tancik et al. 2020, eq. 5, over the unit square: (places + 1) / 2 but for a phase
+        if encoding == "fourier":  # Tancik et al. 2020's Gaussian mapping, but for a phase
             turns = 2 * math.pi * (places / 2) @ (both.projection[row] / math.pi)
             x = torch.cat([turns.sin(), turns.cos()], -1)
         elif encoding == "hashgrid":
@@ -54,7 +54,7 @@ def test_the_batch_is_each_particles_own_network(prior, encoding):
 
 
 def test_siren_keeps_its_activations_distribution(prior):
-    """Sitzmann et al. 2020, theorem 1.8: before each sine but the first, a standard normal distribution."""
+    """Sitzmann et al. 2020, on initialisation: before each sine but the first, a standard normal distribution."""
     siren = field(prior, 1, hidden_width=256, hidden_layers=4)
     x = siren.inputs.expand(1, -1, -1)
     for index in range(4):

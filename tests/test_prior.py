@@ -31,12 +31,12 @@ def test_noise_schedule_is_stable_diffusions(prior):
 
 
 def test_sizes(prior):
-    assert prior.latent_shape == (4, 8, 8) and prior.image_size == (64, 64) and prior.text_length == 77
+    assert prior.latent_shape == (4, 8, 8) and prior.image_size == (64, 64) and prior.conditions.text_length == 77
 
 
 def test_text_is_the_pipelines(prior, stable_diffusion):
     expected, empty = pipeline(stable_diffusion).encode_prompt("a red fox", "cpu", 1, True)
-    text = prior.arguments(tuple(prior.embed(["a red fox", ""]).tolist()))
+    text = prior.conditions.arguments(tuple(prior.embed(["a red fox", ""]).tolist()))
     assert list(text) == ["encoder_hidden_states"]
     torch.testing.assert_close(text["encoder_hidden_states"], torch.cat([expected, empty]))
 

@@ -1,0 +1,94 @@
+"""Prompts as the denoiser gets them: each encoded once, by the checkpoint's own pipeline, and joined to batches."""
+
+import re
+import string
+
+import torch
+
+from priors.checkpoint import checkpoint_file
+from priors.families import join
+from priors.pipeline import Pipeline
+
+TOKENS = "encoder_hidden_states"  # diffusers' name of a prompt's token embeddings, in every family
+
+
+class Conditions:
+    """The denoiser's arguments for each prompt that was met, numbered: a text is one of these numbers.
+
+    text_length  tokens of a prompt that are read;  loaded  whether the text encoders are in memory
+    """
+
+    loaded = True
+
+    def __init__(self, pipeline: Pipeline, size: tuple[int, int], device: torch.device, dtype: torch.dtype):
+        """size: (H, W) of the pictures in pixels, which some families tell their denoiser."""
+        self.pipeline, self.size, self.device, self.dtype = pipeline, size, device, dtype
+        self.conditions, self.places = [], {}  # each prompt's arguments of the denoiser, and where they stand
+        self.batches = {}  # and those of the last batches
+        tokenizers = [pipeline.parts[part] for part in pipeline.texts if part.startswith("tokenizer")]
+        # The one that reads most of a prompt: T5's, where there is one.
+        self.tokenizer = max(filter(None, tokenizers), key=lambda tokenizer: tokenizer.model_max_length)
+        self.text_length = self.tokenizer.model_max_length
+        self.taught = set(checkpoint_file(pipeline.folder, "captions.json").get("words", ()))
+        self.load()
+
+    def load(self, loaded: bool = True) -> None:
+        """Puts the text encoders on the device, or frees their memory; a prompt that comes later loads them again."""
+        self.pipeline.move_text(self.device if loaded else None)
+        self.loaded = loaded
+
+    def embed(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
+        """Prior.embed()."""
+        for prompt in dict.fromkeys(prompts):
+            key = prompt, negative or not prompt
+            if key not in self.places:
+                if not self.loaded:
+                    self.load()
+                self.places[key] = len(self.conditions)
+                condition = self.pipeline.condition(*key, self.size)
+                for name, value in condition.items():
+                    if isinstance(value, torch.Tensor) and value.is_floating_point():
+                        condition[name] = value.to(self.dtype)
+                self.conditions.append(condition)
+        return torch.tensor([self.places[prompt, negative or not prompt] for prompt in prompts])
+
+    def learn(self, text: torch.Tensor) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
+        """Prior.learn()."""
+        text, embeddings = text.tolist(), []
+        for row, place in enumerate(text):
+            if ("learnt", row) not in self.places:
+                self.places["learnt", row] = len(self.conditions)
+                self.conditions.append({})
+            value = self.conditions[place][TOKENS]
+            precision = torch.promote_types(value.dtype, torch.float32)
+            embeddings.append(torch.nn.Parameter(value.detach().to(precision, copy=True)))
+            text[row] = self.places["learnt", row]
+            self.conditions[text[row]] = self.conditions[place] | {TOKENS: embeddings[-1]}
+        return torch.tensor(text), embeddings
+
+    def arguments(self, text: tuple[int, ...]) -> dict:
+        """The denoiser's arguments for a batch of texts; those of the last batches are not joined again."""
+        if text in self.batches:
+            return self.batches[text]
+        rows = [self.conditions[place] for place in text]
+        learnt = any(isinstance(value, torch.nn.Parameter) for row in rows for value in row.values())
+        if learnt:  # They change.
+            return join([row | {TOKENS: row[TOKENS].to(self.dtype)} for row in rows])
+        if len(self.batches) == 8:
+            self.batches.clear()
+        self.batches[text] = join(rows)
+        return self.batches[text]
+
+    def warnings(self, prompt: str) -> list[str]:
+        """Prior.warnings()."""
+        lines = []
+        ids = self.tokenizer(prompt, verbose=False).input_ids
+        if len(ids) > self.text_length:
+            unread = self.tokenizer.decode(ids[self.text_length - 1 : -1]).strip()
+            lines.append(f"the text encoder reads {self.text_length - 2} tokens of a prompt; unread: {unread!r}")
+        if self.taught:
+            said = [word for word in re.findall(r"\w+|[^\w\s]", prompt.lower()) if word not in string.punctuation]
+            unknown = [word for word in dict.fromkeys(said) if word not in self.taught]
+            if unknown:
+                lines.append(f"the prior was never taught: {', '.join(unknown)}")
+        return lines
