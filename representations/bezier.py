@@ -9,8 +9,8 @@ import torch
 from pydantic import PositiveInt
 
 from errors import Fraction, NonNegative
-from representations.picture import GroupRate, PaintSettings, Picture, start_colors
-from representations.representation import clamp_colors
+from representations.paint import GroupRate, PaintSettings, start_colors
+from representations.representation import Representation, clamp_colors
 
 SPREAD = 0.6  # Standard deviation of a Gaussian by the distance to the next: flat to 2 %.
 
@@ -37,7 +37,7 @@ class BezierSettings(PaintSettings):
     """Of the strokes' widths, in sides of the canvas."""
 
 
-class Bezier(Picture):
+class Bezier(Representation):
     """B × K curves. Parameters, and the maps that keep them valid:
 
     point (B, K, 4, 2)    control points, x and y in widths and heights of the canvas; anywhere. A shape has six: of
@@ -56,7 +56,6 @@ class Bezier(Picture):
 
     def __init__(self, config, prior, particles):
         self.config, self.prior, (H, W) = config, prior, prior.image_size
-        self.mask = None
         self.samples = config.samples_along, config.samples_across or (12 if config.closed else 4)
         self.size, self.side = torch.tensor([W, H], device=prior.device), (H * W) ** 0.5
         count = config.num_strokes or round(4 * (H * W) ** (1 / 3))

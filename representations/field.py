@@ -10,7 +10,8 @@ from PIL import Image
 from pydantic import PositiveInt
 
 from errors import Positive
-from representations.picture import FitSettings, GroupRate, Picture
+from representations.paint import FitSettings, GroupRate
+from representations.representation import Representation
 from representations.start import start_images
 
 # The default of network_lr, by encoding.
@@ -46,7 +47,7 @@ class FieldSettings(FitSettings):
     """Of the hash grid's tables."""
 
 
-class Field(Picture):
+class Field(Representation):
     """B networks, all evaluated at all pixels by one product of batched matrices a layer.
 
     layer_0, layer_1 … (B, inputs + 1, outputs)    weights, and the biases in the last row
@@ -60,7 +61,7 @@ class Field(Picture):
     Settings = FieldSettings
 
     def __init__(self, config, prior, particles):
-        self.config, self.prior, self.mask = config, prior, None
+        self.config, self.prior = config, prior
         self.frequency, self.groups = config.frequency or FREQUENCY.get(config.encoding), {}
         inputs = self.start_encoding(particles)
         for layer in range(config.hidden_layers):

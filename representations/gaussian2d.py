@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from pydantic import PositiveInt
 
-from representations.picture import GroupRate, PaintSettings, Picture, start_colors
-from representations.representation import clamp_colors
+from representations.paint import GroupRate, PaintSettings, start_colors
+from representations.representation import Representation, clamp_colors
 
 
 @dataclass
@@ -26,7 +26,7 @@ class GaussianSettings(PaintSettings):
     """Of the angles, in radians."""
 
 
-class Gaussian2D(Picture):
+class Gaussian2D(Representation):
     """B × N Gaussians. Parameters, and the maps that keep them valid:
 
     centers (B, N, 2)     x and y in widths and heights of the canvas; anywhere: off the canvas they paint nothing
@@ -44,7 +44,6 @@ class Gaussian2D(Picture):
 
     def __init__(self, config, prior, particles):
         self.config, self.prior, (H, W) = config, prior, prior.image_size
-        self.mask = None  # Those that paint both inside and outside of it change both.
         self.size, self.side = torch.tensor([W, H], device=prior.device), (H * W) ** 0.5
         count = config.num_points or max(1, H * W // 8)
         centers = layout(config.layout, count, particles, W / H)
@@ -63,7 +62,7 @@ class Gaussian2D(Picture):
         self.background = torch.tensor(config.background, device=prior.device)
         if config.init in ("image", "source"):
             self.fit(pictures)
-        self.mask = particles.source_mask
+        self.mask = particles.source_mask  # Those that paint both inside and outside of it change both.
 
     def gaussians(self):
         """What rasterize() takes: centers and scales in pixels, angles, colors, opacities."""

@@ -35,6 +35,6 @@ class Latent(Representation):
         """Back to the source outside of its mask."""
         keep_outside(self.z.data, self.start, self.mask)
 
-    def images(self):
+    def images(self, rows=slice(None)):
         """(B, 3, H, W), decoded, not clamped."""
-        return self.prior.decode(self.z)
+        return self.prior.decode(self.z[rows])

@@ -29,13 +29,9 @@ class Pixel(Representation):
     def parameters(self):
         return [self.pixels]
 
-    def latents(self, rows=slice(None)):
-        """(B, C, h, w), differentiable: the mean of the autoencoder's posterior."""
-        return self.prior.encode(self.pixels[rows])
-
-    def images(self):
+    def images(self, rows=slice(None)):
         """(B, 3, H, W) in [0, 1]."""
-        return self.pixels
+        return self.pixels[rows]
 
     def project(self):
         """Back into [0, 1] after an optimiser step, and to the source outside of its mask."""

@@ -1,29 +1,45 @@
 """The interface of a representation, and what most representations share."""
 
+import math
+
 import torch
 
 
 class Representation:
-    """A representation is a subclass with `learning_rates`, `parameters`, `latents` and `images`.
+    """A representation is a subclass that draws `images`. What else it has of its own, it overrides.
 
+    config, prior    its resolved RepresentationConfig, and the prior
+    groups           {name: Parameter (B, …)}: what is optimised, each at the learning rate config.<name>_lr · --rep.lr
+    mask             (B, 1, H, W), where --source-mask lets it change, or None
     learning_rates   --rep.lr where none is given, for each optimizer
     Settings         a dataclass of its own flags --rep.<field>, or None; RepresentationConfig inherits from it
     """
 
-    learning_rates: dict[str, float] = {}
+    learning_rates: dict[str, float] = {"adam": 1.0, "adamw": 1.0, "sgd": 100.0}
+    mask = None
     Settings = None
 
     def parameters(self) -> list:
-        """What torch.optim takes: tensors, or groups of them with learning rates of their own."""
+        """What torch.optim takes: tensors, or groups of them with learning rates of their own. Groups have no weight
+        decay: a parameter of 0 is a corner of the canvas or an opacity of a half, and nothing to be drawn towards."""
+        return self.groups_at(self.config.lr)
+
+    def groups_at(self, factor: float) -> list[dict]:
+        return [
+            {"params": [value], "lr": factor * self.rate(name), "weight_decay": 0.0}
+            for name, value in self.groups.items()
+        ]
+
+    def rate(self, name: str) -> float:
+        return getattr(self.config, f"{name}_lr")
+
+    def images(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1], or near it, of the particles `rows`; all, where --batch is not given."""
         raise NotImplementedError
 
     def latents(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """(B, C, h, w), differentiable, of the particles `rows`; all, where --batch is not given."""
-        raise NotImplementedError
-
-    def images(self) -> torch.Tensor:
-        """(B, 3, H, W) in [0, 1], or near it."""
-        raise NotImplementedError
+        """(B, C, h, w), differentiable: the mean of the autoencoder's posterior."""
+        return self.prior.encode(self.images(rows))
 
     def project(self) -> None:
         """Makes the parameters valid again after an optimiser step. What is not finite must stay so, and be found."""
@@ -35,6 +51,32 @@ class Representation:
     def files(self) -> dict:
         """More files for the end of the run: {file name: a function that writes to a path}."""
         return {}
+
+    def masked(self, images: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
+        """The images (B, 3, H, W), with no gradient outside of the mask."""
+        if self.mask is not None and images.requires_grad:
+            images.register_hook(lambda gradient: gradient * self.mask[rows].to(gradient))
+        return images
+
+    def fit(self, pictures: torch.Tensor) -> None:
+        """Fits it to pictures (B, 3, H, W) by least squares, and says how well: a PSNR a particle, in dB."""
+        from tqdm import tqdm
+
+        steps = self.config.fit_steps or 500
+        optimizer = torch.optim.Adam(self.groups_at(1.0))
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in (bar := tqdm(range(steps), desc="fit", unit="step")):
+            errors = (self.images() - pictures).square().mean((1, 2, 3))  # (B,)
+            optimizer.zero_grad(set_to_none=True)
+            errors.sum().backward()
+            optimizer.step()
+            decay.step()
+            self.project()
+            if step % 20 == 0:
+                bar.set_postfix(psnr=f"{-10 * errors.detach().mean().log10():.1f} dB", refresh=False)
+        with torch.no_grad():
+            errors = (self.images() - pictures).square().mean((1, 2, 3))
+        print("fitted to", " ".join(f"{-10 * math.log10(max(error, 1e-12)):.1f}" for error in errors.tolist()), "dB")
 
 
 def keep_outside(values: torch.Tensor, start: torch.Tensor, mask: torch.Tensor | None) -> None:
