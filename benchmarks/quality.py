@@ -1,5 +1,5 @@
-"""`python benchmark.py quality`: which method makes what the prompt says, by numbers; with --paper, each at the
-settings of its paper.
+"""`python benchmark.py quality`: which method makes what the prompt says, by numbers; with --paper, each method at its
+defaults and at the settings of its paper.
 
 Rows are the real drawings, DDIM sampling and every method that makes pictures, at its defaults, on latents; then
 the three whose distance is least, on pixels and 2D Gaussians. Each prompt is the run that `sds2d.py --prompt P
@@ -79,19 +79,26 @@ def main(arguments: list[str]) -> None:
     runs = [run | {"particles": PARTICLES} for run in runs]
     reference = load_file(truth.folder / "real" / "features.safetensors")["features"].double()
     known, used = read_shipped() if options.shipped else {}, []
+    paper = "--paper" in given
+    name = "quick" if options.quick else "paper" if paper else "quality"
+    searched = [word for word in given if word != "--paper"]
 
     def add(rows):
-        row_cells = {row: cells(options.folder, given, row, runs, truth.sha256) for row in rows}
+        row_cells = {}
+        for row in rows:
+            row_cells[row] = cells(options.folder, searched, row, runs, truth.sha256)
+            if paper:
+                row_cells[f"{row}, paper"] = cells(options.folder, given, row, runs, truth.sha256)
         # A prompt of each row in turn: a stopped table is as far in all, and all see the machine at the same times.
         turns = [cell for turn in zip(*row_cells.values(), strict=True) for cell in turn]
         make([cell for cell in turns if cell.file.stem not in known], options.workers)
         used.extend(cell.file.stem for cell in turns)
-        return {row: row_scores(row_cells[row], prompts, truth, known) for row in rows}
+        return {row: row_scores(made, prompts, truth, known) for row, made in row_cells.items()}
 
     by_row = add(rows)
     real = scores(real_pictures(truth)[:count], truth.judge, prompts, truth.captions)
     measured = replicates({REAL: real} | by_row, real, reference, count)
-    if not options.rows and not options.quick and "--paper" not in given:
+    if not options.rows and name == "quality":
         ranking = sorted(
             (row for row in rows if not row.startswith("ddim")), key=lambda row: measured[row]["frechet"][0]
         )
@@ -103,20 +110,19 @@ def main(arguments: list[str]) -> None:
 {count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many \
 pictures. Diversity and saturation are parts of the real ones, \
 {real["diversity"].mean():.3f} and {real["saturation"].mean():.3f}. Seconds are medians, on one core."""
-    if BASE in measured:
+    if BASE in measured and not paper:
         others = {row: measured[row] for row in measured if row not in (REAL, BASE)}
         text += f"\n\nDifferences to {BASE} on the same prompts (paired bootstrap); bold where 95 % lie to one side \
 of 0:\n\n{markdown({row: differences(values, measured[BASE]) for row, values in others.items()}, DIFFERENCES)}"
     latents = {row: by_row[row] for row in rows if row.endswith(" latent")}
-    if count > QUICK and len(latents) > 2:
+    if count > QUICK and len(latents) > 2 and not paper:
         quick, rho = replicates(latents, real, reference, QUICK), {}
         for key in ("frechet", "top1", "diversity", "saturation"):
             rho[key] = rank_correlation(*([part[row][key][0].item() for row in latents] for part in (measured, quick)))
         listed = ", ".join(f"{COLUMNS[key][0]} {value:.2f}" for key, value in rho.items())
         text += f"\n\nRank correlation of these rows with those of --quick, on latents: {listed}."
-    name = "quick" if options.quick else "paper" if "--paper" in given else "quality"
-    report(name, text, options, table, COLUMNS, FIGURE)
-    if options.write_docs:
+    report(name, text, options, table, COLUMNS, () if paper else FIGURE)
+    if options.write_docs and not paper:
         write_shipped({name: known[name] for name in used})
 
 

@@ -292,6 +292,23 @@ def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     assert sorted(made[2:]) == sorted(["00", "01", "02"] * 2)
 
 
+def test_the_papers_settings_stand_beside_the_defaults(tmp_path, readme, monkeypatch):
+    """In a table of its own, which leaves the shipped scores alone."""
+    readme.write_text("<!-- quality -->\n<!-- /quality -->\n<!-- paper -->\n<!-- /paper -->\n")
+    command = ["quality", "--rows", "sds", "--prompts", "2", "--workers", "1", "--write-docs", "--steps", "2"]
+    command += ["--out", str(tmp_path / "out")]
+    benchmark.main(command)
+    shipped, guidance, make_cell = quality.SHIPPED.read_bytes(), [], pictures.make_cell
+    monkeypatch.setattr(
+        pictures, "make_cell", lambda cell: (guidance.append(cell.config.algo.guidance_scale), make_cell(cell))
+    )
+    benchmark.main([*command, "--paper"])
+    assert guidance == [100, 100] and quality.SHIPPED.read_bytes() == shipped
+    rows = [row["row"] for row in csv.DictReader((tmp_path / "assets" / "paper.csv").open())]
+    assert rows == ["real drawings", "sds latent", "sds latent, paper"]
+    assert readme.read_text().count("| sds latent, paper |") == 1
+
+
 def numbers(file):
     """All that a table says in numbers."""
     return [float(number) for number in re.findall(r"-?\d+\.\d+|\d+", file.read_text())]
