@@ -14,7 +14,7 @@ Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e30)]  # A learning rate that floa
 
 
 class InputError(ValueError):
-    """Something that the user gave can not be used. The message is one line: what was wrong, and what would be
+    """Something that the user gave cannot be used. The message is one line: what was wrong, and what would be
     right."""
 
 

@@ -47,7 +47,7 @@ from recording.plots import plot_schedule
 from recording.probe import probe_timesteps
 from recording.recorder import Recorder
 from representations import REPRESENTATIONS
-from representations.representation import Representation, make_optimizer
+from representations.representation import Representation, make_optimizer, set_learning_rate
 from representations.start import load_images
 from schedules.schedule import Schedule
 from schedules.timestep import TIMESTEPS
@@ -74,13 +74,12 @@ def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedul
         source_images,
         each(config.source_negative_prompt),
         batch_size=config.batch,
-        columns=config.particles,
+        per_prompt=config.particles,
         source_mask=load_images(config.source_mask, prior, rows)[:, :1] > 0.5 if config.source_mask else None,
     )
     algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo, config.steps)
     representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
     schedule = Schedule(config.schedule, prior, particles, config.steps, algorithm.min_t, algorithm.timesteps)
-    schedule.lr, schedule.lr_warm_up = config.rep.lr_schedule, config.rep.lr_warm_up
     return algorithm, representation, schedule, make_optimizer(config.rep, representation.parameters())
 
 
@@ -90,7 +89,7 @@ def distill(
     """One step → its latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C,
     h, w); of several updates those of the last. With --batch, B counts the particles of this step."""
     progress, particles = step / schedule.steps, algorithm.particles
-    schedule.set_learning_rate(optimizer, step)
+    set_learning_rate(optimizer, representation.config, step, schedule.steps)
     with particles.batch():  # the rows of this step; without --batch all
         t = schedule.timestep(step)  # (B,)
         weight = schedule.weight(t, step)  # (B,)
@@ -119,7 +118,7 @@ def run(
     watch: called as watch(step, images) with the images before that step, whenever they are recorded.
     resume: continues the run that is in config.out from its last checkpoint.
 
-    Raises InputError for settings that can not be used, FloatingPointError for numbers that are not finite, and
+    Raises InputError for settings that cannot be used, FloatingPointError for numbers that are not finite, and
     Interrupted after Ctrl-C or SIGTERM, when everything is written.
     """
     if not resume:
@@ -178,7 +177,7 @@ def default_out(config: Config) -> str:
 
 
 def prior_warnings(algorithm: Method) -> list[str]:
-    """What the prior can not use of the prompts, the source pictures and the guidance scale."""
+    """What the prior cannot use of the prompts, the source pictures and the guidance scale."""
     prior, particles, lines = algorithm.prior, algorithm.particles, []
     if particles.source_images is not None:
         with torch.no_grad():
@@ -191,7 +190,7 @@ def prior_warnings(algorithm: Method) -> list[str]:
         lines.append(f"--algo.guidance-scale {algorithm.s:g}: this prior was distilled with guidance; 1 is its own")
     if prior.scheduler_config.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
         lines.append("this prior is a consistency model: it predicts clean images, not a score")
-    return lines + [f"{text[:60]!r}: {line}" for text in particles.texts for line in prior.warnings(text)]
+    return lines + [f"{text[:60]!r}: {line}" for text in particles.seen_prompts for line in prior.warnings(text)]
 
 
 def describe(config: Config, schedule: Schedule) -> str:

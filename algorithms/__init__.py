@@ -47,7 +47,8 @@ class Common:
     perp_neg_weights: tuple[Finite, ...] = ()
     """A weight for each of them, below 0."""
     updates_per_step: PositiveInt = 1
-    """Updates of the picture at each step, with the same timestep and noise."""
+    """Updates of the picture at each step. Timestep and random numbers repeat; what a method keeps or learns (ε*, κ, φ,
+    ∅*) moves on at each."""
     repulsion: Literal["none", *REPULSION] = "none"
     """What keeps the particles of a prompt apart: Stein variational gradient descent, or repulsive score distillation.
     A particle's path then depends on the others."""

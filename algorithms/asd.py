@@ -11,7 +11,7 @@ from errors import Fraction
 @dataclass
 class ASDSettings:
     shift: Fraction = 0.1
-    """Δ/t at most, of t above 0.02 T."""
+    """The largest shift: Δ ≤ shift · (t - 0.02 T)."""
 
 
 def asynchronous_noise(
@@ -29,7 +29,7 @@ class ASD(Method):
     """g = ε̂^s(z_t; y, t) - ε̂(z_{t+Δ}; y, t+Δ), one ε for both, Δ = ⌊U[0, 1) · 0.1 (t - t_min)⌋, t_min = 0.02 T.
 
     Where VSD trains φ to predict the particles' noise better than the prior does, ASD asks the prior at a later
-    timestep, where its error is smaller. One call of 3B.
+    timestep, where its error is smaller. Two calls, of B and of 2B.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}
@@ -38,7 +38,7 @@ class ASD(Method):
 
     def gradient(self, z, t, progress):
         prior, particles = self.prior, self.particles
-        noise, u = particles.noise_like(z), particles.randint(0, 2**24 - 1).double() / 2**24
+        noise, u = particles.noise_like(z), particles.fractions()
         delta = (u * self.settings.shift * (t - 0.02 * len(prior.alphas_cumprod)).clamp(min=0)).long()
         later = (t + delta).clamp(max=prior.noising.max_t)
         return asynchronous_noise(self, z, noise, t, later)

@@ -5,10 +5,10 @@ from algorithms.method import Method
 
 
 class DDIM(Method):
-    """g = z_t - z_t', from one timestep of the sampler to the next: an SGD step of length 1 along -g is a DDIM step,
-    of a flow an Euler step.
+    """g = z_t - z_t', from one timestep of the sampler to the next: one SGD step at rate 1 is one DDIM step (with a
+    flow prior, one Euler step).
 
-    Its start, timesteps and step length are the only ones that fit.
+    Start, timesteps and learning rate are therefore fixed.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "steps": 50}

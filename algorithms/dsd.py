@@ -43,7 +43,7 @@ class DSD(Method):
     def gradient(self, z, t, progress):
         prior = self.prior
         knots, xs, noises = self.path
-        u = self.particles.randint(0, 2**24 - 1).double() / 2**24
+        u = self.particles.fractions()
         later = t + (u * 0.1 * (t - 0.32 * len(prior.alphas_cumprod)).clamp(min=0)).long()
         later = later.clamp(max=prior.noising.max_t)
         # From the last knot that is not below t_δ.

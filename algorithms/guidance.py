@@ -4,7 +4,7 @@ import torch
 
 
 def rescale(guided: torch.Tensor, with_text: torch.Tensor, phi: float) -> torch.Tensor:
-    """φ o^s std(o(y)) / std(o^s) + (1-φ) o^s of what the network says, each (B, C, h, w), std over a row: guidance that
+    """φ o^s std(o(y)) / std(o^s) + (1-φ) o^s of model outputs, each (B, C, h, w), std over a row: guidance that
     does not raise the contrast. Lin et al. 2023, arXiv 2305.08891."""
     ratio = with_text.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
     return phi * ratio * guided + (1 - phi) * guided
@@ -15,6 +15,7 @@ def perp_neg(positive: torch.Tensor, negatives: list[torch.Tensor], weights: lis
     Armandpour et al. 2023, Perp-Neg, arXiv 2304.04968."""
     total = positive
     for negative, weight in zip(negatives, weights, strict=True):
-        shared = (negative * positive).sum((1, 2, 3), keepdim=True) / positive.square().sum((1, 2, 3), keepdim=True)
-        total = total + weight * (negative - shared.nan_to_num() * positive)  # e⁺ is 0 where y is y⁻.
+        dot, square = ((other * positive).sum((1, 2, 3), keepdim=True) for other in (negative, positive))
+        # e⁺ is 0 where y is y⁻, and so is what it shares.
+        total = total + weight * (negative - dot / square.clamp(min=torch.finfo(square.dtype).tiny) * positive)
     return total

@@ -27,8 +27,8 @@ class ISMSettings:
 class ISM(Method):
     """g = ε̂^s(z_t; y, t) - ε̂(z_s; ∅, s), s = t - δ_T.
 
-    z_s comes from z by DDIM inversion with the empty prompt, and z_t by one more inversion step. So there is no random
-    noise in g, and it leads to the same picture at every step; SDS's averages over the noise, and blurs.
+    z_s comes from z by DDIM inversion with the empty prompt, and z_t by one more inversion step. So g has no random
+    noise (where t_0 = 0), and what it leads to changes less from step to step; SDS averages over the noise, and blurs.
     """
 
     # One timestep to probe instead of three: each costs an inversion.

@@ -39,12 +39,16 @@ class LODS(Method):
         z_t = self.prior.add_noise(z, noise, t)
         return (self.record("x0", z_t, self.guided_noise(z_t, t, negative=text), t) - noise) / (self.s or 1)
 
+    def pseudo_gt(self, z, t, gradient):
+        return super().pseudo_gt(z, t, gradient * (self.s or 1))  # in units of noise
+
     def update(self, z, t, progress):
         prior = self.prior
         for _ in range(self.settings.updates):
-            t, noise = self.particles.randint(0, prior.noising.max_t), self.particles.noise_like(z)
-            z_t = prior.add_noise(z, noise, t)
-            error = prior.to_noise(prior.network(z_t, t, self.text[self.particles.rows]), z_t, t) - noise
+            t_prime, noise = self.particles.randint(0, prior.noising.max_t), self.particles.noise_like(z)
+            z_t = prior.add_noise(z, noise, t_prime)
+            output = prior.network(z_t, t_prime, self.text[self.particles.rows])
+            error = prior.to_noise(output, z_t, t_prime) - noise
             error.square().sum().backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

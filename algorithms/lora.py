@@ -75,7 +75,7 @@ class Copy:
     def __init__(self, prior):
         self.prior = prior
         with torch.no_grad():
-            self.network = copy.deepcopy(prior.denoiser).float()
+            self.network = copy.deepcopy(prior.denoiser).to(prior.device, torch.float32)
         named = [(key, value) for key, value in self.network.named_parameters() if ".lora_" not in key]
         self.parameters = [value.requires_grad_() for _, value in named]
 

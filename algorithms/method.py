@@ -14,8 +14,8 @@ class Method:
 
     defaults    its own values of settings, named as in sds2d.json: {"algo.guidance_scale": 7.5, "schedule.weight":
                 "ism"}. A method without "algo.guidance_scale" has no guidance, and refuses the flag.
-    required    settings that it works with alone, likewise
-    like        the method whose values in a checkpoint's sds2d.json hold where the file has none for this one
+    required    values that these settings must have; others are refused
+    like        the method whose entry in a checkpoint's sds2d.json is used where there is none for this one
     edits       whether it starts from a source image and prompt: particles.source, particles.source_text
     is_sampler  whether its timesteps are those of a sampler, so that `gradient` has no meaning at any others
     Settings    a dataclass whose fields become the flags --algo.<name>.<field>
@@ -25,8 +25,9 @@ class Method:
     s            the guidance scale;  settings: the method's own Settings
     min_t        the least timestep that `gradient` can be called with
     timesteps    a sampler's, of the whole run: long (N,)
-    predictions  {name: (z_t, noise, t)}, what the last `gradient` predicted, for recording: "x0" is the one that it
-                 follows
+    steps        N, the length of the run
+    predictions  {name: clean latents (B, C, h, w)} of the last `gradient`, for recording: "x0" is the prediction that
+                 it follows;  noised: the z_t of each, of which the repulsion takes that of "x0"
     updates_per_step  gradients and optimiser steps at each step of the loop
     """
 
@@ -41,15 +42,16 @@ class Method:
 
     def __init__(self, prior: Prior, particles: Particles, config, steps: int):
         """config: AlgorithmConfig; steps: N, the length of the run."""
-        self.prior, self.particles = prior, particles
+        self.prior, self.particles, self.steps = prior, particles, steps
         self.s = config.guidance_scale
         self.source_s = self.s if config.source_guidance_scale is None else config.source_guidance_scale
         self.settings = getattr(config, config.name, None)
         self.phi_rescale, self.perp_neg_weights = config.guidance_rescale, config.perp_neg_weights
-        self.perp_neg = [particles.embed([prompt]) for prompt in config.perp_neg_prompts]  # (1,) each
+        self.perp_neg = [particles.embed([prompt], negative=True) for prompt in config.perp_neg_prompts]  # (1,) each
         self.updates_per_step = config.updates_per_step
         self.repulsion, self.repulsion_scale = config.repulsion, config.repulsion_scale
         self.predictions, self.noised = {}, {}
+        self.configured = frozenset(vars(self))  # Settings are those of the command, also after a resume.
 
     def gradient(self, z: torch.Tensor, t: torch.Tensor, progress: float) -> torch.Tensor:
         """g for latents z (B, C, h, w) at timesteps t (B,) long on the CPU: (B, C, h, w), before the weight w(t).
@@ -59,17 +61,17 @@ class Method:
         raise NotImplementedError
 
     def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text=None, negative=None, s=None) -> torch.Tensor:
-        """ε̂^s(z_t; y, t) of each particle's prompt, with its negative prompt and the guidance scale s, or of others
-        (one or several for each particle, in its order)."""
+        """ε̂^s(z_t; y, t) of each particle's prompt, with its negative prompt and the guidance scale s. text, negative
+        and s replace the particle's own; with k·B rows they belong to k copies of the batch, one after another."""
         return self.prior.to_noise(self.guided(z_t, t, text, negative, s), z_t, t)
 
     def guided(self, z_t: torch.Tensor, t: torch.Tensor, text=None, negative=None, s=None) -> torch.Tensor:
-        """What the network says, with guidance: Prior.guided, rescaled and with Perp-Neg where that is asked for."""
+        """The model output with guidance: Prior.guided_output, rescaled and with Perp-Neg where that is asked for."""
         text = self.particles.text if text is None else text
         negative = self.particles.negative if negative is None else negative
         s = self.s if s is None else s
         if not self.perp_neg and not self.phi_rescale:
-            return self.prior.guided(z_t, t, text, negative, s)
+            return self.prior.guided_output(z_t, t, text, negative, s)
         others = [torch.cat([other] * len(z_t)) for other in self.perp_neg]
         without, with_text, *others = self.prior.predict_all(z_t, t, negative, text, *others)
         direction = perp_neg(with_text - without, [other - without for other in others], self.perp_neg_weights)
@@ -111,11 +113,12 @@ class Method:
         """Learns from the step's latents z (B, C, h, w), after its gradient."""
 
     def state_dict(self) -> dict:
-        """All that later steps need of earlier ones: every tensor and number that is an attribute.
+        """All that later steps need of earlier ones: every tensor and number that a subclass has made an attribute.
 
         A method with an optimizer, or with lists or dictionaries that change, overrides this and load_state_dict.
         """
-        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor | int | float)}
+        own = {name: value for name, value in vars(self).items() if name not in self.configured}
+        return {name: value for name, value in own.items() if isinstance(value, torch.Tensor | int | float)}
 
     def load_state_dict(self, state: dict) -> None:
         for name, value in state.items():

@@ -32,7 +32,7 @@ class NFSD(Method):
         super().__init__(prior, particles, config, steps)
         own = self.settings.negative_prompt
         negative = [prompt or P_NEG if own is None else own for prompt in particles.negative_prompts]
-        self.p_neg = particles.embed(negative)
+        self.p_neg = particles.embed(negative, negative=True)
 
     def gradient(self, z, t, progress):
         text, empty, p_neg = self.particles.text, self.particles.empty, self.p_neg[self.particles.rows]

@@ -8,6 +8,7 @@ import torch
 from priors.device import to_device
 from priors.prior import Prior
 
+# What batch() cuts down to the rows of a step: whatever else has an entry a row belongs here.
 PER_ROW = ("prompts", "text", "negative_prompts", "negative", "empty", "source_images", "source", "source_prompts")
 PER_ROW += ("source_mask", "source_text", "source_negative_prompts", "source_negative", "generators")
 
@@ -15,8 +16,9 @@ PER_ROW += ("source_mask", "source_text", "source_negative_prompts", "source_neg
 class Particles:
     """B rows, each one prompt and one seed.
 
-    prompts, text                          y of each row, and what Prior.network takes for it (B, …)
-    negative_prompts, negative             y⁻, likewise;  empty: that of ∅
+    prompts, text                          y of each row, and what Prior.network takes for it: long (B,), numbers of
+                                           conditions, as Prior.embed gives them
+    negative_prompts, negative             y⁻, likewise;  empty: the numbers of ∅
     source_images, source                  pictures to be edited (B, 3, H, W) and their latents (B, C, h, w), or None
     source_prompts, source_text            the prompts that describe them, likewise, or None
     source_negative_prompts, source_negative    y⁻ of the source, likewise
@@ -38,16 +40,21 @@ class Particles:
         source_images: torch.Tensor | None = None,
         source_negative_prompts: str | list[str] | None = None,
         batch_size: int | None = None,
-        columns: int | None = None,
+        per_prompt: int | None = None,
         source_mask: torch.Tensor | None = None,
     ):
         """negative_prompts: one for all rows, or one a row. source_negative_prompts: likewise; None: those. seed: of
         the first row, or one a row. source_mask (B, 1, H, W): where an edit may change the picture; None: everywhere.
-        batch_size: rows of each prompt in a step, of its `columns`; None: all."""
+        batch_size: rows of each prompt in a step, of its `per_prompt`; None: all."""
         self.prior, self.device = prior, prior.device
         self.seeds = [seed + row for row in range(len(prompts))] if isinstance(seed, int) else seed
-        self.texts = []  # every prompt that has been embedded
-        self.batch_size, self.columns, self.rows, self.recorded_rows = batch_size, columns, slice(None), slice(None)
+        self.seen_prompts = []  # every prompt that has been embedded
+        self.batch_size, self.per_prompt, self.rows, self.recorded_rows = (
+            batch_size,
+            per_prompt,
+            slice(None),
+            slice(None),
+        )
 
         def each(values):
             return [values] * len(prompts) if isinstance(values, str) else values
@@ -76,10 +83,12 @@ class Particles:
     def batch(self):
         """Inside, only the rows of one step are there: all, or with a batch size so many of each prompt's, drawn at
         random."""
-        if self.batch_size in (None, self.columns):
+        if self.batch_size in (None, self.per_prompt):
             yield
             return
-        drawn = [self.choose(self.batch_size, self.columns) + start for start in range(0, len(self), self.columns)]
+        drawn = [
+            self.choose(self.batch_size, self.per_prompt) + start for start in range(0, len(self), self.per_prompt)
+        ]
         rows, whole = torch.cat(drawn), dict(vars(self))
         for name in PER_ROW:
             values = whole[name]
@@ -102,8 +111,8 @@ class Particles:
         return whole
 
     def embed(self, prompts: list[str], **options) -> torch.Tensor:
-        """One prompt a row → what Prior.network takes as text (B, …)."""
-        self.texts = list(dict.fromkeys([*self.texts, *prompts]))
+        """One prompt a row → what Prior.network takes as text, long (B,)."""
+        self.seen_prompts = list(dict.fromkeys([*self.seen_prompts, *prompts]))
         return self.prior.embed(prompts, **options)
 
     # ------------------------------------------------------------------------------------------------ random numbers
@@ -155,6 +164,10 @@ class Particles:
         if shared:
             return torch.randint(low, high + 1, (1,), generator=self.shared_generator).expand(len(self)).clone()
         return torch.cat([torch.randint(low, high + 1, (1,), generator=generator) for generator in self.generators])
+
+    def fractions(self) -> torch.Tensor:
+        """Numbers of U[0, 1), (B,) float64 on the CPU."""
+        return self.randint(0, 2**24 - 1).double() / 2**24
 
     def choose(self, count: int, total: int) -> torch.Tensor:
         """`count` of the numbers below `total` at random, none twice, rising: (count,) long on the CPU."""

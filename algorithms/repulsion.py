@@ -9,11 +9,13 @@ import torch
 
 
 def pairs(z_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """z_i - z_j (N, N, d), its square (N, N), and the median of those of two particles."""
+    """z_i - z_j (N, N, d), its square (N, N), and the median of those of two particles. Particles that coincide stay
+    together."""
     flat = z_t.flatten(1)
     difference = flat[:, None] - flat[None]
     square = difference.square().sum(2)
-    return difference, square, square[~torch.eye(len(z_t), dtype=torch.bool, device=z_t.device)].median()
+    median = square[~torch.eye(len(z_t), dtype=torch.bool, device=z_t.device)].median()
+    return difference, square, median.clamp(min=torch.finfo(z_t.dtype).tiny ** 0.5)
 
 
 def svgd(gradient: torch.Tensor, z_t: torch.Tensor, sigma: torch.Tensor, scale: float) -> torch.Tensor:
@@ -35,7 +37,7 @@ def rsd(gradient: torch.Tensor, z_t: torch.Tensor, sigma: torch.Tensor, scale: f
     difference, square, median = pairs(z_t)
     h = median / math.log(n - 1)
     k = (-square / h).exp() * (1 - torch.eye(n, device=z_t.device, dtype=z_t.dtype))
-    force = 2 / h * (k[..., None] * difference).sum(1) / k.sum(1, keepdim=True)
+    force = 2 / h * (k[..., None] * difference).sum(1) / k.sum(1, keepdim=True).clamp(min=torch.finfo(k.dtype).tiny)
     return gradient - scale * sigma * force.view_as(gradient)
 
 

@@ -13,13 +13,14 @@ class RFDSSettings:
 
 
 class RFDS(Method):
-    """g = ε̂^s(√ᾱ_t z + √(1-ᾱ_t) ε'; y, t) - ε' with ε' = ε + κ (ε̂(z_t; y, t) - ε), said for any noising.
+    """g = ε̂^s(√ᾱ_t z + √(1-ᾱ_t) ε'; y, t) - ε' with ε' = ε + κ (ε̂(z_t; y, t) - ε), written for any noise
+    schedule.
 
-    ε' is the noise that leads to z where the prior, without guidance, had led back. κ = 1 is the authors' code for
-    SD3. With κ = 0 and the weight `rfds`, 1 + λ_t, it is RFDS.
+    ε is first moved by κ towards the prior's own prediction without guidance. κ = 1 is the authors' code for SD3, as
+    s = 50. With κ = 0 and the weight `rfds`, 1 + λ_t, it is RFDS.
     """
 
-    defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "rfds"}
+    defaults = {"algo.guidance_scale": 50.0, "schedule.weight": "rfds"}
     like = "sds"
     Settings = RFDSSettings
 

@@ -21,7 +21,7 @@ class SDEdit(Method):
     """The source, noised to the timestep that `strength` gives, and from there DDIM's g = z_t - z_t' with the
     target's prompt.
 
-    The N steps of the run are the last of N / strength.
+    The run is the last N of the round(N / strength) steps of a full sampling.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "steps": 30, "particles": 1}

@@ -63,7 +63,7 @@ class SDI(Method):
             return torch.full_like(t, round(k * T / n))
 
         def predict(z_a, a):
-            s_inv = setting.inversion_guidance_scale
+            s_inv = setting.inversion_guidance_scale  # without rescale and Perp-Neg: an inversion is no picture
             return prior.guided_noise(z_a, a, particles.text, particles.negative, s_inv)
 
         def extra_noise(k, a, b):

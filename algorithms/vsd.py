@@ -16,7 +16,7 @@ from priors.device import to_device
 class VSDSettings:
     phi: Literal["lora", "full", "particles"] = "lora"
     """What ε̂_φ is: the prior with a LoRA, a copy of the prior's network all of which learns, or, with nothing to
-    learn, the exact noise of the particles' empirical distribution, a mixture of points."""
+    learn, the exact noise of the empirical distribution of the step's particles, a mixture of points."""
     lora_layers: Literal["attention", "all"] = "attention"
     """The layers with a LoRA: the attention's projections, or every linear layer and convolution."""
     lora_rank: PositiveInt = 4
@@ -79,18 +79,17 @@ class VSD(Method):
     def update(self, z, t, progress):
         updates = self.settings.lora_updates + (self.settings.lora_warm_up if progress == 0 else 0)
         for _ in range(updates if self.phi else 0):
-            t = self.particles.randint(0, self.prior.noising.max_t)
-            noise = self.particles.noise_like(z)
-            count = self.settings.lora_particles
-            z_t, target, text = self.prior.add_noise(z, noise, t), self.prior.target(z, noise, t), self.particles.text
+            t_prime, noise = self.particles.randint(0, self.prior.noising.max_t), self.particles.noise_like(z)
+            count, text = self.settings.lora_particles, self.particles.text
+            z_t, target = self.prior.add_noise(z, noise, t_prime), self.prior.target(z, noise, t_prime)
             if count and count < len(z):
                 rows = self.particles.choose(count, len(z))
-                t, text = t[rows], text[rows]
+                t_prime, text = t_prime[rows], text[rows]
                 z_t, target = (part[to_device(rows, z.device)] for part in (z_t, target))
             gamma = self.settings.gamma
-            unlearned = self.prior.predict(z_t, t, text) if gamma else None
+            unlearned = self.prior.predict(z_t, t_prime, text) if gamma else None
             with self.phi.active():
-                learned = self.prior.network(z_t, t, text)
+                learned = self.prior.network(z_t, t_prime, text)
                 error = learned - target
                 loss = error.square().sum() + (gamma * (learned - unlearned).square().sum() if gamma else 0)
                 # The gradient of the sum, divided afterwards: float16 has no numbers small enough for the mean's.

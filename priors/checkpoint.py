@@ -52,7 +52,7 @@ def locate(path: str) -> Path | str:
                 return folder.resolve()
             exists = folder.exists()
         except OSError as error:
-            raise InputError(f"--prior.path {path} can not be read: {first_line(error)}") from error
+            raise InputError(f"--prior.path {path} cannot be read: {first_line(error)}") from error
         if exists and folder.suffix in (".safetensors", ".ckpt"):
             code = f"StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('folder')"
             raise InputError(
@@ -203,7 +203,7 @@ def read_json(file: Path) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} can not be read: {first_line(error)}") from error
+        raise InputError(f"{file} cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} should hold a JSON object")
     return content

@@ -17,7 +17,7 @@ def per_row(values, like):
     return to_device(values.to(like.dtype), like.device).view(-1, 1, 1, 1)
 
 
-def repeat_on_cuda():
+def make_cuda_deterministic():
     """The same bytes from the same command, as far as PyTorch has deterministic kernels: it warns of an operation
     that has none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -141,7 +141,7 @@ class Evaluator:
 
 
 def evaluator(config, prior_path, particles):
-    """The Evaluator that the settings ask for, or None. Raises InputError for a CLIP that can not be loaded."""
+    """The Evaluator that the settings ask for, or None. Raises InputError for a CLIP that cannot be loaded."""
     path = config.clip
     if path is None:
         checkpoint = locate(prior_path)

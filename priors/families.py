@@ -101,11 +101,11 @@ FAMILIES = {
 }
 
 
-class Heard(Exception):
+class StopForward(Exception):
     """Ends a pipeline's call when its denoiser is called."""
 
 
-def hear(pipeline, prompt: str, negative: str | None, size: tuple[int, int], guidance: float) -> list[dict]:
+def capture_inputs(pipeline, prompt: str, negative: str | None, size: tuple[int, int], guidance: float) -> list[dict]:
     """What the pipeline gives its denoiser for a prompt, besides latents and timestep: {argument: value} a row, that
     of the negative prompt (None: the pipeline's own unconditional) before that of the prompt, if it has one.
 
@@ -114,18 +114,18 @@ def hear(pipeline, prompt: str, negative: str | None, size: tuple[int, int], gui
     """
     calls, denoiser = [], getattr(pipeline, "unet", None) or pipeline.transformer
 
-    def listen(module, args, kwargs):
+    def hook(module, args, kwargs):
         calls.append((len(args[0] if args else kwargs["hidden_states"]), kwargs))
-        raise Heard
+        raise StopForward
 
     options = {"height": size[0], "width": size[1], "num_inference_steps": 2, "guidance_scale": guidance}
     options |= {"negative_prompt": negative, "use_resolution_binning": False, "clean_caption": False}
     known = inspect.signature(type(pipeline).__call__).parameters
     options = {name: value for name, value in options.items() if name in known and value is not None}
-    handle = denoiser.register_forward_pre_hook(listen, with_kwargs=True)
+    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         pipeline(prompt, **options, generator=torch.Generator().manual_seed(0))  # not from the global generator
-    except Heard:
+    except StopForward:
         pass
     finally:
         handle.remove()

@@ -35,7 +35,7 @@ class Noising:
     def __post_init__(self):
         a, s = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
         one, zero = torch.ones_like(a), torch.zeros_like(a)
-        # The network says e ε + b z.
+        # The model output is e ε + b z.
         targets = {"epsilon": (one, zero), "sample": (zero, one), "v_prediction": (a, -s), "flow": (one, -one)}
         e, b = self.target = targets[self.prediction_type]
         D = e * a - b * s
@@ -50,7 +50,8 @@ class Noising:
 
     @property
     def default_t_max(self) -> int:
-        """0.98 T of Stable Diffusion, or the last timestep that is no noisier: σ/α is 13 there, and 150 for a flow."""
+        """0.98 T, or the last timestep with σ/α ≤ 13 if that is earlier: 13 is Stable Diffusion's at 0.98 T, where
+        Stable Diffusion 3 has 150."""
         a = self.alphas_cumprod
         return min(round(0.98 * len(a)), int((((1 - a) / a).sqrt() <= 13.05).nonzero().max()))
 

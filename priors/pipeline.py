@@ -7,7 +7,7 @@ import torch
 
 from errors import InputError, first_line
 from priors.checkpoint import checkpoint_file, load_class, load_part, read_family, read_json, user_path
-from priors.families import hear
+from priors.families import capture_inputs
 
 
 class Pipeline:
@@ -96,7 +96,7 @@ class Pipeline:
             self.pipeline.fuse_lora(lora_scale=scale)
             self.pipeline.unload_lora_weights()
         except Exception as error:
-            raise InputError(f"--prior.lora {lora} can not be fused ({first_line(error)})") from error
+            raise InputError(f"--prior.lora {lora} cannot be fused ({first_line(error)})") from error
         return path
 
     def check(self) -> None:
@@ -131,8 +131,10 @@ class Pipeline:
         of which "" is the pipeline's own unconditional."""
         scale = self.config.distilled_guidance if self.distilled else 2.0
         if self.distilled:
-            return hear(self.pipeline, prompt, None, size, scale)[-1]
-        rows = hear(self.pipeline, "" if negative else prompt, (prompt or None) if negative else None, size, scale)
+            return capture_inputs(self.pipeline, prompt, None, size, scale)[-1]
+        rows = capture_inputs(
+            self.pipeline, "" if negative else prompt, (prompt or None) if negative else None, size, scale
+        )
         if len(rows) != 2:
             raise InputError(f"--prior.path {self.folder}: its pipeline takes no guidance")
         return rows[0 if negative else 1]

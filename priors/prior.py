@@ -17,7 +17,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from errors import InputError, NonNegative
 from priors.checkpoint import EMBEDDED, digest, fetch, locate, read_family, user_path
 from priors.conditions import Conditions
-from priors.device import per_row, pick_device, repeat_on_cuda, to_device
+from priors.device import make_cuda_deterministic, per_row, pick_device, to_device
 from priors.families import pack, unpack
 from priors.noising import read_noising, sampling_timesteps
 from priors.pipeline import Pipeline
@@ -77,7 +77,7 @@ class Prior:
         dtype = config.dtype if config.dtype != "auto" else "float32" if self.device.type == "cpu" else low
         self.dtype = getattr(torch, dtype)
         if self.device.type == "cuda":
-            repeat_on_cuda()
+            make_cuda_deterministic()
         self.pipeline = pipeline = Pipeline(self.folder, config, self.dtype)
         self.denoiser, self.vae, self.scheduler_config = pipeline.denoiser, pipeline.vae, pipeline.scheduler_config
         self.distilled, self.chunk, self.offload = pipeline.distilled, config.chunk, config.offload
@@ -92,7 +92,7 @@ class Prior:
         try:
             self.noising = read_noising(self.scheduler_config, tokens, told, rounded)
         except InputError as error:
-            raise InputError(f"--prior.path {self.folder}: its scheduler can not be used: {error}") from error
+            raise InputError(f"--prior.path {self.folder}: its scheduler cannot be used: {error}") from error
         self.conditions = Conditions(pipeline, self.image_size, self.device, self.dtype)
         if self.vae and not config.offload:
             self.vae.to(self.device)
@@ -238,7 +238,7 @@ class Prior:
         return noise if self.noising.prediction_type == "epsilon" else e * noise + b * z
 
     def to_noise(self, output: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """ε̂ of what the network says of z_t; of a v-prediction (Salimans and Ho 2022, arXiv 2202.00512)
+        """ε̂ of the model output at z_t; of a v-prediction (Salimans and Ho 2022, arXiv 2202.00512)
         √ᾱ_t v + √(1-ᾱ_t) z_t."""
         if self.noising.prediction_type == "epsilon":
             return output
@@ -246,7 +246,7 @@ class Prior:
         return o * output + z * z_t
 
     def to_clean(self, output: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """ẑ_0 of what the network says of z_t; finite where ᾱ_t = 0, too, but for an ε-prediction."""
+        """ẑ_0 of the model output at z_t; finite where ᾱ_t = 0, too, but for an ε-prediction."""
         o, z = (per_row(values[t], z_t) for values in self.noising.clean)
         return o * output + z * z_t
 
@@ -281,8 +281,8 @@ class Prior:
         """ε̂(z_t; y, t) for several texts y of the same latents, in one call of the network."""
         return [self.to_noise(output, z_t, t) for output in self.predict_all(z_t, t, *texts)]
 
-    def guided(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale) -> torch.Tensor:
-        """o(y⁻) + s (o(y) - o(y⁻)) of what the network says, classifier-free guidance (Ho and Salimans 2022, arXiv
+    def guided_output(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale) -> torch.Tensor:
+        """o(y⁻) + s (o(y) - o(y⁻)) of model outputs, classifier-free guidance (Ho and Salimans 2022, arXiv
         2207.12598), in one call of 2B; of B where s is 0 or 1 and one of the two is all there is to it.
 
         scale: one number, or one a row, (B, 1, 1, 1)."""
@@ -293,4 +293,4 @@ class Prior:
 
     def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale) -> torch.Tensor:
         """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻))."""
-        return self.to_noise(self.guided(z_t, t, text, negative, scale), z_t, t)
+        return self.to_noise(self.guided_output(z_t, t, text, negative, scale), z_t, t)

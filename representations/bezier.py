@@ -28,7 +28,8 @@ class BezierSettings(PaintSettings):
     min_width: Fraction = 0.02
     """The least width of a stroke, in sides √HW of the canvas."""
     max_width: Fraction = 0.1
-    """The greatest width of a stroke, likewise. Wide strokes fold where they bend, and no SVG shows that alike."""
+    """The greatest width of a stroke, likewise. Wide strokes overlap themselves at bends, which an
+    SVG stroke does not reproduce."""
     crossing_weight: NonNegative = 0.0
     """Weight of a penalty on curves that cross themselves: the Xing loss of Ma et al. 2022, LIVE (arXiv 2206.04655)."""
     point_lr: GroupRate = 0.01

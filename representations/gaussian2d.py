@@ -29,12 +29,12 @@ class GaussianSettings(PaintSettings):
 class Gaussian2D(Representation):
     """B × N Gaussians. Parameters, and the maps that keep them valid:
 
-    centers (B, N, 2)     x and y in widths and heights of the canvas; anywhere: off the canvas they paint nothing
-    scales (B, N, 2)      sigmoid → (0, 1) sides √HW of the canvas: like exp for small ones, and none outgrows it
-    angles (B, N)         radians, free
-    colors (B, N, 3)      red, green, blue; projected onto [0, 1] after each step, as Pixel's are and for the same
+    center (B, N, 2)      x and y in widths and heights of the canvas; anywhere: off the canvas they paint nothing
+    scale (B, N, 2)       sigmoid → (0, 1) sides √HW of the canvas: like exp for small ones, and none outgrows it
+    angle (B, N)          radians, free
+    color (B, N, 3)       red, green, blue; projected onto [0, 1] after each step, as Pixel's are and for the same
                           reason
-    opacities (B, N)      sigmoid → (0, 1)
+    opacity (B, N)        sigmoid → (0, 1)
 
     One that has left the canvas, or whose opacity has sunk below 1/255, is not drawn and gets no gradient any more;
     none is added or taken away. The density view says how many there are.

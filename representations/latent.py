@@ -20,7 +20,7 @@ class Latent(Representation):
         else:
             with torch.no_grad():
                 start = prior.encode(start_images(config, prior, particles))
-        self.prior, self.mask = prior, particles.source_mask
+        self.config, self.prior, self.mask = config, prior, particles.source_mask
         self.z = torch.nn.Parameter(start.float().contiguous())
         self.start = self.z.detach().clone() if self.mask is not None else None
 

@@ -22,7 +22,7 @@ class Pixel(Representation):
             start = 0.5 + 0.25 * config.init_std * particles.randn(3, *prior.image_size)
         else:
             start = start_images(config, prior, particles)
-        self.prior, self.mask = prior, particles.source_mask
+        self.config, self.prior, self.mask = config, prior, particles.source_mask
         self.pixels = torch.nn.Parameter(start.float().clamp(0, 1).contiguous())
         self.start = self.pixels.detach().clone() if self.mask is not None else None
 

@@ -1,12 +1,13 @@
 """The interface of a representation, and what most representations share."""
 
 import math
+import sys
 
 import torch
 
 
 class Representation:
-    """A representation is a subclass that draws `images`. What else it has of its own, it overrides.
+    """Subclasses implement `images`; everything else has a default to override.
 
     config, prior    its resolved RepresentationConfig, and the prior
     groups           {name: Parameter (B, …)}: what is optimised, each at the learning rate config.<name>_lr · --rep.lr
@@ -76,7 +77,8 @@ class Representation:
                 bar.set_postfix(psnr=f"{-10 * errors.detach().mean().log10():.1f} dB", refresh=False)
         with torch.no_grad():
             errors = (self.images() - pictures).square().mean((1, 2, 3))
-        print("fitted to", " ".join(f"{-10 * math.log10(max(error, 1e-12)):.1f}" for error in errors.tolist()), "dB")
+        psnr = " ".join(f"{-10 * math.log10(max(error, 1e-12)):.1f}" for error in errors.tolist())
+        print(f"fitted to {psnr} dB", file=sys.stderr)
 
 
 def keep_outside(values: torch.Tensor, start: torch.Tensor, mask: torch.Tensor | None) -> None:
@@ -98,3 +100,13 @@ def make_optimizer(config, parameters: list) -> torch.optim.Optimizer:
     options = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     given = {name: value for name, value in options.items() if value is not None}
     return classes[config.optimizer](parameters, **given)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config, step: int, steps: int) -> None:
+    """The optimizer's rates at that step of the run: rising in a straight line over --rep.lr-warm-up, then falling as
+    --rep.lr-schedule says, to 0 after the last step."""
+    done = max(0, step - config.lr_warm_up) / max(1, steps - config.lr_warm_up)
+    fall = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[config.lr_schedule]
+    factor = fall * min(1.0, (step + 1) / (config.lr_warm_up + 1))
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group.setdefault("initial_lr", group["lr"])

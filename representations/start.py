@@ -1,5 +1,6 @@
 """Pictures that a representation may start from: a flat colour, or image files."""
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def open_image(path):
             f"image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels; a smaller one is needed"
         ) from error
     except Exception as error:  # A broken file can raise whatever its format's decoder trips over.
-        raise InputError(f"image {path} can not be read: {error}") from error
+        raise InputError(f"image {path} cannot be read: {error}") from error
     if picture.mode == "RGB":
         return picture
     white = Image.new("RGBA", picture.size, "white")
@@ -60,7 +61,7 @@ def in_srgb(picture, profile):
         colors = picture.convert("L" if space == "GRAY" else space)
         picture = ImageCms.profileToProfile(colors, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
-        return picture  # With a profile that can not be read it is seen as everybody sees it.
+        return picture  # With a profile that cannot be read it is seen as everybody sees it.
     if alpha:
         picture.putalpha(alpha)
     return picture
@@ -94,7 +95,7 @@ def load_image(path, size):
         scale = min(width / wanted[0], height / wanted[1])
         middle = round(wanted[0] * scale), round(wanted[1] * scale)
         cropped = "" if middle == picture.size else f", its middle {middle[0]}×{middle[1]}"
-        print(f"{Path(path).name}: {width}×{height}{cropped} is resized to {wanted[0]}×{wanted[1]}")
+        print(f"{Path(path).name}: {width}×{height}{cropped} is resized to {wanted[0]}×{wanted[1]}", file=sys.stderr)
         picture = ImageOps.fit(picture, wanted, Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(picture).copy()).movedim(-1, 0).float() / 255
 

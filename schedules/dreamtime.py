@@ -1,6 +1,7 @@
 """DreamTime: a share of the run for each timestep. Huang et al. 2023, arXiv 2306.12422."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -21,9 +22,16 @@ class DreamTimeSettings:
     """Standard deviation of that fall."""
 
 
-def densities(schedule) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """W_d, W_p and W = W_d W_p at all timesteps, each (T,) float64; W is scaled so that its greatest value in t_min
-    … t_max is 1.
+class Densities(NamedTuple):
+    """At all timesteps, each (T,) float64: W = W_d W_p, scaled so that its greatest value in t_min … t_max is 1."""
+
+    W_d: torch.Tensor
+    W_p: torch.Tensor
+    W: torch.Tensor
+
+
+def densities(schedule) -> Densities:
+    """The shares that a Schedule's timesteps get.
 
     W_d = √((1-ᾱ_t)/ᾱ_t) grows with t: steps at high noise decide more. W_p leaves the run to content,
     not to the coarsest and finest timesteps. Raises InputError where m2 > m1, or where W is 0 or not finite in all
@@ -46,4 +54,4 @@ def densities(schedule) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             f"--schedule.dreamtime: W is {greatest:g} from t = {schedule.t_min} to {schedule.t_max}; "
             "other m, larger s or another range are needed"
         )
-    return W_d, W_p, W / greatest
+    return Densities(W_d, W_p, W / greatest)

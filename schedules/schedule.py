@@ -4,7 +4,6 @@ A new schedule is a function in timestep.py or weight.py and its name in the tab
 settings are fields of ScheduleConfig and lines in USED_BY.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -92,14 +91,13 @@ class Schedule:
     bounds     the least and the greatest t of each step, long (N,) each, equal where t is not random
     random     whether each particle draws its t between them
     note       a line for the user where t_min was raised, or None
-    dreamtime  W_d, W_p, W where timesteps or weight need them, else None
+    dreamtime  its Densities where timesteps or weight need them, else None
 
     Raises InputError for settings that do not fit the prior, t outside [min_t, T), and weights that are negative (they
     would lead away from the prompt) or not finite.
     """
 
     note = None
-    lr, lr_warm_up = "constant", 0  # of the learning rate
 
     def __init__(
         self,
@@ -136,12 +134,11 @@ class Schedule:
         else:
             t_max = self.prior.noising.default_t_max if self.config.timestep in RANGED else self.last
         if t_max < self.min_t:
-            raise InputError(f"--schedule.t-max {high:g} is timestep {t_max}; the method needs {self.min_t} at least")
-        if t_min > t_max:
             raise InputError(
-                f"--schedule.t-min {low:g} --schedule.t-max {high:g}: timesteps {t_min} and {t_max}; "
-                "t_min ≤ t_max is needed"
+                f"the greatest timestep is {t_max}; the method needs {self.min_t} at least (--schedule.t-max)"
             )
+        if t_min > t_max:
+            raise InputError(f"--schedule.t-min is timestep {t_min}, --schedule.t-max {t_max}; t_min ≤ t_max is needed")
         return t_min, t_max
 
     def at_least(self, flag: str, number: float) -> int:
@@ -174,15 +171,6 @@ class Schedule:
         if self.random:
             return self.particles.randint(low, high, shared=self.config.shared_t)
         return self.bounds[0][step].repeat(len(self.particles))
-
-    def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """The optimizer's rates at that step: rising in a straight line over the warm-up, then as `lr` says, to 0 after
-        the last step."""
-        done = max(0, step - self.lr_warm_up) / max(1, self.steps - self.lr_warm_up)
-        fall = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.lr]
-        factor = fall * min(1.0, (step + 1) / (self.lr_warm_up + 1))
-        for group in optimizer.param_groups:
-            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
 
     def weights(self, t: torch.Tensor) -> torch.Tensor:
         """w (N,) of the whole run, of one timestep a step, t (N,)."""

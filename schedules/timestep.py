@@ -33,7 +33,7 @@ def hifa(i, schedule):
 def dreamtime(i, schedule):
     """The t whose Σ_{j ≥ t} W(j) is nearest to i/N, for Σ W = 1: W is the share of the run that t gets. Huang et
     al. 2023, dreamtime.py."""
-    W = schedule.dreamtime[2][schedule.t_min : schedule.t_max + 1]
+    W = schedule.dreamtime.W[schedule.t_min : schedule.t_max + 1]
     tail = W.flip(0).cumsum(0) / W.sum()  # from t = t_max downwards
     midpoints = (tail[1:] + tail[:-1]) / 2
     return schedule.t_max - torch.searchsorted(midpoints, i / schedule.steps).double()
@@ -53,7 +53,7 @@ def random_decay(i, schedule):
         high_end = schedule.to_timestep("random-decay.t-max-end", setting.t_max_end)
     if not (low_end <= schedule.t_min and low_end <= high_end <= schedule.t_max):
         raise InputError(
-            f"--schedule.random-decay: from {schedule.t_min} … {schedule.t_max} the timesteps can not fall to "
+            f"--schedule.random-decay: from {schedule.t_min} … {schedule.t_max} the timesteps cannot fall to "
             f"{low_end} … {high_end}; t_min_end ≤ t_min and t_min_end ≤ t_max_end ≤ t_max are needed"
         )
     x = curves.progress(i, schedule.steps)

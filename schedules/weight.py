@@ -54,12 +54,11 @@ def ddim(t, i, schedule):
 def dreamtime(t, i, schedule):
     """w = W(t)/max W. In the paper, W is the share of the run that t gets, not a weight. Huang et al. 2023,
     dreamtime.py."""
-    _, _, W = schedule.dreamtime
-    return W[t]
+    return schedule.dreamtime.W[t]
 
 
 def snr(t, i, schedule):
-    """w = min(SNR, γ)/SNR, SNR = ᾱ_t/(1-ᾱ_t): 1 down to SNR = γ, less where there is less noise. Min-SNR, Hang et
+    """w = min(SNR, γ)/SNR, SNR = ᾱ_t/(1-ᾱ_t): 1 where SNR ≤ γ, γ/SNR where there is less noise. Min-SNR, Hang et
     al. 2023, arXiv 2303.09556."""
     a = schedule.prior.alphas_cumprod[t]
     return (schedule.config.snr_gamma * (1 - a) / a).clamp(max=1)

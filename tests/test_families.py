@@ -14,7 +14,7 @@ from algorithms import ALGORITHMS
 from algorithms.particles import Particles
 from errors import InputError
 from priors.device import per_row
-from priors.families import hear, join, pack, unpack
+from priors.families import capture_inputs, join, pack, unpack
 from priors.noising import Noising
 from priors.prior import Prior, PriorConfig
 from recording.probe import probe_timesteps
@@ -273,7 +273,7 @@ def test_a_lora_is_fused_as_diffusers_loads_it(scale, checkpoint, tmp_path):
     prior = load(checkpoint("sd"), "sd", lora=(f"{tmp_path / 'lora'}:{scale}",))
     plain = load(checkpoint("sd"), "sd")
     z, t = torch.randn(1, *prior.latent_shape), torch.tensor([600])
-    text = join(hear(plain.pipeline.pipeline, "a fox", None, (64, 64), 2.0)[1:])
+    text = join(capture_inputs(plain.pipeline.pipeline, "a fox", None, (64, 64), 2.0)[1:])
     expected = pipeline.unet(z, t, **text).sample
     found = prior.predict_noise(z, t, prior.embed(["a fox"]))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

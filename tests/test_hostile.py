@@ -302,7 +302,7 @@ def test_profiles_of_greys(tmp_path, mode, color, seen):
 
 def test_no_program_is_started_for_a_picture(tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "x.eps")
-    with pytest.raises(InputError, match="x.eps can not be read"):
+    with pytest.raises(InputError, match="x.eps cannot be read"):
         open_image(tmp_path / "x.eps")
 
 

@@ -12,6 +12,7 @@ from test_methods import ANY, DATA, PROMPTS, SEED, SOURCES, Row, batch
 import sds2d
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
+from algorithms.repulsion import REPULSION
 from priors.prior import Prior, PriorConfig
 
 TIMES = torch.tensor([100, 500, 979])
@@ -65,7 +66,7 @@ def test_steps_of_some_particles(name, settings):
         algorithm.update(z, times, 0.5)
         return gradient
 
-    algorithm, taken = make(list(range(6)), batch_size=2, columns=3), [[] for _ in range(6)]
+    algorithm, taken = make(list(range(6)), batch_size=2, per_prompt=3), [[] for _ in range(6)]
     for _ in range(5):
         with algorithm.particles.batch():
             rows = algorithm.particles.rows
@@ -81,7 +82,7 @@ def test_steps_of_some_particles(name, settings):
 
 def test_lods_learns_the_embeddings_of_the_particles_that_a_step_takes(tiny):
     prior = Prior(PriorConfig(path=str(tiny)))
-    particles = Particles(prior, ["a fox", "a fish"] * 2, batch_size=2, columns=4)
+    particles = Particles(prior, ["a fox", "a fish"] * 2, batch_size=2, per_prompt=4)
     algorithm = ALGORITHMS["lods"](prior, particles, AlgorithmConfig(name="lods", guidance_scale=7.5), 10)
     before, z = [value.detach().clone() for value in algorithm.embeddings], torch.randn(2, *prior.latent_shape)
     with particles.batch():
@@ -156,7 +157,7 @@ def test_particles_that_a_step_does_not_take_stay():
 
 @ANY
 def test_rescaled_guidance(prediction_type):
-    """Of what the network says: ε, or v."""
+    """Of the model output: ε, or v."""
     z, _, rows = batch(TIMES)
     gradient = make(kind=prediction_type, guidance_rescale=0.7).gradient(z, TIMES, 0.0)
     for row, r in enumerate(rows):
@@ -203,6 +204,31 @@ def test_perp_neg_of_the_prompt_itself_changes_nothing():
     options = dict(perp_neg_prompts=("cat",), perp_neg_weights=(-3.0,))
     plain, with_it = (make(prompts=["cat"] * 3, **given).gradient(z, TIMES, 0.0) for given in ({}, options))
     torch.testing.assert_close(with_it, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["sds", "nfsd"])
+def test_what_leads_away_is_embedded_as_negative(name):
+    """In some families a negative prompt gets another instruction than a prompt."""
+    prior, negatives = GaussianPrior(DATA), []
+    own = prior.embed
+    prior.embed = lambda prompts, negative=False: (negatives.extend(prompts if negative else []), own(prompts))[1]
+    config = AlgorithmConfig(name=name, guidance_scale=7.5, perp_neg_prompts=("fish",), perp_neg_weights=(-1.0,))
+    ALGORITHMS[name](prior, Particles(prior, PROMPTS, "bad", SEED), config, 10)
+    assert "fish" in negatives and negatives.count("bad") == 3 * (3 if name == "nfsd" else 2)
+
+
+@pytest.mark.parametrize("kind", ["svgd", "rsd"])
+@pytest.mark.parametrize("together", [[0, 1, 2, 3], [0, 1, 2], [0, 1]])
+def test_particles_that_coincide_are_not_parted(kind, together):
+    """Nor one that is far from all the others; and nothing is infinite."""
+    z_t = torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    z_t[together] = z_t[0].clone()
+    z_t[3] *= 1 if 3 in together else 1e4
+    gradient, sigma = torch.zeros_like(z_t), torch.ones(4, 1, 1, 1)
+    force = REPULSION[kind][0](gradient, z_t, sigma, 1.0)
+    assert force.isfinite().all()
+    for row in together:
+        torch.testing.assert_close(force[row], force[0])
 
 
 @pytest.mark.parametrize("kind", ["svgd", "rsd"])

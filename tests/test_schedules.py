@@ -49,6 +49,14 @@ def near(t, exact):
 # ----------------------------------------------------------------------------------------------------------- timesteps
 
 
+@pytest.mark.parametrize("given, facts", [(dict(t_min=0.99), "990.*980"), (dict(t_min=0.5, t_max=0.3), "500.*300")])
+def test_a_range_without_timesteps(given, facts):
+    with pytest.raises(InputError, match=facts):
+        build(**{"t_max": None} | given)
+    with pytest.raises(InputError, match="980.*990"):
+        build(least_t=990, t_max=None)
+
+
 def test_uniform_meets_its_bounds_and_is_uniform():
     schedule = build(t_min=0.1, t_max=0.109)
     t = torch.cat([schedule.timestep(step) for step in range(400)])
@@ -196,7 +204,7 @@ def test_random_decay_keeps_its_ends_in_order():
     raised = decay(curve="linear", t_min_end=0, least_t=15)
     assert raised.bounds[0][-1] == 15 and "--schedule.random-decay.t-min-end 0" in raised.note
     for wrong in ({"t_min_end": 0.1}, {"t_max_end": 0.99}, {"t_max_end": 0.01}):
-        with pytest.raises(InputError, match="can not fall to"):
+        with pytest.raises(InputError, match="cannot fall to"):
             decay(**wrong)
     for wrong in ({"t_min_end": 0}, {"t_min": 0, "t_max_end": 0}):
         with pytest.raises(InputError, match="never falls from"):
@@ -260,8 +268,8 @@ def test_ddim_takes_the_samplers():
 OUTSIDE = [
     ("constant", {"t": 1000}, "--schedule.t 1000: .* 0 to 999"),
     ("uniform", {"t_max": 1000}, "--schedule.t-max 1000: .* 0 to 999"),
-    ("uniform", {"t_min": 900, "t_max": 0.1}, "--schedule.t-min 900 --schedule.t-max 0.1: timesteps 900 and 100"),
-    ("uniform", {"least_t": 80, "t_max": 0.05}, "--schedule.t-max 0.05 is timestep 50; .* 80"),
+    ("uniform", {"t_min": 900, "t_max": 0.1}, "--schedule.t-min is timestep 900, --schedule.t-max 100"),
+    ("uniform", {"least_t": 80, "t_max": 0.05}, "timestep is 50; .* 80 .*--schedule.t-max"),
     ("constant", {"least_t": 80, "t": 79}, "constant: t = 79 at step 0; timesteps from 80 to 999"),
     ("polynomial", {"timestep_coefficients": (980, 40)}, "polynomial: t = 1000 at step"),
     ("polynomial", {"timestep_coefficients": (500, -1000)}, "polynomial: t = -1 at step"),

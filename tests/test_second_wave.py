@@ -149,6 +149,34 @@ def test_flowedit_is_dds(prediction_type):
     compare("flowedit", lambda r: delta(r, 5.0, "bad", r.randn()), TIMES, prediction_type, "bad", 5.0)
 
 
+def test_flowedit_is_the_papers_coupled_flow():
+    """Its Euler steps of Z by hand, the velocities v = ε̂ - ẑ_0 of Z + x^src_t - z^src and of x^src_t: at each step
+    Z = z^src + (1-σ) (z - z^src)."""
+    z, images, rows = batch([0] * 3)
+    particles = Particles(GaussianPrior(DATA, "flow"), PROMPTS, "bad", 11, SOURCES, images)
+    config = AlgorithmConfig(name="flowedit", guidance_scale=13.5, source_guidance_scale=3.5)
+    algorithm = ALGORITHMS["flowedit"](particles.prior, particles, config, 4)
+    z, states = particles.source.clone(), [r.z_src for r in rows]
+
+    def velocity(r, y, s, x, t, sigma):
+        size = math.sqrt(r.a(t)) + math.sqrt(1 - r.a(t))  # of ᾱ's process beside the flow at the same σ/α
+        noise = r.guided(y, "bad", s, x * size, t)
+        return noise - (x - sigma * noise) / (1 - sigma)
+
+    for t, after in ((800, 600), (600, 300), (300, 50), (50, None)):
+        now, then = (0.0 if i is None else math.sqrt((1 - Row.a(i)) / Row.a(i)) for i in (t, after))
+        z = z - (now - then) * algorithm.gradient(z, torch.full((3,), t), 0.0)
+        sigma, next_sigma = now / (1 + now), then / (1 + then)
+        for row, r in enumerate(rows):
+            x_src = (1 - sigma) * r.z_src + sigma * r.randn()
+            x = states[row] + x_src - r.z_src
+            V = velocity(r, r.y, 13.5, x, t, sigma) - velocity(r, r.y_src, 3.5, x_src, t, sigma)
+            states[row] = states[row] + (next_sigma - sigma) * V
+            expected = r.z_src + (1 - next_sigma) * (z[row] - r.z_src)
+            torch.testing.assert_close(states[row], expected, rtol=1e-9, atol=1e-9)
+    assert (z - particles.source).abs().min() > 1e-3
+
+
 @pytest.mark.parametrize("gamma", [0.5, -0.75])
 def test_vsd_that_is_driven_from_the_prior(gamma):
     """The gradient that φ descends is that of both squares."""
@@ -187,6 +215,18 @@ def test_lods(prediction_type, s):
         return (r.guided(r.y, "bad", s, r.noised(r.z, noise, r.t), r.t) - noise) / (s or 1)
 
     by_hand("lods", formula, prediction_type, s)
+
+
+def test_lods_leads_where_sds_leads():
+    """Before anything is learnt; its division by s is no part of where the gradient leads."""
+    t = torch.tensor(TIMES)
+    z, _, _ = batch(t)
+    ends = []
+    for name in ("sds", "lods"):
+        algorithm = method(name, GaussianPrior(DATA), "bad", 7.5)
+        ends.append(algorithm.pseudo_gt(z, t, algorithm.gradient(z, t, 0.0)))
+        torch.testing.assert_close(ends[-1], algorithm.predictions["x0"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)
 
 
 @ANY
