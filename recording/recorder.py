@@ -2,6 +2,7 @@
 
 import json
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -190,10 +191,10 @@ class Recorder:
     # ------------------------------------------------------------------------------------------------------- pictures
 
     def save(self, name: str, sheet: Image.Image) -> None:
-        """A sheet as DIR/name, with little compression: the run waits for it."""
+        """A sheet as DIR/name. The run waits for it: of such pictures Z_RLE makes smaller files in less time."""
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, lambda part: sheet.save(part, compress_level=1))
+        write_atomic(path, lambda part: sheet.save(part, compress_level=1, compress_type=zlib.Z_RLE))
         if self.tensorboard:
             self.tensorboard.add_grid(name, sheet)
 

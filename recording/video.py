@@ -38,14 +38,16 @@ def save_video(path: Path, pictures: list[Path], fps: int) -> None:
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.options = {"mbtree": "0"}  # With it x264 encodes the same frames in a different way each time.
+        # With mbtree x264 encodes the same frames in a different way each time; veryfast takes half the time.
+        context.options = {"mbtree": "0", "preset": "veryfast"}
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         for number, (picture, count) in enumerate(frames(pictures, fps)):
             if not number:
                 stream.height, stream.width = picture.shape[:2]
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
             for _ in range(count):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+                frame.pts = None  # the next of the video
                 video.mux(stream.encode(frame))
         video.mux(stream.encode())
     write_atomic(path, lambda part: part.write_bytes(encoded.getvalue()))
