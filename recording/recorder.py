@@ -32,7 +32,7 @@ from representations.representation import Representation
 class LogConfig:
     every: PositiveInt | None = None
     """Steps between two recordings: the picture, the gradient, the predicted clean image, the scores, a video
-    frame. They cost time. None: a tenth of the run, but at least 5."""
+    frame. Each costs about two steps. None: 30, but at least five recordings a run and at most ten."""
     timesteps: tuple[NonNegative, ...] = (0.1, 0.5, 0.9)
     """Timesteps at which gradient and predictions are recorded as well, whatever t a step has; up to 1 fractions of
     T. Each costs as much as a step."""
@@ -267,9 +267,9 @@ class Recorder:
         """|g| and {name: clean latents} as grids, in the files path.format(name)."""
         norm = gradient.norm(dim=1).cpu()
         self.save(path.format("gradients"), self.heat_map(norm, labels, columns))
-        decoded = {}
+        sheets = {}
         for name, latents in clean.items():
             # SDS's pseudo ground truth is the prediction up to rounding: one decoding is enough.
-            same = next((other for other in decoded if torch.allclose(clean[other], latents, atol=1e-3)), None)
-            decoded[name] = decoded[same] if same else self.prior.decode(latents)
-            self.save(path.format(name), grid(decoded[name], labels, columns, self.log.tile))
+            same = next((other for other in sheets if torch.allclose(clean[other], latents, atol=1e-3)), None)
+            sheets[name] = sheets[same] if same else grid(self.prior.decode(latents), labels, columns, self.log.tile)
+            self.save(path.format(name), sheets[name])
