@@ -33,7 +33,7 @@ def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, op
         "algorithm": algorithm.state_dict(),
         "particles": algorithm.particles.state_dict(),
     }
-    require_finite(state, step - 1, t)
+    require_finite_state(state, step - 1, t)
     buffer = io.BytesIO()
     torch.save(canonical(state), buffer)
 
@@ -55,8 +55,6 @@ def load_checkpoint(folder: Path, algorithm: Method, optimizer: torch.optim.Opti
     if not os.path.lexists(file):
         return 0
     try:
-        if not file.is_file():
-            raise ValueError("it is no file")
         state = torch.load(file, map_location="cpu", weights_only=True)
         for parameter, value in zip(parameters(optimizer), state["parameters"], strict=True):
             if value.shape != parameter.shape or value.dtype != parameter.dtype:
@@ -88,13 +86,14 @@ def tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
             yield from tensors(value, f"{name}.{key}" if name else str(key))
 
 
-def require_finite(state: dict, step: int, t: list[int]) -> None:
+def require_finite_state(state: dict, step: int, t: list[int]) -> None:
     """Raises FloatingPointError for what `step` has left: Adam, for one, stops silently after an infinite square."""
     for name, value in tensors(state):
         finite = value.isfinite()
         if not finite.all():
-            each = value.shape[:1] == (len(t),) and not name.startswith("algorithm")  # a row a particle
-            row = finite.flatten(1).all(1).tolist().index(False) if each else 0
-            place = f"timestep {t[row]}, particle {row}" if each else "all particles"
+            place = "all particles"
+            if value.shape[:1] == (len(t),) and not name.startswith("algorithm"):  # a row a particle
+                row = finite.flatten(1).all(1).tolist().index(False)
+                place = f"timestep {t[row]}, particle {row}"
             message = "a lower learning rate, guidance scale or weight is needed"
             raise FloatingPointError(f"step {step}, {place}: the state {name} is not finite; {message}")

@@ -18,7 +18,7 @@ from algorithms.method import Method
 from errors import InputError, NonNegative
 from priors.evaluation import Evaluator
 from recording.checkpoint import NAME, load_checkpoint, parameters, save_checkpoint
-from recording.finite import require_finite_norms, require_finite_step, step_norms
+from recording.finite import require_finite, require_finite_step, step_norms
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
 from recording.pictures import grid, heat_grid, to_pillow
@@ -239,8 +239,8 @@ class Recorder:
         """The pictures before step `step`, the representation's views, their scores → the images."""
         self.flush()
         images = self.representation.images().detach().clone()
-        norms = images.flatten(1).norm(dim=1)
-        require_finite_norms(norms, lambda row: f"before step {step}, particle {row}", "decoded picture", self.prior)
+        places = [f"before step {step}, particle {row}" for row in range(len(images))]
+        require_finite(images.flatten(1).norm(dim=1), places, "decoded picture", self.prior)
         self.save(f"images/step_{step:06d}.png", self.sheet(images))
         for name, (pictures, note) in self.representation.views(images).items():
             labels = [f"{note} · {label}" if note else label for label in self.labels]
@@ -255,10 +255,9 @@ class Recorder:
             return
         z = self.representation.latents().detach()
         gradient, clean = probe(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
-        norms = gradient.flatten(1).norm(dim=1).unflatten(0, (-1, len(z)))
-        for timestep, values in zip(self.timesteps, norms, strict=True):
-            place = f"--log.timesteps before step {step}, timestep {timestep}"
-            require_finite_norms(values, lambda row, place=place: f"{place}, particle {row}", "gradient", self.prior)
+        before = f"--log.timesteps before step {step}"
+        places = [f"{before}, timestep {t}, particle {row}" for t in self.timesteps for row in range(len(z))]
+        require_finite(gradient.flatten(1).norm(dim=1), places, "gradient", self.prior)
         labels = [f"t = {t}" for t in self.timesteps]
         self.maps(gradient, clean, labels, len(z), f"timesteps/{{}}_{step:06d}.png")
 
