@@ -36,27 +36,16 @@ def wrap(text: str, width: int, most: int = 3) -> list[str]:
     return lines
 
 
-def label_lines(labels: list[str], columns: int, width: int, gap: int = 8) -> tuple[list[list[str]], int]:
-    """The lines of each label over a row of so many pictures of this width, and the height that all of them need."""
-    lines = [wrap(label, columns * (width + gap) - gap) for label in labels]
-    return lines, 9 + 17 * max(map(len, lines), default=1)
-
-
-def enlarged(images: torch.Tensor, tile: int) -> tuple[int, int]:
-    """The height and width of pictures (B, …, H, W) that a whole factor makes at least `tile` pixels wide."""
-    height, width = images.shape[-2:]
-    factor = max(1, -(-tile // width))
-    return height * factor, width * factor
-
-
 def grid(images: torch.Tensor, labels: list[str], columns: int, tile: int, smooth: bool = True) -> Image.Image:
     """Rows of `columns` images (B, 3, H, W), over each row its label.
 
     tile: least width of one image, which is enlarged by a whole factor; smooth: whether that interpolates.
     Both sides are even numbers of pixels, as video needs.
     """
-    gap, (height, width) = 8, enlarged(images, tile)
-    lines, line = label_lines(labels, columns, width)
+    gap, factor = 8, max(1, -(-tile // images.shape[-1]))
+    height, width = (factor * side for side in images.shape[-2:])
+    lines = [wrap(label, columns * (width + gap) - gap) for label in labels]
+    line = 9 + 17 * max(map(len, lines), default=1)  # the height of a label
     sheet_size = (columns * (width + gap) + gap, len(images) // columns * (height + gap + line))
     sheet = Image.new("RGB", tuple(side + side % 2 for side in sheet_size), "white")
     draw = ImageDraw.Draw(sheet)
@@ -81,8 +70,7 @@ def heat_grid(
     end = values.max().item() if largest is None else largest
     shown = 1 + (values / max(end, 1e-30)).clamp(min=1e-9).log10() / 3 if log else values / max(end, 1e-30)
     sheet = grid(heat_map(shown, 1.0), labels, columns, tile, smooth=False)
-    _, top = label_lines(labels, columns, enlarged(values, tile)[1])
-    width, room = 16, 104  # The bar begins where the first row of pictures does.
+    width, room, top = 16, 104, 26  # The bar begins below a label of one line.
     height = min(sheet.height - 8 - top, 3 * tile)
     whole = Image.new("RGB", (sheet.width + room, sheet.height), "white")
     whole.paste(sheet)
