@@ -46,8 +46,9 @@ def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, op
     write_atomic(folder / NAME, write)
 
 
-def load_checkpoint(folder: Path, algorithm: Method, optimizer: torch.optim.Optimizer) -> int:
-    """Puts the last checkpoint into the parts of the run → the step to continue with; 0 where there is none.
+def load_checkpoint(folder: Path, steps: int, algorithm: Method, optimizer: torch.optim.Optimizer) -> int:
+    """Puts the last checkpoint into the parts of a run of so many steps → the step to continue with; 0 where there is
+    none.
 
     Raises InputError for a file that is damaged or belongs to another run.
     """
@@ -63,8 +64,8 @@ def load_checkpoint(folder: Path, algorithm: Method, optimizer: torch.optim.Opti
         optimizer.load_state_dict(state["optimizer"])
         algorithm.load_state_dict(state["algorithm"])
         algorithm.particles.load_state_dict(state["particles"])
-        if type(state["step"]) is not int or state["step"] < 0 or len(state) > 5:
-            raise ValueError("it has another content")
+        if type(state["step"]) is not int or not 0 <= state["step"] <= steps or len(state) > 5:
+            raise ValueError(f"{sorted(state)} of step {state['step']}; the run has {steps} steps")
         return state["step"]
     except Exception as error:  # whatever a damaged file leads to, the user needs its name
         raise InputError(f"{file} is no checkpoint of this run: {first_line(error)}") from error

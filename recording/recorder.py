@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from algorithms.method import Method
-from errors import InputError, NonNegative
+from errors import NonNegative
 from priors.evaluation import Evaluator
-from recording.checkpoint import NAME, load_checkpoint, parameters, save_checkpoint
+from recording.checkpoint import load_checkpoint, parameters, save_checkpoint
 from recording.finite import require_finite, require_finite_step, step_norms
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
@@ -84,10 +84,9 @@ class Recorder:
 
     def begin(self, resume: bool) -> int:
         """→ the first step. To resume, restores the last checkpoint, if there is one, and deletes later records."""
-        step = load_checkpoint(self.folder, self.algorithm, self.optimizer) if resume else 0
-        if step > self.steps:
-            raise InputError(f"{self.folder / NAME} is of step {step}, the run has {self.steps}")
+        step = 0
         if resume:
+            step = load_checkpoint(self.folder, self.steps, self.algorithm, self.optimizer)
             truncate_records(self.folder, step)
         if self.log.tensorboard:
             self.tensorboard = open_writer(self.folder, step)
