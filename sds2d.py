@@ -141,7 +141,7 @@ def run(
     folder = Path(config.out)
     with lock_folder(folder), Interruption() as interruption:
         recorder = Recorder(folder, config, algorithm, representation, optimizer, timesteps, scores)
-        step = recorder.resume() if resume else 0
+        step = recorder.begin(resume)
         if resume:  # with more steps, or on another device
             write_text(folder / "config.yaml", dump(config))
         bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step", disable=config.quiet or None)

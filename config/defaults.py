@@ -57,7 +57,7 @@ def resolve(config: Config) -> Config:
     given, initial, (values, source) = flatten(config), flatten(Config()), defaults(config)
     if any(given.get(name) is None and values[name] is not None for name in values):
         set_values(config, {name: values[name] for name in values if given.get(name) == initial.get(name)}, source)
-    config.log.every = config.log.every or max(5, math.ceil(config.steps / 10))
+    config.log.every = config.log.every or min(max(30, math.ceil(config.steps / 10)), math.ceil(config.steps / 5))
     # config.yaml must mean the same from any directory.
     config.rep.init_images = tuple(str(user_path(path).absolute()) for path in config.rep.init_images)
     config.source_image = tuple(str(user_path(path).absolute()) for path in config.source_image)

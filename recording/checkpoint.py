@@ -33,7 +33,7 @@ def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, op
         "algorithm": algorithm.state_dict(),
         "particles": algorithm.particles.state_dict(),
     }
-    require_finite(state, step - 1, t)
+    require_finite_state(state, step - 1, t)
     buffer = io.BytesIO()
     torch.save(canonical(state), buffer)
 
@@ -46,8 +46,9 @@ def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, op
     write_atomic(folder / NAME, write)
 
 
-def load_checkpoint(folder: Path, algorithm: Method, optimizer: torch.optim.Optimizer) -> int:
-    """Puts the last checkpoint into the parts of the run → the step to continue with; 0 where there is none.
+def load_checkpoint(folder: Path, steps: int, algorithm: Method, optimizer: torch.optim.Optimizer) -> int:
+    """Puts the last checkpoint into the parts of a run of so many steps → the step to continue with; 0 where there is
+    none.
 
     Raises InputError for a file that is damaged or belongs to another run.
     """
@@ -55,8 +56,6 @@ def load_checkpoint(folder: Path, algorithm: Method, optimizer: torch.optim.Opti
     if not os.path.lexists(file):
         return 0
     try:
-        if not file.is_file():
-            raise ValueError("it is no file")
         state = torch.load(file, map_location="cpu", weights_only=True)
         for parameter, value in zip(parameters(optimizer), state["parameters"], strict=True):
             if value.shape != parameter.shape or value.dtype != parameter.dtype:
@@ -65,8 +64,8 @@ def load_checkpoint(folder: Path, algorithm: Method, optimizer: torch.optim.Opti
         optimizer.load_state_dict(state["optimizer"])
         algorithm.load_state_dict(state["algorithm"])
         algorithm.particles.load_state_dict(state["particles"])
-        if type(state["step"]) is not int or state["step"] < 0 or len(state) > 5:
-            raise ValueError("it has another content")
+        if type(state["step"]) is not int or not 0 <= state["step"] <= steps or len(state) > 5:
+            raise ValueError(f"{sorted(state)} of step {state['step']}; the run has {steps} steps")
         return state["step"]
     except Exception as error:  # whatever a damaged file leads to, the user needs its name
         raise InputError(f"{file} is no checkpoint of this run: {first_line(error)}") from error
@@ -88,13 +87,14 @@ def tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
             yield from tensors(value, f"{name}.{key}" if name else str(key))
 
 
-def require_finite(state: dict, step: int, t: list[int]) -> None:
+def require_finite_state(state: dict, step: int, t: list[int]) -> None:
     """Raises FloatingPointError for what `step` has left: Adam, for one, stops silently after an infinite square."""
     for name, value in tensors(state):
         finite = value.isfinite()
         if not finite.all():
-            each = value.shape[:1] == (len(t),) and not name.startswith("algorithm")  # a row a particle
-            row = finite.flatten(1).all(1).tolist().index(False) if each else 0
-            place = f"timestep {t[row]}, particle {row}" if each else "all particles"
+            place = "all particles"
+            if value.shape[:1] == (len(t),) and not name.startswith("algorithm"):  # a row a particle
+                row = finite.flatten(1).all(1).tolist().index(False)
+                place = f"timestep {t[row]}, particle {row}"
             message = "a lower learning rate, guidance scale or weight is needed"
             raise FloatingPointError(f"step {step}, {place}: the state {name} is not finite; {message}")

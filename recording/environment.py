@@ -30,18 +30,13 @@ def environment(prior: Prior, config) -> dict:
     }
 
 
-def git(*words: str) -> str:
-    # Without the lock that refreshes the index: one that a killed run leaves would block the user's own git.
-    return subprocess.run(
-        ["git", "--no-optional-locks", "-C", ROOT, *words], capture_output=True, text=True
-    ).stdout.strip()
-
-
 def commit() -> str | None:
     """The git commit of this code, with "-dirty" where files differ from it; None outside git."""
+    # Without the lock that refreshes the index: one that a killed run leaves would block the user's own git.
+    words = ["git", "--no-optional-locks", "-C", ROOT, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        head = git("rev-parse", "HEAD") if (ROOT / ".git").exists() else ""
-        return f"{head}-dirty" if head and git("status", "--porcelain", "--untracked-files=no") else head or None
+        found = (ROOT / ".git").exists() and subprocess.run(words, capture_output=True, text=True).stdout.strip()
+        return found or None
     except OSError:  # There is no git.
         return None
 
@@ -53,11 +48,10 @@ def changes(then: dict, now: dict, resume: bool) -> list[str]:
     """
     if not then:
         return []
-    images = then.get("images_sha256") if isinstance(then.get("images_sha256"), dict) else {}
-    other = ["the prior's files differ from that run's"] if then.get("prior_sha256") != now["prior_sha256"] else []
-    other += [
-        f"{path} differs from that run's" for path, sha in now["images_sha256"].items() if images.get(path) != sha
-    ]
+    images = then.get("images_sha256") or {}
+    other = [] if then.get("prior_sha256") == now["prior_sha256"] else ["the prior's files differ from that run's"]
+    changed = [path for path, sha in now["images_sha256"].items() if images.get(path) != sha]
+    other += [f"{path} differs from that run's" for path in changed]
     if other and resume:
         raise InputError(f"{other[0]}; --config begins a new run")
     names = [name for name in now if not name.endswith("_sha256") and then.get(name) != now[name]]

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import errno
+import io
 import itertools
 import json
 import os
@@ -33,14 +34,11 @@ def write_text(path: Path, text: str) -> None:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """A line a row; the first has all columns."""
-
-    def write(part):
-        with open(part, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
-
-    write_atomic(path, write)
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
@@ -76,25 +74,21 @@ def lock_folder(folder: Path):
         raise InputError(f"{folder} is being written by another process; wait for it, or stop it") from error
 
 
+def read_records(file: Path) -> list[dict]:
+    """The lines of metrics.jsonl or scores.jsonl, if there is one; the last may be cut off, or still being written."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
 def truncate_records(folder: Path, step: int) -> None:
     """Deletes what a run recorded at `step` and later, and partial files."""
-    for name in ("metrics.jsonl", "scores.jsonl"):
-        if (folder / name).is_file():
-            lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            write_text(folder / name, "".join(line for line in lines if 0 <= step_of(line) < step))
-    for file in [*folder.glob("*"), *folder.glob("*/*")]:
-        ours = file.parent != folder and (file.parent.name == "timesteps" or file.name.startswith("step_"))
-        number = re.fullmatch(r"\w+_(\d{6,})\.(png|safetensors)", file.name) if ours else None
-        if number and int(number[1]) >= step or re.fullmatch(r"\..+\.part(\.\w+)?", file.name):
+    for file in (folder / "metrics.jsonl", folder / "scores.jsonl"):
+        if file.is_file():
+            write_text(file, "".join(f"{json.dumps(line)}\n" for line in read_records(file) if line["step"] < step))
+    for file in folder.glob("*/*"):
+        name = f"{file.parent.name}/{file.name}"
+        number = re.fullmatch(r"(?:\w+/step|timesteps/\w+)_(\d{6,})\.(?:png|safetensors)", name)
+        if number and int(number[1]) >= step:
             file.unlink()
-
-
-def step_of(line: str) -> int:
-    """The step of a whole line of metrics.jsonl or scores.jsonl, numbers and lists of numbers; -1 for any other."""
-    try:
-        values = json.loads(line)
-        numbers = [number for value in values.values() for number in (value if isinstance(value, list) else [value])]
-        good = type(values["step"]) is int and all(type(number) in (int, float) for number in numbers)
-        return values["step"] if good and line.endswith("\n") else -1
-    except (ValueError, LookupError, AttributeError, RecursionError):
-        return -1
+    for part in folder.rglob(".*.part*"):
+        part.unlink()

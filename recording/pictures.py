@@ -1,10 +1,10 @@
-"""Tensors as pictures: grids with labels, heat maps, frames of a video."""
+"""Tensors as pictures: grids with labels, and heat maps."""
 
 import functools
 import importlib.util
+import textwrap
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,52 +19,21 @@ def to_pillow(image: torch.Tensor) -> Image.Image:
 
 
 @functools.cache
-def font(size: int = 14) -> ImageFont.FreeTypeFont:
+def font() -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib: unlike Pillow's own font it has arrows, mathematics and many
     scripts."""
     package = Path(importlib.util.find_spec("matplotlib").origin).parent  # A second to import, for a path.
-    return ImageFont.truetype(package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
-
-
-def shorten(text: str, width: int) -> str:
-    """The text in one line of at most `width` pixels, its end cut off where it is longer."""
-    line = " ".join(text.split())
-    kept = min(len(line), width)  # No letter is narrower than a pixel.
-    while kept and font().getlength(line[:kept]) > width:
-        kept = kept * 9 // 10
-    return line if kept == len(line) else line[: max(0, kept - 1)] + "…"
+    return ImageFont.truetype(package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 14)
 
 
 def wrap(text: str, width: int, most: int = 3) -> list[str]:
-    """The text in at most so many lines of at most `width` pixels; only the last is cut off where it is longer."""
-    words, lines = text.split(), []
-    while words and len(lines) < most - 1:
-        count = next(
-            (n for n in range(1, len(words)) if font().getlength(" ".join(words[: n + 1])) > width), len(words)
-        )
-        lines.append(shorten(" ".join(words[:count]), width))
-        words = words[count:]
-    return [*lines, shorten(" ".join(words), width)] if words or not lines else lines
-
-
-def label_lines(labels: list[str], columns: int, width: int, gap: int = 8) -> tuple[list[list[str]], int]:
-    """The lines of each label over a row of so many pictures of this width, and the height that all of them need."""
-    lines = [wrap(label, columns * (width + gap) - gap) for label in labels]
-    return lines, 9 + 17 * max(map(len, lines), default=1)
-
-
-def video_frame(sheet: Image.Image, largest: int = 4096) -> np.ndarray:
-    """The sheet as an array (H, W, 3), shrunk to what video codecs take; both sides are even."""
-    scale = min(1, largest / max(sheet.size))
-    size = tuple(max(2, int(side * scale) // 2 * 2) for side in sheet.size)
-    return np.asarray(sheet if size == sheet.size else sheet.resize(size))
-
-
-def enlarged(images: torch.Tensor, tile: int) -> tuple[int, int]:
-    """The height and width of pictures (B, …, H, W) that a whole factor makes at least `tile` pixels wide."""
-    height, width = images.shape[-2:]
-    factor = max(1, -(-tile // width))
-    return height * factor, width * factor
+    """The text in at most so many lines of at most `width` pixels; what does not fit into the last is cut off."""
+    text = " ".join(text.split())[: most * width]  # No letter is narrower than a pixel.
+    lines, letters = [text], int(width * len(text) / max(1, font().getlength(text))) + 2
+    while letters > 1 and max(map(font().getlength, lines)) > width:
+        letters -= 1
+        lines = textwrap.wrap(text, letters, max_lines=most, placeholder="…")
+    return lines
 
 
 def grid(images: torch.Tensor, labels: list[str], columns: int, tile: int, smooth: bool = True) -> Image.Image:
@@ -73,8 +42,10 @@ def grid(images: torch.Tensor, labels: list[str], columns: int, tile: int, smoot
     tile: least width of one image, which is enlarged by a whole factor; smooth: whether that interpolates.
     Both sides are even numbers of pixels, as video needs.
     """
-    gap, (height, width) = 8, enlarged(images, tile)
-    lines, line = label_lines(labels, columns, width)
+    gap, factor = 8, max(1, -(-tile // images.shape[-1]))
+    height, width = (factor * side for side in images.shape[-2:])
+    lines = [wrap(label, columns * (width + gap) - gap) for label in labels]
+    line = 9 + 17 * max(map(len, lines), default=1)  # the height of a label
     sheet_size = (columns * (width + gap) + gap, len(images) // columns * (height + gap + line))
     sheet = Image.new("RGB", tuple(side + side % 2 for side in sheet_size), "white")
     draw = ImageDraw.Draw(sheet)
@@ -99,8 +70,7 @@ def heat_grid(
     end = values.max().item() if largest is None else largest
     shown = 1 + (values / max(end, 1e-30)).clamp(min=1e-9).log10() / 3 if log else values / max(end, 1e-30)
     sheet = grid(heat_map(shown, 1.0), labels, columns, tile, smooth=False)
-    _, top = label_lines(labels, columns, enlarged(values, tile)[1])
-    width, room = 16, 96  # The bar begins where the first row of pictures does.
+    width, room, top = 16, 104, 26  # The bar begins below a label of one line.
     height = min(sheet.height - 8 - top, 3 * tile)
     whole = Image.new("RGB", (sheet.width + room, sheet.height), "white")
     whole.paste(sheet)
@@ -112,5 +82,5 @@ def heat_grid(
         draw.line([(sheet.width + width, y), (sheet.width + width + 4, y)], fill="black")
         text = f"{end * (10 ** (3 * part - 3) if log else part):.3g}"
         text = f"≥ {text}" if part == 1 and values.max() > end else text
-        draw.text((sheet.width + width + 8, y), text, fill="black", font=font(13), anchor="lm")
+        draw.text((sheet.width + width + 8, y), text, fill="black", font=font(), anchor="lm")
     return whole

@@ -20,17 +20,11 @@ def probe_timesteps(given: tuple[float, ...], algorithm: Method) -> list[int]:
     return list(dict.fromkeys(max(algorithm.min_t, min(t, last)) for t in steps))
 
 
-def clean_latents(
-    algorithm: Method, z: torch.Tensor, t: torch.Tensor, gradient: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """{name: (B, C, h, w)}: the clean latents of the method's last predictions, and its pseudo ground truth."""
-    return algorithm.predictions | {"pseudo_gt": algorithm.pseudo_gt(z, t, gradient)}
-
-
 def probe(
     algorithm: Method, z: torch.Tensor, timesteps: list[int], progress: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The gradient at each of R timesteps, (R·B, C, h, w), and clean_latents there, each (R·B, C, h, w).
+    """The gradient at each of R timesteps, (R·B, C, h, w), and the clean latents there, likewise:
+    {name: those of a prediction, "pseudo_gt": the pseudo ground truth}.
 
     The method's state and all random numbers of the run stay as they are, and each call draws the same noise.
     """
@@ -41,7 +35,8 @@ def probe(
             t = torch.full((len(z),), timestep)
             algorithm.predictions = {}
             gradients.append(algorithm.gradient(z, t, progress))
-            for name, latents in clean_latents(algorithm, z, t, gradients[-1]).items():
+            predicted = algorithm.predictions | {"pseudo_gt": algorithm.pseudo_gt(z, t, gradients[-1])}
+            for name, latents in predicted.items():
                 clean.setdefault(name, []).append(latents)
     algorithm.load_state_dict(state)
     algorithm.predictions = predictions

@@ -2,6 +2,7 @@
 
 import json
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,15 +15,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from algorithms.method import Method
-from errors import InputError, NonNegative
+from errors import NonNegative
 from priors.evaluation import Evaluator
-from recording.checkpoint import NAME, load_checkpoint, parameters, save_checkpoint
-from recording.finite import require_finite_norms, require_finite_step, step_norms
+from recording.checkpoint import load_checkpoint, parameters, save_checkpoint
+from recording.finite import require_finite, require_finite_step, step_norms
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
 from recording.pictures import grid, heat_grid, to_pillow
-from recording.probe import clean_latents, probe
-from recording.tensorboard import TensorBoard
+from recording.probe import probe
+from recording.tensorboard import add_numbers, add_sheet, open_writer
 from recording.video import save_gif, save_video
 from representations.representation import Representation
 
@@ -31,7 +32,7 @@ from representations.representation import Representation
 class LogConfig:
     every: PositiveInt | None = None
     """Steps between two recordings: the picture, the gradient, the predicted clean image, the scores, a video
-    frame. They cost time. None: a tenth of the run, but at least 5."""
+    frame. Each costs about two steps. None: 30, but at least five recordings a run and at most ten."""
     timesteps: tuple[NonNegative, ...] = (0.1, 0.5, 0.9)
     """Timesteps at which gradient and predictions are recorded as well, whatever t a step has; up to 1 fractions of
     T. Each costs as much as a step."""
@@ -54,6 +55,12 @@ class LogConfig:
     """Least width of one picture in a grid, in pixels; smaller ones are enlarged by a whole factor."""
 
 
+def save_sheet(path: Path, sheet: Image.Image) -> None:
+    """The run waits for it: of such pictures Z_RLE makes smaller files in less time."""
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, lambda part: sheet.save(part, compress_level=1, compress_type=zlib.Z_RLE))
+
+
 class Recorder:
     """Records one run in its folder, which is there already."""
 
@@ -71,40 +78,41 @@ class Recorder:
         self.folder, self.log, self.evaluator, self.optimizer = folder, config.log, evaluator, optimizer
         self.algorithm, self.representation, self.prior = algorithm, representation, algorithm.prior
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
-        self.timesteps = timesteps
+        self.timesteps, self.tensorboard = timesteps, None
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
-        self.pending, self.t = [], [0] * len(algorithm.particles)
-        self.tensorboard = TensorBoard(folder) if self.log.tensorboard else None
-        self.start = None  # the first step of this process, and when it began
+        self.pending, self.t = [], torch.zeros(len(algorithm.particles), dtype=torch.long)
 
-    def resume(self) -> int:
-        """Restores the last checkpoint, deletes later records → the step to continue with; 0 where there is no
-        checkpoint."""
-        step = load_checkpoint(self.folder, self.algorithm, self.optimizer)
-        if step > self.steps:
-            raise InputError(f"{self.folder / NAME} is of step {step}, the run has {self.steps}")
-        truncate_records(self.folder, step)
+    def begin(self, resume: bool) -> int:
+        """→ the first step. To resume, restores the last checkpoint, if there is one, and deletes later records."""
+        step = 0
+        if resume:
+            step = load_checkpoint(self.folder, self.steps, self.algorithm, self.optimizer)
+            truncate_records(self.folder, step)
+        if self.log.tensorboard:
+            self.tensorboard = open_writer(self.folder, step)
+        self.start = step, time.perf_counter()
         return step
 
     # ------------------------------------------------------------------------------------------------ calls of the loop
 
     def before_step(self, step: int) -> torch.Tensor | None:
         """Records the pictures that are due before a step → the images (B, 3, H, W), or None."""
-        if step % self.log.every:
-            return None
-        self.start = self.start or (step, time.perf_counter())
-        images = self.picture(step)
-        self.write_page(step)
         if self.log.timesteps_every and step and step % self.log.timesteps_every == 0:
             self.probe(step)
+        if step % self.log.every:
+            return None
+        images = self.picture(step)
+        write_text(self.folder / "index.html", page(self.folder, self.progress(step)))
         return images
 
     def after_step(self, step: int, z, t, weight, gradient, seconds: float) -> None:
         """Records a step's numbers, and its maps and a checkpoint where they are due. On a GPU the numbers stay
         there until flush(), so that no step waits for them."""
         norms = step_norms(z, gradient, parameters(self.optimizer), self.algorithm)
-        particles = torch.arange(len(self.t))[self.algorithm.particles.recorded_rows].tolist()
-        self.pending.append((step, particles, t, weight, norms, seconds))
+        particles = torch.arange(len(self.t))[self.algorithm.particles.recorded_rows]
+        self.t[particles] = t
+        line = {"step": step, "particles": particles.tolist(), "t": t.tolist(), "weight": weight.tolist()}
+        self.pending.append((line | {"seconds": round(seconds, 6)}, norms))
         if self.prior.device.type == "cpu":
             self.flush()
         if step % self.log.every == 0:
@@ -112,13 +120,13 @@ class Recorder:
             rows = t.unflatten(0, (len(self.labels), -1)).tolist()
             times = [" ".join(map(str, dict.fromkeys(row))) for row in rows]
             labels = [f"{label} · t = {time}" for label, time in zip(self.labels, times, strict=True)]
-            clean = clean_latents(self.algorithm, z, t, gradient)
+            clean = self.algorithm.predictions | {"pseudo_gt": self.algorithm.pseudo_gt(z, t, gradient)}
             self.maps(gradient, clean, labels, len(rows[0]), f"{{}}/step_{step:06d}.png")
-            file = self.folder / "gradients" / f"step_{step:06d}.safetensors"
-            norm = {"norm": gradient.norm(dim=1).cpu()}
-            write_atomic(file, lambda part: save_file(norm, part, {"labels": json.dumps(labels)}))
+            norm = {"norm": gradient.norm(dim=1)}
+            self.save_tensors(f"gradients/step_{step:06d}.safetensors", norm, {"labels": json.dumps(labels)})
             if self.log.arrays:
-                self.save_arrays(step, {"z": z, "t": t, "weight": weight, "gradient": gradient} | clean)
+                arrays = {"z": z, "t": t, "weight": weight, "gradient": gradient} | clean
+                self.save_tensors(f"arrays/step_{step:06d}.safetensors", arrays)
         if (step + 1) % self.checkpoint_every == 0 and step + 1 < self.steps:
             self.checkpoint(step + 1)
 
@@ -133,11 +141,10 @@ class Recorder:
         for name, writer in self.representation.files().items():
             write_atomic(self.folder / name, writer)
         self.probe(step)
-        if self.tensorboard:  # which has the maps already
-            self.tensorboard.close()
-            self.tensorboard = None
         self.draw_gradients()
         self.summarize()
+        if self.tensorboard:
+            self.tensorboard.close()
         return images
 
     def progress(self, step: int) -> str:
@@ -145,10 +152,6 @@ class Recorder:
         first, start = self.start
         rest = (time.perf_counter() - start) / (step - first) * (self.steps - step) if step > first else None
         return f"step {step} of {self.steps}" + ("" if rest is None else f", {time_left(rest)}")
-
-    def write_page(self, step: int) -> None:
-        """The page of an unfinished run; it loads itself again."""
-        write_text(self.folder / "index.html", page(self.folder, self.progress(step)))
 
     def summarize(self) -> None:
         """The video and the page of the recorded pictures, if there are any."""
@@ -165,59 +168,53 @@ class Recorder:
         """Writes the pending steps. Raises FloatingPointError at the first that has something that is not finite."""
         lines = []
         try:
-            for step, particles, t, weight, norms, seconds in self.pending:
-                for particle, timestep in zip(particles, t.tolist(), strict=True):
-                    self.t[particle] = timestep
-                require_finite_step(norms, step, particles, t.tolist(), self.prior)
-                line = {"step": step, "particles": particles} if len(particles) < len(self.t) else {"step": step}
-                line |= {"t": t.tolist(), "weight": weight.tolist(), "grad_norm": norms["gradient"].tolist()}
-                lines.append({**line, "seconds": round(seconds, 6)})
+            for line, norms in self.pending:
+                require_finite_step(norms, line["step"], line["particles"], line["t"], self.prior)
+                if len(line["particles"]) == len(self.t):
+                    del line["particles"]
+                lines.append(line | {"grad_norm": norms["gradient"].tolist()})
         finally:
             self.pending = []
             self.append("metrics.jsonl", lines)
 
     def append(self, name: str, lines: list[dict]) -> None:
-        for line in lines if self.tensorboard else ():
-            self.tensorboard.add_line(line)
+        if self.tensorboard:
+            add_numbers(self.tensorboard, lines)
         with open(self.folder / name, "a", encoding="utf-8") as file:
             file.writelines(f"{json.dumps(line)}\n" for line in lines)
 
     def checkpoint(self, step: int) -> None:
         """The state after `step` steps; the metrics before it are on disk first."""
         self.flush()
-        save_checkpoint(self.folder, step, self.t, self.algorithm, self.optimizer)
+        save_checkpoint(self.folder, step, self.t.tolist(), self.algorithm, self.optimizer)
 
     # ------------------------------------------------------------------------------------------------------- pictures
 
     def save(self, name: str, sheet: Image.Image) -> None:
-        """A sheet as DIR/name, with little compression: the run waits for it."""
+        """A sheet as DIR/name, and for TensorBoard."""
+        save_sheet(self.folder / name, sheet)
+        if self.tensorboard:
+            add_sheet(self.tensorboard, name, sheet)
+
+    def save_tensors(self, name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, lambda part: sheet.save(part, compress_level=1))
-        if self.tensorboard:
-            self.tensorboard.add_grid(name, sheet)
+        tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        write_atomic(path, lambda part: save_file(tensors, part, metadata))
 
     def draw_gradients(self) -> None:
         """The gradient's maps of the whole run again, on one scale."""
-        maps = []
-        for file in sorted((self.folder / "gradients").glob("step_*.safetensors")):
+        maps = {}
+        for file in (self.folder / "gradients").glob("step_*.safetensors"):
             with safe_open(file, "pt") as data:
-                maps.append(
-                    (file.with_suffix(".png").name, data.get_tensor("norm"), json.loads(data.metadata()["labels"]))
-                )
+                maps[file.with_suffix(".png")] = data.get_tensor("norm"), json.loads(data.metadata()["labels"])
         # Not torch's quantile, which takes no more than 16 million numbers.
-        largest = float(np.quantile(np.concatenate([norm.flatten() for _, norm, _ in maps]), 0.99)) if maps else 0.0
-        for name, norm, labels in maps:
-            self.save(f"gradients/{name}", self.heat_map(norm, labels, len(norm) // len(labels), largest))
+        end = float(np.quantile(np.concatenate([norm.flatten() for norm, _ in maps.values()]), 0.99)) if maps else 0.0
+        for file, (norm, labels) in maps.items():
+            save_sheet(file, self.heat_map(norm, labels, len(norm) // len(labels), end))
 
     def heat_map(self, norm: torch.Tensor, labels: list[str], columns: int, largest: float | None = None):
         return heat_grid(norm, labels, columns, self.log.tile, largest, self.log.gradient_scale == "log")
-
-    def save_arrays(self, step: int, arrays: dict[str, torch.Tensor]) -> None:
-        path = self.folder / "arrays" / f"step_{step:06d}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        arrays = {name: value.detach().cpu().contiguous() for name, value in arrays.items()}
-        write_atomic(path, lambda part: save_file(arrays, part))
 
     def sheet(self, images: torch.Tensor) -> Image.Image:
         """Rows of prompts, columns of particles; in an edit the source before its row, or before each particle."""
@@ -238,8 +235,8 @@ class Recorder:
         """The pictures before step `step`, the representation's views, their scores → the images."""
         self.flush()
         images = self.representation.images().detach().clone()
-        norms = images.flatten(1).norm(dim=1)
-        require_finite_norms(norms, lambda row: f"before step {step}, particle {row}", "decoded picture", self.prior)
+        places = [f"before step {step}, particle {row}" for row in range(len(images))]
+        require_finite(images.flatten(1).norm(dim=1), places, "decoded picture", self.prior)
         self.save(f"images/step_{step:06d}.png", self.sheet(images))
         for name, (pictures, note) in self.representation.views(images).items():
             labels = [f"{note} · {label}" if note else label for label in self.labels]
@@ -252,12 +249,12 @@ class Recorder:
         """Gradient and predictions at --log.timesteps: grids, rows timesteps, columns particles."""
         if not self.timesteps:
             return
+        self.flush()
         z = self.representation.latents().detach()
         gradient, clean = probe(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
-        norms = gradient.flatten(1).norm(dim=1).unflatten(0, (-1, len(z)))
-        for timestep, values in zip(self.timesteps, norms, strict=True):
-            place = f"--log.timesteps before step {step}, timestep {timestep}"
-            require_finite_norms(values, lambda row, place=place: f"{place}, particle {row}", "gradient", self.prior)
+        before = f"--log.timesteps before step {step}"
+        places = [f"{before}, timestep {t}, particle {row}" for t in self.timesteps for row in range(len(z))]
+        require_finite(gradient.flatten(1).norm(dim=1), places, "gradient", self.prior)
         labels = [f"t = {t}" for t in self.timesteps]
         self.maps(gradient, clean, labels, len(z), f"timesteps/{{}}_{step:06d}.png")
 
@@ -266,9 +263,9 @@ class Recorder:
         """|g| and {name: clean latents} as grids, in the files path.format(name)."""
         norm = gradient.norm(dim=1).cpu()
         self.save(path.format("gradients"), self.heat_map(norm, labels, columns))
-        decoded = {}
+        sheets = {}
         for name, latents in clean.items():
             # SDS's pseudo ground truth is the prediction up to rounding: one decoding is enough.
-            same = next((other for other in decoded if torch.allclose(clean[other], latents, atol=1e-3)), None)
-            decoded[name] = decoded[same] if same else self.prior.decode(latents)
-            self.save(path.format(name), grid(decoded[name], labels, columns, self.log.tile))
+            same = next((other for other in sheets if torch.allclose(clean[other], latents, atol=1e-3)), None)
+            sheets[name] = sheets[same] if same else grid(self.prior.decode(latents), labels, columns, self.log.tile)
+            self.save(path.format(name), sheets[name])

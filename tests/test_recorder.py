@@ -205,6 +205,17 @@ def test_methods_that_need_a_least_timestep_are_asked_for_no_less(go):
     assert height == 2 * (TILE + LABEL + GAP), "100 and 200 become 300: two rows are left"
 
 
+def test_probes_have_steps_of_their_own(go):
+    folder = go("sds", "--log.every", "3", "--log.timesteps-every", "2", steps=5)
+    names = sorted(file.name for file in (folder / "timesteps").glob("gradients_*"))
+    assert names == [f"gradients_{step:06d}.png" for step in (2, 4, 5)]
+
+
+@pytest.mark.parametrize("steps, every", [(1, 1), (5, 1), (60, 12), (150, 30), (300, 30), (1000, 100)])
+def test_a_run_is_recorded_five_to_ten_times(steps, every):
+    assert sds2d.parse(["--steps", str(steps)]).log.every == every
+
+
 def test_edits_stand_beside_their_source(go, tiny, tmp_path):
     folder = go("dds", "--log.every", "1", "--rep.lr", "0.05", steps=2)
     for file in (folder / "images" / "step_000002.png", folder / "final.png"):
