@@ -15,7 +15,7 @@ from priors.device import to_device
 @dataclass
 class VSDSettings:
     phi: Literal["lora", "full", "particles"] = "lora"
-    """What ε̂_φ is: the prior with a LoRA (lora), a fully trained copy of the prior's network (full), or, without
+    """What ε̂_φ is: the prior with a LoRA (lora), a fully trainable copy of the prior's network (full), or, without
     training, the exact noise prediction for the step's particles as a mixture of points (particles)."""
     lora_layers: Literal["attention", "all"] = "attention"
     """The layers with a LoRA: attention projections, or every linear layer and convolution."""

@@ -132,7 +132,7 @@ def measure(flags: list[str], rounds: int) -> str:
 
 
 def alone(flags: list[str], rounds: int) -> str:
-    """measure() in a process of its own."""
+    """measure() in its own process."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(measure, flags, rounds).result()
 
