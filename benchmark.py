@@ -2,11 +2,11 @@
 
     python benchmark.py quality       every method, with real drawings and DDIM; --quick for a first impression
     python benchmark.py edits         every method that edits, with SDEdit
-    python benchmark.py speed         milliseconds a step, with the networks that it needs
+    python benchmark.py speed         milliseconds per step, against the network calls that it needs
     python benchmark.py rasterizer    the CPU's rasterizer
-    python benchmark.py search        defaults for a method
+    python benchmark.py search        searches defaults for a method
 
-`python benchmark.py quality --help` lists its flags. All flags of sds2d.py can be added; they hold for every row.
+`python benchmark.py quality --help` lists its flags. All flags of sds2d.py can be added; they apply to every row.
 """
 
 import importlib

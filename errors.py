@@ -1,4 +1,4 @@
-"""What a user can get wrong, and how an error becomes an exit code and one line."""
+"""User errors, and how an error becomes an exit code and one line."""
 
 import signal
 from typing import Annotated
@@ -14,18 +14,16 @@ Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e30)]  # A learning rate that floa
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used. The message is one line: what was wrong, and what would be
-    right."""
+    """A user's input cannot be used. The message is one line: what is wrong, and what would be right."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type where it has none."""
+    """The first line of an exception's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def explain(error: BaseException) -> tuple[int, str | None]:
-    """An exception → (exit code, its line). The line is None for a fault of this program, which deserves a
-    traceback."""
+    """An exception → (exit code, its line). The line is None for a bug in this program, which needs a traceback."""
     if isinstance(error, InputError):
         return 2, str(error)
     if isinstance(error, FloatingPointError):

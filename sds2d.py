@@ -11,7 +11,7 @@
 import sys
 
 if __name__ == "__main__" and "--quiet" not in sys.argv:
-    print("loading PyTorch …", file=sys.stderr, flush=True)  # It takes seconds, in which the screen would be empty.
+    print("loading PyTorch …", file=sys.stderr, flush=True)  # This takes seconds; do not leave the screen empty.
 
 import contextlib
 import functools
@@ -57,11 +57,11 @@ SOURCE_ERROR = 10**-2.2  # 22 dB. The embedded prior's own drawings have 32, pho
 
 
 def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedule, torch.optim.Optimizer]:
-    """The four parts of a step, for a resolved Config."""
+    """The four parts of a step, from a resolved Config."""
     rows = len(config.prompt) * config.particles
 
     def each(values):
-        """One value for all rows, one a prompt, or one a row → one a row."""
+        """One value for all rows, one per prompt, or one per row → one per row."""
         return [value for value in values for _ in range(rows // len(values))]
 
     source_images = load_images(config.source_image, prior, rows) if config.source_image else None
@@ -87,7 +87,7 @@ def distill(
     algorithm: Method, representation: Representation, schedule: Schedule, optimizer: torch.optim.Optimizer, step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """One step → its latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C,
-    h, w); of several updates those of the last. With --batch, B counts the particles of this step."""
+    h, w). With several updates per step, those of the last. With --batch, B is the number of particles in the step."""
     progress, particles = step / schedule.steps, algorithm.particles
     set_learning_rate(optimizer, representation.config, step, schedule.steps)
     with particles.batch():  # the rows of this step; without --batch all
@@ -111,15 +111,15 @@ def distill(
 def run(
     config: Config, prior: Prior | None = None, watch: Callable | None = None, resume: bool = False
 ) -> torch.Tensor:
-    """One run, in the folder config.out → the final images (B, 3, H, W). What is not set in the Config gets its
-    default.
+    """One run, in the folder config.out → the final images (B, 3, H, W). Settings that are not set in the Config get
+    their defaults.
 
-    prior: one that is loaded already; None loads config.prior.
+    prior: an already loaded one; None loads config.prior.
     watch: called as watch(step, images) with the images before that step, whenever they are recorded.
-    resume: continues the run that is in config.out from its last checkpoint.
+    resume: continues the run in config.out from its last checkpoint.
 
     Raises InputError for settings that cannot be used, FloatingPointError for numbers that are not finite, and
-    Interrupted after Ctrl-C or SIGTERM, when everything is written.
+    Interrupted after Ctrl-C or SIGTERM, once everything is written.
     """
     if not resume:
         validate(resolve(config))
@@ -145,7 +145,7 @@ def run(
         if resume:  # with more steps, or on another device
             write_text(folder / "config.yaml", dump(config))
         bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step", disable=config.quiet or None)
-        plain = bar.disable and not config.quiet  # Where standard error is no terminal, a line a recording.
+        plain = bar.disable and not config.quiet  # No terminal: one line per recording.
         with bar:
             try:
                 while step < config.steps and not interruption.signal:
@@ -177,7 +177,7 @@ def default_out(config: Config) -> str:
 
 
 def prior_warnings(algorithm: Method) -> list[str]:
-    """What the prior cannot use of the prompts, the source pictures and the guidance scale."""
+    """Warnings about parts of the prompts, the source pictures and the guidance scale that the prior cannot use."""
     prior, particles, lines = algorithm.prior, algorithm.particles, []
     if particles.source_images is not None:
         with torch.no_grad():
@@ -194,7 +194,7 @@ def prior_warnings(algorithm: Method) -> list[str]:
 
 
 def describe(config: Config, schedule: Schedule) -> str:
-    """The run in one line, and where its defaults are from."""
+    """The run in one line, and where its defaults come from."""
     _, source = defaults(config)
     plan = f"{config.steps} steps, {config.schedule.timestep} timesteps, {config.schedule.weight} weight"
     note = f"\nnote: {schedule.note}" if schedule.note else ""
@@ -202,7 +202,7 @@ def describe(config: Config, schedule: Schedule) -> str:
 
 
 def overview() -> str:
-    """What there is to choose, a line each."""
+    """All methods, representations, schedules and priors, one line each."""
 
     def first(text):
         return " ".join((text or "").split("\n\n")[0].split())
@@ -239,7 +239,7 @@ def main():
         if line is None or "--debug" in arguments:
             traceback.print_exc()
         if line is not None:
-            resumable = not isinstance(error, InputError | FloatingPointError)  # These would come again.
+            resumable = not isinstance(error, InputError | FloatingPointError)  # Those would recur.
             started = resumable and config and config.out and (Path(config.out) / "config.yaml").is_file()
             resume = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} continues" if started else ""
             print(f"sds2d.py: {' '.join(line.split())}{resume}", file=sys.stderr)

@@ -1,5 +1,5 @@
-"""The published methods, one file each. A new one is a new file and a line here that imports it: --algo.name is the
-class's name."""
+"""The published methods, one file each. To add one, add a file and import its class here; --algo.name is the class's
+name in lower case."""
 
 from dataclasses import dataclass, field, make_dataclass
 from typing import Literal
@@ -37,21 +37,22 @@ class Common:
     """The method."""
     guidance_scale: Finite | None = None
     """Classifier-free guidance s in ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); 1 is the conditional prediction. None: the
-    method's own."""
+    method's default."""
     source_guidance_scale: Finite | None = None
-    """s of an edit's source and its prompt. None: as guidance_scale."""
+    """s for the source of an edit. None: guidance_scale."""
     guidance_rescale: Fraction = 0.0
-    """φ, how far the guided prediction is scaled back to the deviation of the unguided one. Lin et al. 2023: 0.7."""
+    """φ, how far the guided prediction is rescaled to the standard deviation of the conditional one; 0: off.
+    Lin et al. 2023: 0.7."""
     perp_neg_prompts: tuple[str, ...] = ()
-    """Negative prompts of which only what the prompt does not share leads away. Armandpour et al. 2023."""
+    """Negative prompts of which only the part perpendicular to the prompt counts. Armandpour et al. 2023, Perp-Neg."""
     perp_neg_weights: tuple[Finite, ...] = ()
-    """A weight for each of them, below 0."""
+    """A weight below 0 for each of them."""
     updates_per_step: PositiveInt = 1
-    """Updates of the picture at each step. Timestep and random numbers repeat; what a method keeps or learns (ε*, κ, φ,
-    ∅*) moves on at each."""
+    """Updates of the picture at each step, with the same timestep and random numbers. The method's state (ε*, κ, φ, ∅*)
+    changes at each update."""
     repulsion: Literal["none", *REPULSION] = "none"
-    """What keeps the particles of a prompt apart: Stein variational gradient descent, or repulsive score distillation.
-    A particle's path then depends on the others."""
+    """Force that keeps the particles of a prompt apart: Stein variational gradient descent, or repulsive score
+    distillation. A particle's path then depends on the others."""
     repulsion_scale: NonNegative = 1.0
     """Factor on the repulsive force."""
 

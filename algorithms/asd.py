@@ -17,7 +17,7 @@ class ASDSettings:
 def asynchronous_noise(
     method: Method, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, later: torch.Tensor
 ) -> torch.Tensor:
-    """ε̂^s(√ᾱ_t z + √(1-ᾱ_t) e; y, t) - ε̂(√ᾱ_t' z + √(1-ᾱ_t') e; y, t') for a noise e (B, C, h, w) and a later t'
+    """ε̂^s(√ᾱ_t z + √(1-ᾱ_t) e; y, t) - ε̂(√ᾱ_t' z + √(1-ᾱ_t') e; y, t') for a noise e (B, C, h, w) and a t' ≥ t
     (B,)."""
     prior = method.prior
     z_t, z_later = prior.add_noise(z, noise, t), prior.add_noise(z, noise, later)
@@ -26,10 +26,10 @@ def asynchronous_noise(
 
 
 class ASD(Method):
-    """g = ε̂^s(z_t; y, t) - ε̂(z_{t+Δ}; y, t+Δ), one ε for both, Δ = ⌊U[0, 1) · 0.1 (t - t_min)⌋, t_min = 0.02 T.
+    """g = ε̂^s(z_t; y, t) - ε̂(z_{t+Δ}; y, t+Δ), the same ε for both, Δ = ⌊U[0, 1) · 0.1 (t - t_min)⌋, t_min = 0.02 T.
 
-    Where VSD trains φ to predict the particles' noise better than the prior does, ASD asks the prior at a later
-    timestep, where its error is smaller. Two calls, of B and of 2B.
+    VSD trains φ to predict the particles' noise better than the prior does. ASD instead evaluates the prior at a
+    larger timestep, where its error is smaller. Two calls, of B and of 2B rows.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}

@@ -13,18 +13,18 @@ SOURCE_WORDS = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry
 @dataclass
 class BridgeSettings:
     source_words: str = SOURCE_WORDS
-    """Added to the prompt in the second stage to describe the pictures that SDS makes."""
+    """Added to the prompt in the second stage, to describe the pictures that SDS makes."""
     target_words: str = ", detailed high resolution, high quality, sharp"
-    """Added to the prompt to describe the pictures that are wanted."""
+    """Added to the prompt in the second stage, to describe the wanted pictures."""
     switch: Fraction = 0.5
     """Fraction of the run that is SDS."""
 
 
 class Bridge(Method):
-    """g = ε̂^s(z_t; y, t) - ε first, SDS; then g = s (ε̂(z_t; y + target words, t) - ε̂(z_t; y + source words, t)).
+    """First SDS, g = ε̂^s(z_t; y, t) - ε, then g = s (ε̂(z_t; y + target words, t) - ε̂(z_t; y + source words, t)).
 
     Distillation moves a picture from one distribution to another along a bridge, whose direction is the difference of
-    two scores. Once SDS has made a picture, words describe the distribution that it belongs to better than noise does.
+    two scores. Once SDS has made a picture, a prompt describes the picture's distribution better than noise does.
     """
 
     defaults = {"algo.guidance_scale": 40.0, "schedule.weight": "dreamfusion"}

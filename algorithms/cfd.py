@@ -10,11 +10,11 @@ from errors import Fraction
 @dataclass
 class CFDSettings:
     gamma: Fraction = 0.0
-    """γ, how much of the noise is drawn anew at each step: 0 is FSD, 1 is SDS."""
+    """γ, how much of the noise is redrawn at each step: 0 is FSD, 1 is SDS."""
 
 
 class CFD(Method):
-    """g = ε̂^s(√ᾱ_t z + √(1-ᾱ_t) ε*; y, t) - ε*, where ε* of each particle stays, or walks: ε* ← √(1-γ) ε* + √γ ξ.
+    """g = ε̂^s(√ᾱ_t z + √(1-ᾱ_t) ε*; y, t) - ε*. Each particle's ε* is fixed, or with γ > 0 ε* ← √(1-γ) ε* + √γ ξ.
 
     At γ = 0, with SGD at rate 1, falling timesteps and the weight `ddim`, it is DDIM sampling from
     √ᾱ_T z + √(1-ᾱ_T) ε*.

@@ -11,16 +11,16 @@ class CSDSettings:
     w1: Finite = 1.0
     """Weight w₁ of the prompt's classifier score."""
     w2: Finite = 0.5
-    """Weight w₂ of the negative prompt's classifier score; without a negative prompt it has no effect."""
+    """Weight w₂ of the negative prompt's classifier score; no effect without a negative prompt."""
     w2_end: Finite | None = None
-    """Value of w₂ at the end of the run, reached linearly: the paper's annealing. None: w₂ is constant."""
+    """w₂ at the end of the run, reached linearly (the paper's annealing). None: w₂ is constant."""
 
 
 class CSD(Method):
     """g = w₁ (ε̂(z_t; y, t) - ε̂(z_t; ∅, t)) + w₂ (ε̂(z_t; ∅, t) - ε̂(z_t; y⁻, t)).
 
-    Guidance and nothing else: the gradient of an implicit classifier's log p(y | z_t), and, with a negative prompt,
-    away from that prompt's.
+    Only the guidance term of SDS: the gradient of an implicit classifier's log p(y | z_t). A negative prompt adds the
+    gradient away from log p(y⁻ | z_t).
     """
 
     defaults = {"schedule.weight": "dreamfusion"}

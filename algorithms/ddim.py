@@ -1,14 +1,12 @@
-"""DDIM sampling. Song et al. 2020, arXiv 2010.02502, equation 12. Not a distillation: the reference for every
+"""DDIM sampling. Song et al. 2020, arXiv 2010.02502, equation 12. Not distillation, but the reference for every
 method."""
 
 from algorithms.method import Method
 
 
 class DDIM(Method):
-    """g = z_t - z_t', from one timestep of the sampler to the next: one SGD step at rate 1 is one DDIM step (with a
-    flow prior, one Euler step).
-
-    Start, timesteps and learning rate are therefore fixed.
+    """g = z_t - z_t', where t' is the sampler's next timestep. One SGD step at rate 1 is one DDIM step (with a flow
+    prior, one Euler step), so the start, timesteps and learning rate are fixed.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "steps": 50}

@@ -1,4 +1,4 @@
-"""DDIM inversion, which ISM and SDI share: the deterministic way from clean latents to noisy ones."""
+"""DDIM inversion, the deterministic path from clean to noisy latents; shared by ISM and SDI."""
 
 from collections.abc import Callable
 
@@ -20,10 +20,10 @@ def ddim_invert(
     """Latents z (B, C, h, w) at timesteps start (B,) → the latents at timesteps end (B,), both on the CPU.
 
     timestep(k)           the k-th timesteps after start (B,); the last step is shortened to end at `end`
-    predict(z_a, a)       the noise prediction that a step from a follows
-    extra_noise(k, a, b)  what is added after the step from a to b
+    predict(z_a, a)       the noise prediction for a step from a
+    extra_noise(k, a, b)  noise that is added after the step from a to b
 
-    All rows advance together, and one that has reached its end stays as it is.
+    All rows advance together; rows that have reached their end stay as they are.
     """
     a, k = start, 0
     while (a < end).any():

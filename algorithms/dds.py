@@ -7,7 +7,7 @@ from priors.device import per_row
 
 
 def delta_noise(method: Method, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """ε̂^s(z_t; y, t) - ε̂^{s_src}(z^src_t; y^src, t), the same ε and t for both, in one call of 4B."""
+    """ε̂^s(z_t; y, t) - ε̂^{s_src}(z^src_t; y^src, t), the same ε and t for both, in one call of 4B rows."""
     particles = method.particles
     noise, pair_t = particles.noise_like(z), torch.cat([t, t])
     noised = method.prior.add_noise(torch.cat([z, particles.source]), torch.cat([noise, noise]), pair_t)
@@ -23,8 +23,8 @@ def delta_noise(method: Method, z: torch.Tensor, t: torch.Tensor) -> torch.Tenso
 class DDS(Method):
     """g = ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t), the same ε and t for both: an edit.
 
-    What SDS would change in a picture that fits its prompt already is an error of SDS. The source and its prompt
-    measure that error, and it is subtracted.
+    On a picture that already fits its prompt, the SDS gradient is pure error. DDS estimates that error on the source
+    and its prompt, and subtracts it.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "rep.init": "source", "particles": 1}

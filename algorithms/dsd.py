@@ -13,8 +13,8 @@ KNOTS = 11
 class DSD(Method):
     """g = ε̂^s(√ᾱ_t z + √(1-ᾱ_t) e_δ; y, t) - ε̂(√ᾱ_δ z + √(1-ᾱ_δ) e_δ; y, t_δ), t_δ = t + ⌊U · 0.1 (t - 0.32 T)⌋.
 
-    e_δ is what sampling predicts at t_δ on the path of the particle's own noise ε*, a DDIM path over 11 timesteps: each
-    particle follows its own sample. The path depends on ε* and y alone, and is computed once.
+    e_δ is the prediction at t_δ on a DDIM sampling path over 11 timesteps from the particle's own noise ε*, so that
+    each particle follows its own sample. The path depends only on ε* and y, and is computed once.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.timestep": "hifa", "schedule.weight": "dreamfusion"}
@@ -29,7 +29,7 @@ class DSD(Method):
 
     @functools.cached_property
     def path(self) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-        """The knots' timesteps, falling, and at each the latents x and the prediction ε̂^s."""
+        """The falling timesteps of the path, and the latents x and the prediction ε̂^s at each."""
         knots = torch.linspace(self.prior.noising.max_t, 0, KNOTS).round().long()
         x, xs, noises, (text, negative) = self.noise, [], [], self.conditions
         for index, knot in enumerate(knots.tolist()):
@@ -46,7 +46,7 @@ class DSD(Method):
         u = self.particles.fractions()
         later = t + (u * 0.1 * (t - 0.32 * len(prior.alphas_cumprod)).clamp(min=0)).long()
         later = later.clamp(max=prior.noising.max_t)
-        # From the last knot that is not below t_δ.
+        # A DDIM step from the last knot that is not below t_δ.
         above = (knots[:, None] >= later).sum(0) - 1
         rows = torch.arange(len(self.noise))[self.particles.rows].tolist()
         at = list(zip(above.tolist(), rows, strict=True))

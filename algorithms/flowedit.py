@@ -4,11 +4,12 @@ from algorithms.dds import DDS
 
 
 class FlowEdit(DDS):
-    """g = ε̂^{s}(z_t; y) - ε̂^{s_src}(z^src_t; y^src), a fresh ε each step, t falling: an edit.
+    """g = ε̂^{s}(z_t; y) - ε̂^{s_src}(z^src_t; y^src), with a fresh ε at each step and falling t: an edit.
 
-    The paper's state is Z = z^src + (1-σ_t) (z - z^src), x_t = (1-σ_t) z + σ_t ε. Its coupled Z + x^src_t - z^src is
-    the noised z of DDS, and its Euler step is DDS under the weight `ddim` with SGD at rate 1. At σ = 0, Z is z: the
-    edits agree, the pictures on the way do not. The authors' SD3: 33 of 50 timesteps, s = 13.5, s_src = 3.5.
+    The paper's state is Z = z^src + (1-σ_t) (z - z^src), where x_t = (1-σ_t) z + σ_t ε. Its coupled
+    Z + x^src_t - z^src is the noised z of DDS, and its Euler step is DDS with the weight `ddim` and SGD at rate 1. At
+    σ = 0, Z is z: the final edits agree, intermediate pictures differ. The authors' settings for SD3: 33 of 50
+    timesteps, s = 13.5, s_src = 3.5.
     """
 
     defaults = {"algo.guidance_scale": 13.5, "algo.source_guidance_scale": 3.5, "steps": 33, "rep.init": "source"}

@@ -15,20 +15,18 @@ class ISMSettings:
     delta_t: PositiveInt = 80
     """δ_T, the interval of timesteps whose scores are matched."""
     delta_t_start: PositiveInt | None = None
-    """δ_T at the start of the run, from where it changes linearly to delta-t (the authors: 100). None: it is
-    constant."""
+    """δ_T at the start of the run; it changes linearly to delta-t (the authors: 100). None: δ_T is constant."""
     delta_s: PositiveInt = 200
     """δ_S, the step of the inversion."""
     max_steps: PositiveInt = 5
-    """n_max, the most inversion steps; where they do not start at t = 0, the latents at their start are noised at
-    random."""
+    """n_max, the most inversion steps. If they do not reach down to t = 0, they start from randomly noised latents."""
 
 
 class ISM(Method):
     """g = ε̂^s(z_t; y, t) - ε̂(z_s; ∅, s), s = t - δ_T.
 
     z_s comes from z by DDIM inversion with the empty prompt, and z_t by one more inversion step. So g has no random
-    noise (where t_0 = 0), and what it leads to changes less from step to step; SDS averages over the noise, and blurs.
+    noise (if t_0 = 0), and its pseudo ground truth changes less between steps. SDS averages over the noise, and blurs.
     """
 
     # One timestep to probe instead of three: each costs an inversion.
@@ -46,7 +44,7 @@ class ISM(Method):
             delta_T = round(setting.delta_t_start + (delta_T - setting.delta_t_start) * progress)
         s = t - delta_T
         t_0 = (s - setting.max_steps * setting.delta_s).clamp(min=0)
-        # Drawn whether it is needed or not: a row's random numbers must not depend on the others.
+        # Always drawn, even if not needed: a row's random numbers must not depend on the other rows.
         noise = self.particles.noise_like(z)
         z_0 = torch.where(per_row(t_0, z) > 0, prior.add_noise(z, noise, t_0), z)
 

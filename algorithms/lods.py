@@ -18,11 +18,11 @@ class LODSSettings:
 
 
 class LODS(Method):
-    """g = (ε̂(∅*) + s (ε̂(y) - ε̂(∅*)) - ε) / s, all of z_t at t.
+    """g = (ε̂(∅*) + s (ε̂(y) - ε̂(∅*)) - ε) / s, all at z_t and t.
 
-    SDS whose unconditional prediction follows the picture: ∅* is a text embedding of the particle's own, which begins
-    as the negative prompt's, and descends ‖ε̂(z_t'; ∅*, t') - ε'‖² on the step's latents. The variant of the paper that
-    learns an embedding, not the one with a LoRA.
+    SDS whose unconditional prediction is fitted to the picture. Each particle has its own text embedding ∅*, which
+    starts as the negative prompt's and is trained on ‖ε̂(z_t'; ∅*, t') - ε'‖² with the step's latents. This is the
+    paper's variant that learns an embedding, not the one with a LoRA.
     """
 
     defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "dreamfusion"}

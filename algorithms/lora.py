@@ -1,4 +1,4 @@
-"""Networks that learn beside the prior's own, as VSD's φ: a LoRA (Hu et al. 2021, arXiv 2106.09685), or a copy."""
+"""Trainable networks beside the frozen prior, as VSD's φ: a LoRA (Hu et al. 2021, arXiv 2106.09685), or a copy."""
 
 import contextlib
 import copy
@@ -16,7 +16,7 @@ class LoRA:
 
     @contextlib.contextmanager
     def active(self):
-        """Inside, the network has this adapter and no other; outside it is bit for bit the network without any."""
+        """Inside, only this adapter is active; outside, the network is bit-identical to one without adapters."""
         for layer in self.layers:
             layer.set_adapter(self.name)
             layer.enable_adapters(True)
@@ -33,12 +33,13 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def add_lora(network: torch.nn.Module, name: str, rank: int, seed: int, layers: str = "attention") -> LoRA:
-    """A new adapter on the query, key, value and output projections of every attention, or, for layers "all", on
-    every linear layer and convolution. It is inactive.
+    """A new, inactive adapter on the query, key, value and output projections of every attention, or, for layers "all",
+    on every linear layer and convolution.
 
-    It begins as the identity: one of its two factors is random, the other 0. An earlier one of this name is removed.
+    It starts as the identity: one of its two factors is random, the other 0. An existing adapter of this name is
+    removed.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # peft takes seconds to import, and most methods need none.
+    from peft import LoraConfig, inject_adapter_in_model  # peft takes seconds to import; most methods do not need it.
     from peft.functional import cast_adapter_dtype
     from peft.tuners.lora import LoraLayer
 
@@ -48,7 +49,7 @@ def add_lora(network: torch.nn.Module, name: str, rank: int, seed: int, layers: 
     vars(network).pop("peft_config", None)
     targets = ATTENTION if layers == "attention" else [key for key, part in network.named_modules() if adaptable(part)]
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
-    with torch.random.fork_rng(devices=[]):  # The same numbers on every device.
+    with torch.random.fork_rng(devices=[]):  # the same numbers on every device
         torch.manual_seed(seed)
         inject_adapter_in_model(config, network, name)
     cast_adapter_dtype(network, name)  # float16 is too coarse to learn in.
@@ -59,7 +60,7 @@ def add_lora(network: torch.nn.Module, name: str, rank: int, seed: int, layers: 
 
 
 def adaptable(module: torch.nn.Module) -> bool:
-    """Linear layers and convolutions that are not parts of a LoRA already; not depthwise ones, which have no rank."""
+    """Linear layers and convolutions that are not already part of a LoRA; not depthwise ones, which have no rank."""
     from peft.tuners.lora import LoraLayer
 
     if isinstance(module, LoraLayer):
@@ -68,7 +69,7 @@ def adaptable(module: torch.nn.Module) -> bool:
 
 
 class Copy:
-    """A copy of the prior's network, all of it learning. parameters: in float32."""
+    """A copy of the prior's network, fully trainable. parameters: in float32."""
 
     is_active = False
 
@@ -81,7 +82,7 @@ class Copy:
 
     @contextlib.contextmanager
     def active(self):
-        """Inside, the prior's network is this one."""
+        """Inside, the prior uses this network."""
         low = self.prior.dtype in (torch.float16, torch.bfloat16)
         own, self.prior.denoiser = self.prior.denoiser, self.network
         self.is_active = True

@@ -1,4 +1,4 @@
-"""The interface of a method, and what most methods share."""
+"""The interface of a method, and what most methods have in common."""
 
 import torch
 
@@ -12,22 +12,22 @@ from priors.prior import Prior
 class Method:
     """A method is a subclass with a `gradient`; everything else here may be overridden.
 
-    defaults    its own values of settings, named as in sds2d.json: {"algo.guidance_scale": 7.5, "schedule.weight":
+    defaults    its defaults for settings, named as in sds2d.json: {"algo.guidance_scale": 7.5, "schedule.weight":
                 "ism"}. A method without "algo.guidance_scale" has no guidance, and refuses the flag.
     required    values that these settings must have; others are refused
-    like        the method whose entry in a checkpoint's sds2d.json is used where there is none for this one
+    like        the method whose entry in a checkpoint's sds2d.json is used if there is none for this one
     edits       whether it starts from a source image and prompt: particles.source, particles.source_text
     is_sampler  whether its timesteps are those of a sampler, so that `gradient` has no meaning at any others
     Settings    a dataclass whose fields become the flags --algo.<name>.<field>
 
-    Of an instance:
+    Attributes of an instance:
 
     s            the guidance scale;  settings: the method's own Settings
     min_t        the least timestep that `gradient` can be called with
-    timesteps    a sampler's, of the whole run: long (N,)
+    timesteps    for samplers, the timesteps of the whole run: long (N,)
     steps        N, the length of the run
     predictions  {name: clean latents (B, C, h, w)} of the last `gradient`, for recording: "x0" is the prediction that
-                 it follows;  noised: the z_t of each, of which the repulsion takes that of "x0"
+                 it follows;  noised: {name: z_t}; repulsion uses that of "x0"
     updates_per_step  gradients and optimiser steps at each step of the loop
     """
 
@@ -51,22 +51,22 @@ class Method:
         self.updates_per_step = config.updates_per_step
         self.repulsion, self.repulsion_scale = config.repulsion, config.repulsion_scale
         self.predictions, self.noised = {}, {}
-        self.configured = frozenset(vars(self))  # Settings are those of the command, also after a resume.
+        self.configured = frozenset(vars(self))  # After a resume, settings come from the command.
 
     def gradient(self, z: torch.Tensor, t: torch.Tensor, progress: float) -> torch.Tensor:
-        """g for latents z (B, C, h, w) at timesteps t (B,) long on the CPU: (B, C, h, w), before the weight w(t).
+        """Latents z (B, C, h, w), timesteps t (B,) long on the CPU → g (B, C, h, w), before the weight w(t).
 
         progress: the fraction of the run that is done, from 0 to 1 - 1/N.
         """
         raise NotImplementedError
 
     def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text=None, negative=None, s=None) -> torch.Tensor:
-        """ε̂^s(z_t; y, t) of each particle's prompt, with its negative prompt and the guidance scale s. text, negative
-        and s replace the particle's own; with k·B rows they belong to k copies of the batch, one after another."""
+        """ε̂^s(z_t; y, t) for each particle's prompt and negative prompt, with guidance scale s. text, negative and s
+        replace the particle's own; k·B rows are k copies of the batch, one after another."""
         return self.prior.to_noise(self.guided(z_t, t, text, negative, s), z_t, t)
 
     def guided(self, z_t: torch.Tensor, t: torch.Tensor, text=None, negative=None, s=None) -> torch.Tensor:
-        """The model output with guidance: Prior.guided_output, rescaled and with Perp-Neg where that is asked for."""
+        """The model output with guidance: Prior.guided_output, with rescaling and Perp-Neg if they are set."""
         text = self.particles.text if text is None else text
         negative = self.particles.negative if negative is None else negative
         s = self.s if s is None else s
@@ -78,7 +78,7 @@ class Method:
         return rescale(without + s * direction, with_text, self.phi_rescale)
 
     def repelled(self, gradient: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The gradient (B, C, h, w) with the repulsion between the particles of each prompt."""
+        """The gradient (B, C, h, w) with repulsion between the particles of each prompt."""
         if self.repulsion == "none":
             return gradient
         if "x0" not in self.noised:
@@ -113,7 +113,7 @@ class Method:
         """Learns from the step's latents z (B, C, h, w), after its gradient."""
 
     def state_dict(self) -> dict:
-        """All that later steps need of earlier ones: every tensor and number that a subclass has made an attribute.
+        """State that later steps need: every tensor and number that a subclass has set as an attribute.
 
         A method with an optimizer, or with lists or dictionaries that change, overrides this and load_state_dict.
         """

@@ -12,17 +12,17 @@ P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dul
 @dataclass
 class NFSDSettings:
     negative_prompt: str | None = None
-    """p_neg, a prompt for pictures unlike the data. None: --negative-prompt, or the paper's where that is empty."""
+    """p_neg, a prompt for pictures unlike the data. None: --negative-prompt, or the paper's if that is empty."""
     denoised_below: Fraction = 0.2
-    """Fraction of T below which the prediction for the empty prompt contains no noise to subtract."""
+    """Fraction of T below which the prediction for the empty prompt is taken as δ_D, with no noise to subtract."""
 
 
 class NFSD(Method):
     """g = δ_D + s δ_C, SDS without the part of the prediction that only denoises.
 
     δ_C = ε̂(z_t; y, t) - ε̂(z_t; ∅, t)      the direction of the condition
-    δ_D = ε̂(z_t; ∅, t)                      for t < 0.2 T, where that is the direction of the data
-    δ_D = ε̂(z_t; ∅, t) - ε̂(z_t; p_neg, t)  above, p_neg's prediction as an estimate of the noise
+    δ_D = ε̂(z_t; ∅, t)                      for t < 0.2 T, where this points towards the data
+    δ_D = ε̂(z_t; ∅, t) - ε̂(z_t; p_neg, t)  above, where the prediction for p_neg estimates the noise
     """
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}

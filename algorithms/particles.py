@@ -8,26 +8,26 @@ import torch
 from priors.device import to_device
 from priors.prior import Prior
 
-# What batch() cuts down to the rows of a step: whatever else has an entry a row belongs here.
+# What batch() restricts to the rows of a step. Any new attribute with one entry per row belongs here.
 PER_ROW = ("prompts", "text", "negative_prompts", "negative", "empty", "source_images", "source", "source_prompts")
 PER_ROW += ("source_mask", "source_text", "source_negative_prompts", "source_negative", "generators")
 
 
 class Particles:
-    """B rows, each one prompt and one seed.
+    """B rows, each with one prompt and one seed.
 
-    prompts, text                          y of each row, and what Prior.network takes for it: long (B,), numbers of
-                                           conditions, as Prior.embed gives them
+    prompts, text                          y of each row, and its embedding for Prior.network: long (B,), numbers of
+                                           conditions from Prior.embed
     negative_prompts, negative             y⁻, likewise;  empty: the numbers of ∅
-    source_images, source                  pictures to be edited (B, 3, H, W) and their latents (B, C, h, w), or None
+    source_images, source                  pictures to edit (B, 3, H, W) and their latents (B, C, h, w), or None
     source_prompts, source_text            the prompts that describe them, likewise, or None
     source_negative_prompts, source_negative    y⁻ of the source, likewise
-    rows                                   those of batch(), long (b,), inside it; slice(None) for all
-    recorded_rows                          those of the last batch(), for the records of the step
+    rows                                   inside batch(), its rows, long (b,); otherwise slice(None)
+    recorded_rows                          the rows of the last batch(), for recording the step
 
-    Row i draws from a generator of its own, seeded with seed + i, or its own seed. So its path does not depend on
-    what else is in the batch, and row i of seed s is row 0 of seed s + i (unless the rows share their timesteps). The
-    generators live on the CPU: every device gets the same numbers.
+    Row i has its own generator, seeded with seed + i, or its own seed. So its path does not depend on the rest of the
+    batch, and row i of seed s equals row 0 of seed s + i (unless the rows share their timesteps). The generators are on
+    the CPU: every device gets the same numbers.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Particles:
         per_prompt: int | None = None,
         source_mask: torch.Tensor | None = None,
     ):
-        """negative_prompts: one for all rows, or one a row. source_negative_prompts: likewise; None: those. seed: of
-        the first row, or one a row. source_mask (B, 1, H, W): where an edit may change the picture; None: everywhere.
-        batch_size: rows of each prompt in a step, of its `per_prompt`; None: all."""
+        """negative_prompts: one for all rows, or one per row. source_negative_prompts: likewise; None: the same. seed:
+        that of the first row, or one per row. source_mask (B, 1, H, W): where an edit may change the picture; None:
+        everywhere. batch_size: how many of the `per_prompt` rows of each prompt are in a step; None: all."""
         self.prior, self.device = prior, prior.device
         self.seeds = [seed + row for row in range(len(prompts))] if isinstance(seed, int) else seed
         self.seen_prompts = []  # every prompt that has been embedded
@@ -73,7 +73,7 @@ class Particles:
                 self.source = prior.encode(source_images)
         self.source_mask = source_mask
         self.generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
-        # Numbers that all rows share come from none of theirs.
+        # For numbers that all rows share; independent of the rows' own generators.
         self.shared_generator = torch.Generator().manual_seed((self.seeds[0] + 1) * 2654435761 % 2**63)
 
     def __len__(self) -> int:
@@ -81,8 +81,7 @@ class Particles:
 
     @contextlib.contextmanager
     def batch(self):
-        """Inside, only the rows of one step are there: all, or with a batch size so many of each prompt's, drawn at
-        random."""
+        """Inside, the particles are the rows of one step: all, or batch_size rows of each prompt, drawn at random."""
         if self.batch_size in (None, self.per_prompt):
             yield
             return
@@ -103,7 +102,7 @@ class Particles:
             vars(self).update({name: whole[name] for name in (*PER_ROW, "rows")})
 
     def replace_rows(self, whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-        """A tensor (B, …) with `part` (b, …) in the rows of this step; `part` itself where these are all."""
+        """A tensor (B, …) with `part` (b, …) in the rows of this step; `part` itself if these are all rows."""
         if isinstance(self.rows, slice):
             return part
         whole = whole.to(part, copy=True)
@@ -111,20 +110,20 @@ class Particles:
         return whole
 
     def embed(self, prompts: list[str], **options) -> torch.Tensor:
-        """One prompt a row → what Prior.network takes as text, long (B,)."""
+        """One prompt per row → text for Prior.network, long (B,)."""
         self.seen_prompts = list(dict.fromkeys([*self.seen_prompts, *prompts]))
         return self.prior.embed(prompts, **options)
 
     # ------------------------------------------------------------------------------------------------ random numbers
 
     def seed_for(self, purpose: str, row: int = 0) -> int:
-        """A seed for another stream of random numbers than the rows' own."""
+        """A seed for a separate stream of random numbers."""
         return int.from_bytes(hashlib.sha256(f"{purpose} {self.seeds[row]}".encode()).digest()[:4], "big")
 
     @contextlib.contextmanager
     def stream(self, purpose: str):
-        """Inside, all numbers come from generators for this purpose, the same at each entry; the rows' own stay as
-        they are."""
+        """Inside, random numbers come from separate generators for this purpose, restarted at each entry. The rows' own
+        generators stay as they are."""
         own = self.generators, self.shared_generator
         rows = range(len(self)) if isinstance(self.rows, slice) else self.rows.tolist()
         self.generators = [torch.Generator().manual_seed(self.seed_for(purpose, row)) for row in rows]
@@ -138,12 +137,12 @@ class Particles:
         return {"generators": [generator.get_state() for generator in (*self.generators, self.shared_generator)]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises ValueError for the state of another number of rows."""
+        """Raises ValueError for a state with another number of rows."""
         for generator, value in zip((*self.generators, self.shared_generator), state["generators"], strict=True):
             generator.set_state(value)
 
     def draw(self, sampler, *shape: int) -> torch.Tensor:
-        """sampler, torch.randn or torch.rand, for every row from its own generator: (B, *shape) on the device."""
+        """sampler (torch.randn or torch.rand) for every row, from its own generator: (B, *shape) on the device."""
         numbers = torch.stack([sampler(shape, generator=generator) for generator in self.generators])
         return to_device(numbers, self.device)
 
@@ -160,15 +159,15 @@ class Particles:
         return self.randn(*count, *z.shape[1:])
 
     def randint(self, low: int, high: int, shared: bool = False) -> torch.Tensor:
-        """Integers of U{low … high}, both included: (B,) long on the CPU; one for all rows if shared."""
+        """Integers from U{low … high}, both included: (B,) long on the CPU; the same for all rows if shared."""
         if shared:
             return torch.randint(low, high + 1, (1,), generator=self.shared_generator).expand(len(self)).clone()
         return torch.cat([torch.randint(low, high + 1, (1,), generator=generator) for generator in self.generators])
 
     def fractions(self) -> torch.Tensor:
-        """Numbers of U[0, 1), (B,) float64 on the CPU."""
+        """Numbers from U[0, 1), (B,) float64 on the CPU."""
         return self.randint(0, 2**24 - 1).double() / 2**24
 
     def choose(self, count: int, total: int) -> torch.Tensor:
-        """`count` of the numbers below `total` at random, none twice, rising: (count,) long on the CPU."""
+        """`count` different random integers in [0, total), sorted: (count,) long on the CPU."""
         return torch.randperm(total, generator=self.shared_generator)[:count].sort().values

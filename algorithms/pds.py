@@ -15,10 +15,11 @@ from priors.device import per_row
 @dataclass
 class PDSSettings:
     num_inference_steps: PositiveInt | None = None
-    """S, the number of timesteps among which t' is the next below t: t' = t - T/S. S = T makes PDS a weighted DDS.
-    None: T/2, as the authors' 500 of 1000."""
+    """S, the number of timesteps, which sets t' = t - T/S. S = T makes PDS a weighted DDS. None: T/2, like the
+    authors' 500 of 1000."""
     posterior: Literal["authors", "exact"] = "authors"
-    """Whose β_t and α_t: of one training step, although t' is T/S below, or of the step from t' to t."""
+    """β_t and α_t of a single training step, although t' is T/S below t (authors), or of the step from t' to t
+    (exact)."""
 
 
 def posterior_coefficients(
@@ -26,11 +27,10 @@ def posterior_coefficients(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """ψ(t) and χ(t) of PDS, float64, each (B,).
 
-    The posterior mean μ(z_t; y) = c_0 ẑ_0 + c_1 z_t has c_0 = √ᾱ_t' β_t/(1-ᾱ_t) and c_1 = √α_t (1-ᾱ_t')/(1-ᾱ_t), its
-    deviation is σ_t² = (1-ᾱ_t')/(1-ᾱ_t) β_t. `posterior` makes the
-    difference: the authors' code takes β_t and α_t of one training step although t' is `stride` below, and that
-    alone makes ψ > 0. The exact posterior of the step from t' to t has √ᾱ_t' = c_0 + c_1 √ᾱ_t, so ψ = 0: PDS is DDS
-    under the weight χ.
+    The posterior mean μ(z_t; y) = c_0 ẑ_0 + c_1 z_t has c_0 = √ᾱ_t' β_t/(1-ᾱ_t) and c_1 = √α_t (1-ᾱ_t')/(1-ᾱ_t). Its
+    variance is σ_t² = (1-ᾱ_t')/(1-ᾱ_t) β_t. The authors' code takes β_t and α_t of a single training step although t'
+    is `stride` below t; only this makes ψ > 0. The exact posterior of the step from t' to t has √ᾱ_t' = c_0 + c_1 √ᾱ_t,
+    so ψ = 0, and PDS is DDS with the weight χ.
     """
     alphas_cumprod = alphas_cumprod.double()
     a, a_below = alphas_cumprod[t], alphas_cumprod[t - stride]
@@ -42,18 +42,18 @@ def posterior_coefficients(
     chi = c_0 * ((1 - a) / a).sqrt() / sigma
     psi = (a_below.sqrt() - c_0 - c_1 * a.sqrt()) / sigma
     if posterior == "exact" or stride == 1:
-        psi = torch.zeros_like(psi)  # The sum above is 0 up to rounding.
+        psi = torch.zeros_like(psi)  # The sum above is 0 only up to rounding.
     return psi, chi
 
 
 class PDS(Method):
     """g = ζ(z; y) - ζ(z^src; y^src), the difference of the stochastic latents ζ = (z_t' - μ(z_t; y))/σ_t: an edit.
 
-    z_t and z_t' have the same two noises for source and target, which cancel:
+    The two noises, in z_t and z_t', are the same for source and target, and cancel:
 
         g = ψ(t) (z - z^src) + χ(t) (ε̂^s(z_t; y, t) - ε̂^s(z^src_t; y^src, t)),
 
-    DDS and an attraction to the source.
+    which is DDS plus an attraction to the source.
     """
 
     defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "constant", "rep.init": "source", "particles": 1}

@@ -1,6 +1,6 @@
-"""Forces between the particles of a prompt, which keep them apart: each returns a gradient (N, C, h, w) again.
+"""Repulsive forces between the particles of a prompt; each function returns the new gradient (N, C, h, w).
 
-z_t (N, C, h, w) are the particles' noised latents. A median is that of the squared distances of all pairs.
+z_t (N, C, h, w) are the particles' noised latents. Medians are of the squared distances of all pairs.
 """
 
 import math
@@ -9,8 +9,7 @@ import torch
 
 
 def pairs(z_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """z_i - z_j (N, N, d), its square (N, N), and the median of those of two particles. Particles that coincide stay
-    together."""
+    """z_i - z_j (N, N, d), ‖z_i - z_j‖² (N, N), and its median over i ≠ j. Particles that coincide stay together."""
     flat = z_t.flatten(1)
     difference = flat[:, None] - flat[None]
     square = difference.square().sum(2)
@@ -31,8 +30,8 @@ def svgd(gradient: torch.Tensor, z_t: torch.Tensor, sigma: torch.Tensor, scale: 
 
 def rsd(gradient: torch.Tensor, z_t: torch.Tensor, sigma: torch.Tensor, scale: float) -> torch.Tensor:
     """g_i - c σ_t r_i, r_i = Σ_j (2 k_ij/h) (z_i - z_j) / Σ_{j≠i} k_ij, k = exp(-d²/h), h = median d² / log(N-1), σ_t =
-    √(1-ᾱ_t) (N, 1, 1, 1). Zilberstein et al. 2024, Repulsive Score Distillation, arXiv 2406.16683. Of two particles h
-    is infinite and nothing repels."""
+    √(1-ᾱ_t) (N, 1, 1, 1). Zilberstein et al. 2024, Repulsive Score Distillation, arXiv 2406.16683. For two particles
+    h is infinite, and there is no repulsion."""
     n = len(z_t)
     difference, square, median = pairs(z_t)
     h = median / math.log(n - 1)

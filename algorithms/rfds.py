@@ -9,15 +9,14 @@ from errors import NonNegative
 @dataclass
 class RFDSSettings:
     reverse: NonNegative = 1.0
-    """κ, how far the noise follows the prediction without guidance; 0 is RFDS, which is SDS."""
+    """κ, how far the noise moves to the prediction without guidance; 0 is RFDS, which is SDS."""
 
 
 class RFDS(Method):
-    """g = ε̂^s(√ᾱ_t z + √(1-ᾱ_t) ε'; y, t) - ε' with ε' = ε + κ (ε̂(z_t; y, t) - ε), written for any noise
-    schedule.
+    """g = ε̂^s(√ᾱ_t z + √(1-ᾱ_t) ε'; y, t) - ε' with ε' = ε + κ (ε̂(z_t; y, t) - ε), for any noise schedule.
 
-    ε is first moved by κ towards the prior's own prediction without guidance. κ = 1 is the authors' code for SD3, as
-    s = 50. With κ = 0 and the weight `rfds`, 1 + λ_t, it is RFDS.
+    κ first moves ε towards the prior's own prediction without guidance. κ = 1 and s = 50 are from the authors' code for
+    SD3. With κ = 0 and the weight `rfds`, 1 + λ_t, it is RFDS.
     """
 
     defaults = {"algo.guidance_scale": 50.0, "schedule.weight": "rfds"}

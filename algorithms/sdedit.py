@@ -1,4 +1,4 @@
-"""SDEdit. Meng et al. 2021, arXiv 2108.01073, with DDIM sampling. Not a distillation: the reference for methods
+"""SDEdit. Meng et al. 2021, arXiv 2108.01073, with DDIM sampling. Not distillation, but the reference for methods
 that edit."""
 
 from dataclasses import dataclass
@@ -14,14 +14,13 @@ from errors import Fraction
 @dataclass
 class SDEditSettings:
     strength: Annotated[Fraction, Field(gt=0)] = 0.6
-    """How far the source is noised, as a fraction of the sampler's steps: at 1 nothing of it is left."""
+    """How far the source is noised, as a fraction of the sampler's steps; at 1 nothing of the source is left."""
 
 
 class SDEdit(Method):
-    """The source, noised to the timestep that `strength` gives, and from there DDIM's g = z_t - z_t' with the
-    target's prompt.
+    """Noises the source to the timestep that `strength` gives, then DDIM's g = z_t - z_t' with the target's prompt.
 
-    The run is the last N of the round(N / strength) steps of a full sampling.
+    The run is the last N of the round(N / strength) steps of a full sampling run.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "steps": 30, "particles": 1}

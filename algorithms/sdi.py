@@ -15,21 +15,21 @@ from priors.device import per_row
 @dataclass
 class SDISettings:
     noise: Literal["inverted", "cached"] = "inverted"
-    """ε_inv: by DDIM inversion of z, or the last step's prediction, the authors' choice in two dimensions."""
+    """ε_inv: from DDIM inversion of z, or the last step's prediction (the authors' choice in two dimensions)."""
     inversion_guidance_scale: Finite = -7.5
-    """s_inv, the guidance scale of the inversion; negative, so that the inverted noise undoes the guidance that
+    """s_inv, the guidance scale of the inversion; negative, so that the inverted noise offsets the guidance that
     follows."""
     inversion_steps: PositiveInt = 10
-    """n, the steps of an inversion up to T."""
+    """n, the number of steps of an inversion up to T."""
     eta: NonNegative = 0.3
-    """η, how much fresh noise each of them adds; 0 is deterministic."""
+    """η, how much fresh noise each inversion step adds; 0 is deterministic."""
 
 
 class SDI(Method):
-    """g = ε̂^s(z_t; y, t) - ε_inv: SDS whose noise comes from z by DDIM inversion and is not drawn.
+    """g = ε̂^s(z_t; y, t) - ε_inv: SDS with noise from DDIM inversion of z instead of random noise.
 
-    z is inverted with the prompt at guidance s_inv over the multiples of T/n below t and then to t; a step from a
-    to b adds η σ ξ, σ² = (1-ᾱ_a)/(1-ᾱ_b) (1-ᾱ_b/ᾱ_a). Then ε_inv = (z_t - √ᾱ_t z)/√(1-ᾱ_t). With the weight
+    z is inverted with the prompt and guidance s_inv over the multiples of T/n below t, then to t. A step from a to b
+    adds η σ ξ, σ² = (1-ᾱ_a)/(1-ᾱ_b) (1-ᾱ_b/ᾱ_a). Then ε_inv = (z_t - √ᾱ_t z)/√(1-ᾱ_t). With the weight
     √((1-ᾱ_t)/ᾱ_t) this is the gradient of ½‖z - ẑ_0(z_t, ε̂^s)‖² with the prediction held fixed.
 
     Cached: κ ← ε at the first step; z_t = √ᾱ_t z + √(1-ᾱ_t) κ, g = ε̂^s(z_t; y, t) - κ, then κ ← ε̂^s. With that
@@ -63,7 +63,7 @@ class SDI(Method):
             return torch.full_like(t, round(k * T / n))
 
         def predict(z_a, a):
-            s_inv = setting.inversion_guidance_scale  # without rescale and Perp-Neg: an inversion is no picture
+            s_inv = setting.inversion_guidance_scale  # no rescale, no Perp-Neg: it makes no picture
             return prior.guided_noise(z_a, a, particles.text, particles.negative, s_inv)
 
         def extra_noise(k, a, b):

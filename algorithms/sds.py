@@ -6,9 +6,8 @@ from algorithms.method import Method
 class SDS(Method):
     """g = ε̂^s(z_t; y, t) - ε.
 
-    The gradient of the diffusion loss with the network's Jacobian left out: move the rendering so that the noise
-    which the prior sees in it is the noise that was put in. Guidance is ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); the paper's ω
-    is s - 1.
+    The gradient of the diffusion loss without the network's Jacobian: it moves the rendering so that the noise that
+    the prior predicts is the noise that was added. Guidance is ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻)); the paper's ω is s - 1.
     """
 
     defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "dreamfusion"}  # w(t) = 1 - ᾱ_t, the paper's σ_t²

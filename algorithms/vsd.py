@@ -15,31 +15,31 @@ from priors.device import to_device
 @dataclass
 class VSDSettings:
     phi: Literal["lora", "full", "particles"] = "lora"
-    """What ε̂_φ is: the prior with a LoRA, a copy of the prior's network all of which learns, or, with nothing to
-    learn, the exact noise of the empirical distribution of the step's particles, a mixture of points."""
+    """What ε̂_φ is: the prior with a LoRA (lora), a fully trainable copy of the prior's network (full), or, without
+    training, the exact noise prediction for the step's particles as a mixture of points (particles)."""
     lora_layers: Literal["attention", "all"] = "attention"
-    """The layers with a LoRA: the attention's projections, or every linear layer and convolution."""
+    """The layers with a LoRA: attention projections, or every linear layer and convolution."""
     lora_rank: PositiveInt = 4
     """Rank of the LoRA."""
     lora_lr: Rate = 1e-4
-    """Learning rate of φ (AdamW without weight decay), LoRA or copy."""
+    """Learning rate of φ, LoRA or copy (AdamW without weight decay)."""
     lora_updates: PositiveInt = 1
     """Updates of φ at each step."""
     lora_warm_up: NonNegativeInt = 0
-    """More updates of φ at the first step, so that it knows the start."""
+    """Extra updates of φ at the first step, to fit it to the start."""
     lora_particles: PositiveInt | None = None
-    """Particles, drawn at random, that each update learns from. None: all."""
+    """Number of particles, drawn at random, that each update of φ trains on. None: all."""
     gamma: Finite = 0.0
-    """γ: φ also descends γ ‖ε̂_φ(z_t') - ε̂(z_t'; y, t')‖², and below 0 is driven away from the prior. Wei et al.
-    2023, adversarial score distillation, arXiv 2312.00739: -0.75."""
+    """γ: φ also minimises γ ‖ε̂_φ(z_t') - ε̂(z_t'; y, t')‖²; γ < 0 pushes it away from the prior. Wei et al. 2023,
+    adversarial score distillation, arXiv 2312.00739: -0.75."""
 
 
 class VSD(Method):
     """g = ε̂^s(z_t; y, t) - ε̂_φ(z_t; y, t).
 
-    The particles are samples of a distribution, and ε̂_φ estimates the score of their pictures: the prior with a
-    LoRA on its attention, which each step also trains on E ‖ε̂_φ(z_t'; y, t') - ε'‖² (eq. 8) with the step's
-    latents. SDS has ε in its place, as if the distribution were a point.
+    The particles are samples of a distribution, and ε̂_φ estimates its score. ε̂_φ is the prior with a LoRA on its
+    attention, trained at each step on E ‖ε̂_φ(z_t'; y, t') - ε'‖² (eq. 8) with the step's latents. SDS has ε instead,
+    as if the distribution were a point.
     """
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}
@@ -67,7 +67,7 @@ class VSD(Method):
         return noise - self.record("lora", z_t, noise_phi, t)
 
     def mixture_noise(self, z: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The noise prediction of a prior whose data are the prompt's particles: (z_t - √ᾱ_t Σ_j p_j z_j)/√(1-ᾱ_t),
+        """The exact noise prediction if the data are the prompt's particles: (z_t - √ᾱ_t Σ_j p_j z_j)/√(1-ᾱ_t),
         p_j ∝ exp(-‖z_t - √ᾱ_t z_j‖² / 2(1-ᾱ_t)). With one particle it is ε, and VSD is SDS."""
         alpha, sigma = self.prior.coefficients(t, z)
         distance = (z_t[:, None] - alpha[:, None] * z[None]).flatten(2).square().sum(2)  # (B, B)
@@ -92,10 +92,10 @@ class VSD(Method):
                 learned = self.prior.network(z_t, t_prime, text)
                 error = learned - target
                 loss = error.square().sum() + (gamma * (learned - unlearned).square().sum() if gamma else 0)
-                # The gradient of the sum, divided afterwards: float16 has no numbers small enough for the mean's.
+                # Backpropagate the sum and divide afterwards: the gradient of the mean would underflow in float16.
                 loss.backward()
             for parameter in self.phi.parameters:
-                if parameter.grad is not None:  # A layer may not matter: the query of a map of one pixel.
+                if parameter.grad is not None:  # A layer can have no effect: the query of a 1×1 map.
                     parameter.grad /= error.numel()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

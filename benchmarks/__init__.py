@@ -1,1 +1,1 @@
-"""What `python benchmark.py` is made of: a file a command, and what they share."""
+"""The commands of `python benchmark.py`, one file each, and shared code."""

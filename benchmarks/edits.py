@@ -1,5 +1,5 @@
-"""`python benchmark.py edits`: which method that edits reaches its target and keeps the rest, on edits with a known
-answer.
+"""`python benchmark.py edits`: how well each editing method reaches its target and keeps the rest, on edits with a
+known answer.
 
 Rows are DDS, PDS, FlowEdit, SDS from the source, and SDEdit, with the unchanged source and the drawn target for
 comparison.
@@ -33,11 +33,11 @@ COLUMNS = {
 @dataclass
 class EditOptions(Options):
     rows: tuple[str, ...] = ("dds", "pds", "flowedit", "sds", "sdedit")
-    """Methods, or "METHOD KIND". One that does not edit starts from the source."""
+    """Methods, or "METHOD KIND". Methods that do not edit start from the source."""
 
 
 class Edits(Truth):
-    """Pairs of pictures that share their drawing, and the prompts of both."""
+    """Pairs of source and target pictures with the same drawing, and the prompts of both."""
 
     def __init__(self, path: str):
         super().__init__(path, "edits/edits.json")
@@ -54,7 +54,7 @@ class Edits(Truth):
     def scores(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Edited pictures (N, 3, H, W) → {column: (N,)}.
 
-        target       the wanted name is the first of all names taught, for the CLIP
+        target       whether the CLIP ranks the wanted name first among all names trained on
         outside      root mean square change of the pixels in which drawn source and drawn target agree
         directional  100 cos(image - source image, prompt - source prompt), Gal et al. 2021, arXiv 2108.00946
         """
@@ -71,7 +71,7 @@ class Edits(Truth):
         }
 
     def runs(self, name: str) -> list[dict]:
-        """Five edits each, in their order."""
+        """Runs of five edits each, in order."""
         runs = []
         for first in range(0, len(self.cases), BATCH):
             batch = self.cases[first : first + BATCH]

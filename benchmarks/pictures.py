@@ -1,4 +1,4 @@
-"""Pictures for the tables: many short runs on all cores, each kept as soon as it is finished."""
+"""Pictures for the tables: many short runs on all cores, each saved as soon as it is finished."""
 
 import ast
 import concurrent.futures
@@ -44,10 +44,10 @@ class Cell(NamedTuple):
 
 
 def cells(folder: Path, given: list[str], row: str, runs: list[dict[str, Any]], prior_sha256: str) -> list[Cell]:
-    """The cells of a row, "METHOD KIND", one a run: {setting: value or tuple} of what it has besides the given flags.
+    """The cells of a row, "METHOD KIND", one per run: {setting: value or tuple} in addition to the given flags.
 
-    A cell's name has a hash of all that its picture depends on: with other settings, source pictures, code or weights
-    it is another cell.
+    A cell's name has a hash of everything that its picture depends on, so other settings, source pictures, code or
+    weights make a new cell.
     """
     if len(row.split()) != 2:
         raise InputError(f"row {row!r}: a method and a representation are needed, as 'sds latent'")
@@ -70,15 +70,15 @@ def cells(folder: Path, given: list[str], row: str, runs: list[dict[str, Any]], 
 
 @functools.cache
 def row_code(name: str, kind: str) -> dict[str, str]:
-    """source_code() of a method, a representation, the schedules and the step that joins them."""
+    """source_code() of a method, a representation, the schedules and the step that connects them."""
     files = [Path(inspect.getfile(cls)) for cls in (ALGORITHMS[name], REPRESENTATIONS[kind])]
     loop = [ast.unparse(ast.parse(inspect.getsource(function))) for function in (sds2d.build, sds2d.distill)]
     return source_code([*files, ROOT / "schedules/schedule.py"]) | {"loop": "\n".join(loop)}
 
 
 def source_code(files: list[Path]) -> dict[str, str]:
-    """{file: its code without comments and docstrings} of these files and of all of ours that they import; but not
-    of the registries, so that a new method leaves the others' cells as they are."""
+    """{file: its code without comments and docstrings} for these files and all files of this project that they import,
+    except the registries, so that a new method leaves the cells of the others as they are."""
     code, files = {}, list(files)
     while files:
         file = files.pop()
@@ -97,9 +97,9 @@ def source_code(files: list[Path]) -> dict[str, str]:
 
 
 def make(cells: list[Cell], workers: int) -> None:
-    """Makes the cells that are not there yet, in their order, in so many processes of one thread each (1: in this one).
+    """Makes the missing cells, in order, in `workers` processes of one thread each (1: in this process).
 
-    What is finished is kept: the same call continues one that was stopped.
+    Finished cells are kept: the same call continues a stopped one.
     """
     missing = [cell for cell in cells if not cell.file.is_file()]
     bar = functools.partial(tqdm, total=len(missing), unit="run", smoothing=0.05)
@@ -107,8 +107,7 @@ def make(cells: list[Cell], workers: int) -> None:
         for cell in bar(missing):
             make_cell(cell)
     elif missing:
-        # Before the workers import them: threads of OpenMP and numba in several processes wait for each other by
-        # spinning.
+        # Set before the workers import OpenMP and numba: in several processes, their threads wait by spinning.
         os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
         spawn = multiprocessing.get_context("spawn")
         pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), spawn, start_worker, (1,))
@@ -127,7 +126,7 @@ def load_prior(*settings) -> Prior:
 
 
 def make_cell(cell: Cell) -> None:
-    """Runs the cell's steps, unrecorded, and writes its pictures; the PNG has its seconds."""
+    """Runs the cell's steps without recording, and writes its pictures; the PNG also has the seconds."""
     prior, start = load_prior(*astuple(cell.config.prior)), time.perf_counter()
     parts = sds2d.build(cell.config, prior)
     for step in range(cell.config.steps):
@@ -144,7 +143,7 @@ def make_cell(cell: Cell) -> None:
 
 
 def load(cells: list[Cell]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pictures of finished cells, (cells, n, 3, H, W) in [0, 1], and the seconds of each, (cells,)."""
+    """The pictures of finished cells, (cells, n, 3, H, W) in [0, 1], and the seconds that each took, (cells,)."""
     images, seconds = [], []
     for cell in cells:
         with Image.open(cell.file) as file:
@@ -154,6 +153,6 @@ def load(cells: list[Cell]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def side_by_side(file: Image.Image) -> torch.Tensor:
-    """A picture of square pictures side by side → (n, 3, H, H) in [0, 1]."""
+    """A sheet of square pictures side by side → (n, 3, H, H) in [0, 1]."""
     pixels = torch.from_numpy(np.array(file.convert("RGB"))).movedim(-1, 0).float() / 255
     return torch.stack(pixels.split(pixels.shape[1], -1))

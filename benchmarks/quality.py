@@ -1,9 +1,9 @@
-"""`python benchmark.py quality`: which method makes what the prompt says, by numbers; with --paper, each method at its
+"""`python benchmark.py quality`: how well each method makes what the prompt says; with --paper, each method at its
 defaults and at the settings of its paper.
 
 Rows are the real drawings, DDIM sampling and every method that makes pictures, at its defaults, on latents; then
-the three whose distance is least, on pixels and 2D Gaussians. Each prompt is the run that `sds2d.py --prompt P
---seed S` would make of it.
+the three with the least distance, on the other representations. Each prompt is the same run as `sds2d.py --prompt P
+--seed S`.
 """
 
 import json
@@ -30,7 +30,7 @@ PARTICLES = 4
 QUICK = 14  # prompts, the first two of each category
 BEST = 3
 REAL = "real drawings"
-# The scores of the pictures of docs/BENCHMARKS.md: a new method is compared with them without making them again.
+# Scores of the pictures in docs/BENCHMARKS.md, to compare a new method with them without making them again.
 SHIPPED = ROOT / "benchmarks" / "quality.safetensors"
 COLUMNS = {
     "top1": ("first of all names", ".0%"),
@@ -50,15 +50,15 @@ FIGURE = ("top1", "frechet", "diversity")
 @dataclass
 class QualityOptions(Options):
     rows: tuple[str, ...] = ()
-    """Only these, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all, and the best three on the
+    """Only these rows, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all, and the best three on the
     other representations."""
     quick: bool = False
-    """Fourteen prompts, two of each category, and latents alone; what it makes is part of the whole table."""
+    """Fourteen prompts, two of each category, and only latents; the whole table reuses these pictures."""
     prompts: PositiveInt | None = None
-    """Only the first so many prompts. None: all."""
+    """Only this number of prompts, the first ones. None: all."""
     shipped: bool = True
-    """Take the scores that come with sds2d for rows that would come out the same; --no-shipped makes their
-    pictures, too."""
+    """Use the scores that come with sds2d for rows that would come out the same; --no-shipped also makes their
+    pictures."""
 
 
 def main(arguments: list[str]) -> None:
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
             row_cells[row] = cells(options.folder, searched, row, runs, truth.sha256)
             if paper:
                 row_cells[f"{row}, paper"] = cells(options.folder, given, row, runs, truth.sha256)
-        # A prompt of each row in turn: a stopped table is as far in all, and all see the machine at the same times.
+        # One prompt of each row in turn, so that all rows of a stopped table are equally far and were timed alike.
         turns = [cell for turn in zip(*row_cells.values(), strict=True) for cell in turn]
         make([cell for cell in turns if cell.file.stem not in known], options.workers)
         used.extend(cell.file.stem for cell in turns)
@@ -127,7 +127,7 @@ of 0:\n\n{markdown({row: differences(values, measured[BASE]) for row, values in 
 
 
 def real_pictures(truth: Truth) -> torch.Tensor:
-    """Drawings of each prompt, (P, n, 3, H, W) in [0, 1]; the sheet has a line a prompt."""
+    """Drawings of each prompt, (P, n, 3, H, W) in [0, 1]; the sheet has one line per prompt."""
     with Image.open(truth.folder / "real" / "pictures.png") as sheet:
         height = sheet.height // len(truth.cases)
         lines = [sheet.crop((0, top, sheet.width, top + height)) for top in range(0, sheet.height, height)]
@@ -135,8 +135,8 @@ def real_pictures(truth: Truth) -> torch.Tensor:
 
 
 def row_scores(row: list, prompts: list, truth: Truth, known: dict[str, dict]) -> dict[str, torch.Tensor]:
-    """{column: (P,), "features": (P, n, D)} of a row's cells, from `known`, {cell: its scores}; what is not there is
-    measured and added."""
+    """{column: (P,), "features": (P, n, D)} of a row's cells, from `known`, {cell: its scores}; missing ones are
+    measured and added to it."""
     fresh = [index for index, cell in enumerate(row) if cell.file.stem not in known]
     if fresh:
         images, seconds = load([row[index] for index in fresh])
@@ -148,7 +148,8 @@ def row_scores(row: list, prompts: list, truth: Truth, known: dict[str, dict]) -
 
 
 def replicates(by_row: dict[str, dict], real: dict, reference: torch.Tensor, count: int) -> dict[str, dict]:
-    """{row: {column: (1 + R,)}}: over the first `count` prompts, and over R samples of them, the same for every row.
+    """{row: {column: (1 + R,)}}: values over the first `count` prompts, and over R bootstrap samples of them, the same
+    samples for every row.
 
     Diversity and saturation are divided by those of `real`, the scores of the drawings. reference: the features of
     other drawings of the prompts, (P, m, D).
@@ -169,12 +170,12 @@ def replicates(by_row: dict[str, dict], real: dict, reference: torch.Tensor, cou
 
 def intervals(columns: dict[str, torch.Tensor]) -> dict[str, tuple[float, float, float]]:
     """{column: (1 + R,)} → {column: (number, low, high)}."""
-    around = {"frechet": columns["frechet"][0].item()}  # its replicates lie to one side
+    around = {"frechet": columns["frechet"][0].item()}  # its replicates are biased to one side
     return {key: (x[0].item(), *interval(x[1:], around.get(key))) for key, x in columns.items()}
 
 
 def differences(columns: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> dict[str, tuple]:
-    """intervals() of a row less another."""
+    """intervals() of a row minus the base row."""
     return intervals({key: columns[key] - base[key] for key in DIFFERENCES})
 
 
@@ -189,7 +190,7 @@ def read_shipped() -> dict[str, dict]:
 
 
 def write_shipped(known: dict[str, dict]) -> None:
-    """Features are as precise as the real pictures', float16."""
+    """Writes the scores; features are in float16, like those of the real pictures."""
     columns = {key: torch.stack([cell[key] for cell in known.values()]) for key in next(iter(known.values()))}
     tensors = {key: values.half() if key == "features" else values.float() for key, values in columns.items()}
     write_atomic(SHIPPED, lambda part: save_file(tensors, part, {"cells": json.dumps(list(known))}))

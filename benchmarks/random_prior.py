@@ -1,4 +1,4 @@
-"""Checkpoints with the whole architecture of a family and random weights, for measures of time and memory."""
+"""Checkpoints with the full architecture of a family and random weights, to measure time and memory."""
 
 from pathlib import Path
 
@@ -46,9 +46,9 @@ def denoiser(name: str) -> torch.nn.Module:
 
 
 def save_random(folder: Path, name: str, **parts) -> Path:
-    """Writes a checkpoint in bfloat16 into the folder → the folder. parts: what is to be another than the family's.
+    """Writes a checkpoint in bfloat16 into the folder → the folder. parts: replacements for the family's parts.
 
-    Its text encoders have one layer and know letters: a prompt is embedded once in a run, and then they are freed.
+    The text encoders have one layer and know only letters: a prompt is embedded once per run, then they are freed.
     """
     import diffusers
     from transformers import (

@@ -13,7 +13,7 @@ from representations.bezier import Bezier
 from representations.rasterizer import rasterize
 
 # (particles, Gaussians, side). After the first: twice the particles, twice the Gaussians on the same area, four
-# times the pixels of the same scene; and what --rep.kind gaussian2d has at 512×512.
+# times the pixels of the same scene, larger scenes, and the default of --rep.kind gaussian2d at 512×512.
 SIZES = [(4, 1000, 64), (8, 1000, 64), (4, 2000, 64), (4, 1000, 128), (1, 10_000, 512), (1, 50_000, 512)]
 SIZES += [(1, 32_768, 512)]
 STROKES = [(4, 64, 64), (1, 256, 512)]
@@ -35,7 +35,7 @@ class Rows:
 
 
 def gaussian_scene(batch: int, count: int, side: int) -> list[torch.Tensor]:
-    """Random Gaussians, about one spacing wide: each pixel lies within a standard deviation of some three.
+    """Random Gaussians, about one spacing wide: each pixel is within one standard deviation of about three.
 
     → centers (B, N, 2), scales (B, N, 2), angles (B, N), colors (B, N, 3), opacities (B, N)
     """
@@ -56,7 +56,7 @@ def stroke_scene(batch: int, count: int, side: int) -> list[torch.Tensor]:
 
 
 def rendering_seconds(scene: list[torch.Tensor], side: int, rounds: int) -> float:
-    """Median of forward and backward."""
+    """Median time of forward plus backward."""
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()

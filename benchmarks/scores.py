@@ -1,7 +1,7 @@
-"""Numbers for the tables: what each picture scores, the Fréchet distance, and how sure all that is.
+"""Numbers for the tables: scores of pictures, the Fréchet distance, and confidence intervals.
 
-Pictures come by prompt, (P, n, 3, H, W): n of each of P prompts. Intervals come from resampling the prompts, as the
-pictures of one prompt are more alike than those of two.
+Pictures are grouped by prompt, (P, n, 3, H, W): n for each of P prompts. Intervals come from resampling the prompts,
+as pictures of the same prompt are more alike than those of different prompts.
 """
 
 import torch
@@ -14,10 +14,10 @@ REPLICATES = 500
 def scores(images: torch.Tensor, judge: Judge, prompts: list, captions: dict) -> dict[str, torch.Tensor]:
     """{column: (P,) means over each prompt's pictures, "features": (P, n, D)}, float64.
 
-    top1, top5   the wanted name is the first, or among the first five, of all names taught, for the CLIP
-    background   the rim has the wanted colour
+    top1, top5   whether the CLIP ranks the wanted name first, or among the first five, of all names trained on
+    background   whether the border has the wanted colour
     diversity    mean 1 - cosine of two pictures of the prompt in the CLIP's feature space
-    saturation   mean of HSV's S
+    saturation   mean of the S of HSV
     """
     P, n = images.shape[:2]
     flat, wanted = images.flatten(0, 1), [pair for pair in prompts for _ in range(n)]
@@ -42,8 +42,8 @@ def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def mixed(moments: tuple, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moments of each prompt's pictures → mean (D,) and covariance (D, D) of all, the prompts weighted by (P,),
-    which sums to 1."""
+    """Moments of each prompt's pictures → mean (D,) and covariance (D, D) of all pictures, with prompt weights (P,)
+    that sum to 1."""
     first, second = (torch.tensordot(weights, part, 1) for part in moments)
     return first, second - first.outer(first)
 
@@ -55,8 +55,8 @@ def root(covariance: torch.Tensor) -> torch.Tensor:
 
 
 def frechet(ours: tuple, theirs: tuple, root_of_theirs: torch.Tensor) -> float:
-    """‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½), Dowson and Landau 1982; in an Inception's features it is FID (Heusel et
-    al. 2017, arXiv 1706.08500)."""
+    """‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½), Dowson and Landau 1982; with Inception features it is FID (Heusel et al.
+    2017, arXiv 1706.08500)."""
     (mean, covariance), (their_mean, their_covariance) = ours, theirs
     product = torch.linalg.eigvalsh(root_of_theirs @ covariance @ root_of_theirs).clamp(min=0)
     traces = covariance.trace() + their_covariance.trace() - 2 * product.sqrt().sum()
@@ -64,12 +64,11 @@ def frechet(ours: tuple, theirs: tuple, root_of_theirs: torch.Tensor) -> float:
 
 
 def distances(features: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Fréchet distances of pictures (P, n, D) to a reference (P, m, D) of the same prompts, these weighted by each of
-    (R, P) → (R,), extrapolated to many pictures.
+    """Fréchet distances of pictures (P, n, D) to a reference (P, m, D) of the same prompts, for each of the prompt
+    weights (R, P) → (R,), extrapolated to many pictures.
 
-    n pictures of a prompt make a distance that is too large, by about c/n. Half of them make it too large by 2c/n,
-    so that twice the one less the other is right to that order (Chong and Forsyth 2020, arXiv 1911.07023, fit a
-    line to several n).
+    With n pictures per prompt, the distance is too large by about c/n; with half of them, by 2c/n. So twice the first
+    minus the second is right to that order. (Chong and Forsyth 2020, arXiv 1911.07023, fit a line to several n.)
     """
     half, found = features.shape[1] // 2, []
     parts = [moments(part) for part in (features, features[:, :half], features[:, -half:])]
@@ -83,7 +82,7 @@ def distances(features: torch.Tensor, reference: torch.Tensor, weights: torch.Te
 
 
 def resampled(count: int) -> torch.Tensor:
-    """Weights (REPLICATES, count) of `count` prompts drawn with replacement; the same for every row, which are thus
+    """Weights (REPLICATES, count) of `count` prompts drawn with replacement; the same for every row, so that rows are
     compared on the same prompts."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(count, (REPLICATES, count), generator=generator)
@@ -91,8 +90,8 @@ def resampled(count: int) -> torch.Tensor:
 
 
 def interval(values: torch.Tensor, around: float | None = None) -> tuple[float, float]:
-    """The middle 95 % of the values (R,); or as wide an interval around a number whose replicates lie to one side
-    of it: those of a distance do, as prompts that are drawn twice leave fewer different ones."""
+    """The middle 95 % of the values (R,); with `around`, a 95 % interval around that number from the values' standard
+    deviation. Distances need this: their replicates are biased, as prompts drawn twice leave fewer different ones."""
     values = torch.as_tensor(values, dtype=torch.float64)
     if around is not None:
         return around - 1.96 * values.std().item(), around + 1.96 * values.std().item()
@@ -101,14 +100,14 @@ def interval(values: torch.Tensor, around: float | None = None) -> tuple[float, 
 
 
 def median(values: torch.Tensor, weights: torch.Tensor) -> float:
-    """The least of the values (P,) that half of the weights (P,), which sum to 1, do not exceed; of times, as one
-    that shared its core with something else says nothing of the others."""
+    """The weighted median of the values (P,), with weights (P,) that sum to 1. Used for times, as it is robust to runs
+    that shared their core."""
     values, order = values.sort()
     return values[torch.searchsorted(weights[order].cumsum(0), 0.5 - 1e-9)].item()
 
 
 def rank_correlation(first: list[float], second: list[float]) -> float:
-    """Spearman's ρ of two lists of numbers; equal numbers share the mean of their ranks."""
+    """Spearman's ρ of two lists of numbers; ties get the mean of their ranks."""
 
     def ranks(values):
         values = torch.tensor(values, dtype=torch.float64)

@@ -2,8 +2,8 @@
 for a method on a representation.
 
 Combinations of the grid are tried on a quarter of the prompts, the better half of them on twice as many, and the better
-half of these on all. None of the prompts is in the quality table. The better one has the smaller Fréchet distance to
-DDIM's pictures of the same prompts.
+half of these on all. None of the prompts is in the quality table. Better means a smaller Fréchet distance to DDIM's
+pictures of the same prompts.
 """
 
 import itertools
@@ -33,13 +33,13 @@ class SearchOptions(Options):
     row: str = "sds latent"
     """The method and the representation."""
     grid: tuple[str, ...] = ()
-    """What is tried, each "SETTING VALUE VALUE …", as "algo.guidance-scale 2 3 5"."""
+    """Settings to try, each "SETTING VALUE VALUE …", such as "algo.guidance-scale 2 3 5"."""
     trials: PositiveInt = 24
-    """Most combinations, drawn at random where the grid has more."""
+    """Maximum number of combinations, drawn at random if the grid has more."""
     prompts: PositiveInt = 40
     """Prompts of the last round, four pictures each."""
     write: bool = False
-    """Write the best into the checkpoint's sds2d.json, in place of what it has for the row."""
+    """Write the best settings into the checkpoint's sds2d.json, replacing its entry for the row."""
 
 
 def main(arguments: list[str]) -> None:
@@ -100,7 +100,7 @@ def groups(words: list[str]) -> list[list[str]]:
 
 
 def write_defaults(file: Path, row: str, settings: dict) -> None:
-    """One line a row, as the file is."""
+    """Writes one line per row, like the existing file."""
     defaults = json.loads(file.read_text(encoding="utf-8")) | {row: settings}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in defaults.items())
     write_text(file, f"{{\n{lines}\n}}\n")

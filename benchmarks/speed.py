@@ -1,6 +1,6 @@
-"""`python benchmark.py speed`: what a step costs beyond the networks that it must call.
+"""`python benchmark.py speed`: what a step costs beyond the network calls that it needs.
 
-Each row is measured in a process of its own, which does nothing else.
+Each row is measured in its own process, which does nothing else.
 """
 
 import concurrent.futures
@@ -43,14 +43,14 @@ class SpeedOptions(Options):
     )
     """Methods, or "METHOD KIND"."""
     rounds: PositiveInt = 30
-    """Steps that are timed; the median counts."""
+    """Number of timed steps; the table has the median."""
     random: Literal["sd15", "sdxl", "sd3", "flux"] | None = None
-    """A prior of this whole architecture with random weights, as time does not depend on their values. None:
-    --prior.path, and on CUDA sd15 where that is not given."""
+    """A prior with this full architecture and random weights, as time does not depend on their values. None:
+    --prior.path, or sd15 on CUDA if that is not given."""
 
 
 def paired(ours: Callable, bare: Callable, rounds: int, warmup: int = 3) -> tuple[float, float]:
-    """Median seconds of both, called in turn so that a machine whose speed drifts slows both alike."""
+    """Median seconds of both, called alternately so that a drift in the machine's speed affects both alike."""
     seconds = {ours: [], bare: []}
     for _ in range(rounds + warmup):
         for call in (ours, bare):
@@ -63,7 +63,7 @@ def paired(ours: Callable, bare: Callable, rounds: int, warmup: int = 3) -> tupl
 
 
 def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[tuple[tuple, bool, bool]]:
-    """What one step asks of the denoiser: [(its inputs, is it φ of VSD, is a gradient needed)]."""
+    """One step's calls of the denoiser: [(its inputs, is it VSD's φ, is a gradient needed)]."""
     calls, denoise = [], prior.denoise
 
     def noting(x, time, text):
@@ -78,8 +78,7 @@ def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[tuple
 
 
 def bare_calls(prior: Prior, algorithm: Method, representation, calls: list[tuple[tuple, bool, bool]]) -> Callable:
-    """→ a function that makes the same calls of the networks and of the rasterizer, or of the field's network, and
-    nothing else."""
+    """→ a function that only makes the same calls of the networks and of the rasterizer, or of the field's network."""
     rows = len(algorithm.particles)
     pixels = torch.rand(rows, 3, *prior.image_size, device=prior.device, requires_grad=True)
     gaussians = []
@@ -116,7 +115,7 @@ def measure(flags: list[str], rounds: int) -> str:
 
     def step():
         *_, gradient = sds2d.distill(algorithm, *rest, step=config.steps // 2)
-        gradient.flatten(1).norm(dim=1)  # what recording asks of every step
+        gradient.flatten(1).norm(dim=1)  # recorded at every step
 
     start = time.perf_counter()
     step()
@@ -133,7 +132,7 @@ def measure(flags: list[str], rounds: int) -> str:
 
 
 def alone(flags: list[str], rounds: int) -> str:
-    """measure() in a process of its own."""
+    """measure() in its own process."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(measure, flags, rounds).result()
 

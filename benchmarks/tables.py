@@ -1,4 +1,4 @@
-"""A table: the flags that all have, and what they write: Markdown, a CSV, a figure, and a part of the docs."""
+"""Common flags of the tables, and their output: Markdown, a CSV, a figure, and a part of the docs."""
 
 import json
 import os
@@ -21,9 +21,9 @@ COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b", "bez
 @dataclass
 class Options:
     out: str = "outputs/benchmark"
-    """Folder of the pictures, which are made once and kept, and of the table."""
+    """Folder of the table and of the pictures, which are made once and kept."""
     workers: PositiveInt = os.cpu_count() or 1
-    """Processes, each on one core with a prior of its own."""
+    """Number of processes, each on one core with its own prior."""
     write_docs: bool = False
     """Write the table into docs/BENCHMARKS.md, between its marks."""
 
@@ -33,7 +33,7 @@ class Options:
 
 
 class Truth:
-    """What a checkpoint's folder has for a table beside the prior: a list of cases, its captions, and a CLIP."""
+    """Data for a table in a checkpoint's folder: a list of cases, its captions, and a CLIP."""
 
     def __init__(self, path: str, cases: str):
         """cases: the JSON file of the list."""
@@ -47,7 +47,7 @@ class Truth:
 
 def markdown(table: dict[str, dict], columns: dict[str, tuple[str, str]]) -> str:
     """{row: {column: (number, low, high)}} and {column: (its title, the format of its numbers)} as Markdown. Numbers
-    with a sign are differences, bold where 0 lies outside of the interval."""
+    with a sign are differences, bold if 0 is outside the interval."""
     lines = [["", *(title for title, _ in columns.values())], ["---"] * (1 + len(columns))]
     for row, values in table.items():
         lines.append([row])
@@ -64,7 +64,7 @@ def markdown(table: dict[str, dict], columns: dict[str, tuple[str, str]]) -> str
 
 
 def table_rows(table: dict[str, dict], columns: dict) -> list[dict]:
-    """A dictionary a row: each column, and the ends of its interval."""
+    """One dictionary per row: each column, and the ends of its interval."""
     rows = []
     for row, values in table.items():
         rows.append({"row": row})
@@ -80,7 +80,7 @@ def report(
     """Prints the text, and writes it into NAME.md in --out, the table into NAME.csv, and the figure's columns into
     NAME.png. With --write-docs the text replaces that between <!-- NAME --> and <!-- /NAME --> in docs/BENCHMARKS.md.
 
-    Raises InputError where these marks are missing.
+    Raises InputError if these marks are missing.
     """
     print(text)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -100,8 +100,8 @@ def report(
 
 
 def plot(table: dict[str, dict], columns: dict[str, tuple[str, str]]):
-    """A panel a column: each row's number as a point, with its interval."""
-    from matplotlib.figure import Figure  # costs a second
+    """One panel per column: each row's number as a point, with its interval."""
+    from matplotlib.figure import Figure  # takes a second to import
 
     figure = Figure(figsize=(3 * len(columns) + 1, 0.3 * len(table) + 1), dpi=110, layout="constrained")
     for axes, (key, (title, form)) in zip(figure.subplots(1, len(columns), sharey=True), columns.items(), strict=True):

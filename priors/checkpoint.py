@@ -1,4 +1,4 @@
-"""A checkpoint's files: where they lie, and what of them may be opened."""
+"""A checkpoint's files: where they are, and which may be opened."""
 
 import hashlib
 import importlib
@@ -16,7 +16,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
 def files(variant: str | None = None) -> list[str]:
-    """Patterns of what is read of a checkpoint; other formats and variants of the weights stay where they are."""
+    """Patterns of the files that are read from a checkpoint; other formats and variants of the weights are ignored."""
     v = f".{variant}" if variant else ""
     names = [f"{name}{rest}" for name in ("model", "diffusion_pytorch_model") for rest in weight_names(v)]
     networks = ("text_encoder*", "unet", "transformer", "vae")
@@ -27,13 +27,13 @@ def files(variant: str | None = None) -> list[str]:
 
 
 def weight_names(v: str) -> tuple[str, ...]:
-    """The ends of names under which the weights of a network may lie, whole or in shards; v: ".fp16" of a variant."""
+    """Possible endings of the names of weight files, whole or sharded; v: such as ".fp16" for a variant."""
     index = f".safetensors.index{v}.json"
     return f"{v}.safetensors", f"{v}-*-of-*.safetensors", f"-*-of-*{v}.safetensors", index
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as a user gives it, ~ expanded: every one goes through here. Raises InputError for an unknown ~user."""
+    """A user's path with ~ expanded; use it for all of them. Raises InputError for an unknown ~user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -41,11 +41,11 @@ def user_path(path: str | Path) -> Path:
 
 
 def locate(path: str) -> Path | str:
-    """The checkpoint's folder as a Path, or the hub id as it is. Costs nothing: no network, no weights.
+    """The checkpoint's folder as a Path, or the hub id as it is. Cheap: uses no network and reads no weights.
 
-    Raises InputError where `path` can be neither.
+    Raises InputError if `path` can be neither.
     """
-    for parent in (Path.cwd(), EMBEDDED.parent.parent):  # What ships with sds2d is found from any working directory.
+    for parent in (Path.cwd(), EMBEDDED.parent.parent):  # Find what ships with sds2d from any working directory.
         try:
             folder = parent / user_path(path)
             if (folder / "model_index.json").is_file():
@@ -66,17 +66,17 @@ def locate(path: str) -> Path | str:
 
 
 def fetch(path: Path | str, variant: str | None = None) -> Path:
-    """The folder of a checkpoint that locate() has found, from the hub if need be: of that, what files() names and
-    nothing else."""
+    """The folder of a checkpoint from locate(), downloaded from the hub if needed: only the files that files()
+    names."""
     if isinstance(path, Path):
         return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # One line is enough where there is no hub.
+    logging.set_verbosity_error()  # One line is enough if there is no hub.
     try:
         return Path(snapshot_download(path, allow_patterns=files(variant)))
-    except Exception as error:  # Not found, no network, a proxy, a gate: the libraries below have a class for each.
+    except Exception as error:  # Not found, no network, a proxy, a gate: the libraries have a class for each.
         raise InputError(
             f"--prior.path {path} could not be fetched from the hub; without --prior.path the prior that ships with "
             f"sds2d, {EMBEDDED.name}, is used ({first_line(error)})"
@@ -93,10 +93,10 @@ def read_family(folder: Path) -> tuple[str, Family]:
 
 
 def load_part(folder: Path, part: str, family: Family, dtype: torch.dtype, variant: str | None = None):
-    """A network, tokenizer or scheduler of a checkpoint; None where an optional one is missing.
+    """A network, tokenizer or scheduler of a checkpoint; None if an optional one is missing.
 
-    Raises InputError unless its class is one that is known for its place, and all its weights come from safetensors:
-    a pickle is code, and libraries fill what is missing with whatever memory holds.
+    Raises InputError unless its class is known for this part and all its weights come from safetensors: a pickle is
+    code, and libraries leave missing weights uninitialised.
     """
     entry = read_json(folder / "model_index.json").get(part)
     if part in family.optional and (entry is None or entry == [None, None]):
@@ -111,7 +111,7 @@ def load_part(folder: Path, part: str, family: Family, dtype: torch.dtype, varia
         require(any(list((folder / part).glob(f"*.{end}")) for end in ("json", "model")), f"{place} has no files")
     for file in (folder / part).glob("*config.json"):
         require("auto_map" not in read_json(file), f"{place} needs code of its own; sds2d runs none of a checkpoint")
-    # It can name weights that lie anywhere.
+    # An adapter_config.json can name weights anywhere.
     require(
         not (folder / part / "adapter_config.json").exists(), f"{place} has an adapter_config.json; fuse and save it"
     )
@@ -120,17 +120,17 @@ def load_part(folder: Path, part: str, family: Family, dtype: torch.dtype, varia
 
 
 def load_class(cls: type, folder: Path, part: str, place: str, dtype: torch.dtype, variant: str | None = None):
-    """cls.from_pretrained of a part. place: what an error begins with."""
+    """cls.from_pretrained for a part. place: the start of error messages."""
     options, network = {}, issubclass(cls, torch.nn.Module)
     if network:
         require_weights(folder / part, place, variant)
         options = {"use_safetensors": True, "output_loading_info": True, "variant": variant}
-        # True needs accelerate.
+        # low_cpu_mem_usage=True needs accelerate.
         of_diffusers = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
         options |= of_diffusers if cls.__module__.startswith("diffusers") else {"dtype": dtype}
     try:
         loaded = cls.from_pretrained(folder, subfolder=part, **options)
-    except Exception as error:  # whatever a library raises on a broken file, the user needs the part and the cause
+    except Exception as error:  # whatever a library raises, the user needs the part and the cause
         raise InputError(f"{place} could not be loaded ({first_line(error)})") from error
     if not network:
         return loaded
@@ -142,7 +142,7 @@ def load_class(cls: type, folder: Path, part: str, place: str, dtype: torch.dtyp
 
 
 def require_weights(folder: Path, place: str, variant: str | None) -> None:
-    """Raises InputError where the weights are not there as safetensors."""
+    """Raises InputError if the weights are not there as safetensors."""
     v = f".{variant}" if variant else ""
     found = [
         file
@@ -154,7 +154,7 @@ def require_weights(folder: Path, place: str, variant: str | None) -> None:
         if file.suffix == ".json":
             shards = read_json(file).get("weight_map")
             shards = map(str, shards.values()) if isinstance(shards, dict) else [str(shards)]
-            # Only files of these names are hashed, and fetched from the hub.
+            # Only files with these names are hashed, and fetched from the hub.
             known = rf"(model|diffusion_pytorch_model)({re.escape(v)})?-\d+-of-\d+({re.escape(v)})?\.safetensors"
             strange = [shard for shard in shards if not re.fullmatch(known, shard)]
             example = "model-00001-of-….safetensors beside it"
@@ -182,7 +182,7 @@ def require(good: bool, message: str) -> None:
 
 
 def digest(folder: Path, variant: str | None = None) -> str:
-    """SHA-256 of everything that a prior is loaded from, names and contents."""
+    """SHA-256 of the names and contents of all files that a prior is loaded from."""
     total = hashlib.sha256()
     for file in sorted(file for pattern in files(variant) for file in folder.glob(pattern)):
         with open(file, "rb") as opened:
@@ -193,13 +193,13 @@ def digest(folder: Path, variant: str | None = None) -> str:
 
 
 def checkpoint_file(path: Path | str, name: str) -> dict:
-    """A small JSON file that a checkpoint folder may carry for sds2d, or {} (README, "Your own checkpoint")."""
+    """A small JSON file for sds2d in a checkpoint's folder, or {} (docs/DEVELOPMENT.md, "A checkpoint of your own")."""
     file = path / name if isinstance(path, Path) else None
     return read_json(file) if file and file.is_file() else {}
 
 
 def read_json(file: Path) -> dict:
-    """The JSON object in a file. Raises InputError, naming the file, for anything else."""
+    """The JSON object in a file. Raises InputError, which names the file, for anything else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Prompts as the denoiser gets them: each encoded once, by the checkpoint's own pipeline, and joined to batches."""
+"""Prompts as inputs of the denoiser: each is encoded once, by the checkpoint's own pipeline, and joined to batches."""
 
 import re
 import string
@@ -13,27 +13,27 @@ TOKENS = "encoder_hidden_states"  # diffusers' name of a prompt's token embeddin
 
 
 class Conditions:
-    """The denoiser's arguments for each prompt that was met, numbered: a text is one of these numbers.
+    """A numbered list of the denoiser's arguments for each prompt so far; a text is one of these numbers.
 
-    text_length  tokens of a prompt that are read;  loaded  whether the text encoders are in memory
+    text_length  number of tokens of a prompt that are read;  loaded  whether the text encoders are in memory
     """
 
     loaded = True
 
     def __init__(self, pipeline: Pipeline, size: tuple[int, int], device: torch.device, dtype: torch.dtype):
-        """size: (H, W) of the pictures in pixels, which some families tell their denoiser."""
+        """size: (H, W) of the pictures in pixels, which some families give to their denoiser."""
         self.pipeline, self.size, self.device, self.dtype = pipeline, size, device, dtype
-        self.conditions, self.places = [], {}  # each prompt's arguments of the denoiser, and where they stand
-        self.batches = {}  # and those of the last batches
+        self.conditions, self.places = [], {}  # each prompt's arguments for the denoiser, and its index
+        self.batches = {}  # joined arguments of the last batches
         tokenizers = [pipeline.parts[part] for part in pipeline.texts if part.startswith("tokenizer")]
-        # The one that reads most of a prompt: T5's, where there is one.
+        # The one that reads most of a prompt: T5's, if there is one.
         self.tokenizer = max(filter(None, tokenizers), key=lambda tokenizer: tokenizer.model_max_length)
         self.text_length = self.tokenizer.model_max_length
         self.taught = set(checkpoint_file(pipeline.folder, "captions.json").get("words", ()))
         self.load()
 
     def load(self, loaded: bool = True) -> None:
-        """Puts the text encoders on the device, or frees their memory; a prompt that comes later loads them again."""
+        """Loads the text encoders onto the device, or frees their memory; a later new prompt loads them again."""
         self.pipeline.move_text(self.device if loaded else None)
         self.loaded = loaded
 
@@ -67,12 +67,12 @@ class Conditions:
         return torch.tensor(text), embeddings
 
     def arguments(self, text: tuple[int, ...]) -> dict:
-        """The denoiser's arguments for a batch of texts; those of the last batches are not joined again."""
+        """The denoiser's arguments for a batch of texts, cached for the last batches."""
         if text in self.batches:
             return self.batches[text]
         rows = [self.conditions[place] for place in text]
         learnt = any(isinstance(value, torch.nn.Parameter) for row in rows for value in row.values())
-        if learnt:  # They change.
+        if learnt:  # Learned embeddings change, so they are not cached.
             return join([row | {TOKENS: row[TOKENS].to(self.dtype)} for row in rows])
         if len(self.batches) == 8:
             self.batches.clear()

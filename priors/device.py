@@ -1,4 +1,4 @@
-"""Where tensors are."""
+"""Devices of tensors."""
 
 import os
 
@@ -8,7 +8,7 @@ from errors import InputError, first_line
 
 
 def to_device(tensor, device):
-    """A CPU tensor on the device, without making the CPU wait for what the GPU has queued."""
+    """Copies a CPU tensor to the device without waiting for the GPU's queue."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
@@ -18,8 +18,8 @@ def per_row(values, like):
 
 
 def make_cuda_deterministic():
-    """The same bytes from the same command, as far as PyTorch has deterministic kernels: it warns of an operation
-    that has none."""
+    """Makes the same command give the same bytes, as far as PyTorch has deterministic kernels; it warns of operations
+    that have none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,6 +1,6 @@
-"""Does the picture show what the prompt says? A CLIP's answer, and the background's colour.
+"""Does the picture show what the prompt says? CLIP scores, and the background's colour.
 
-A checkpoint that knows its own captions (captions.json) ranks a name among all names that it was trained on:
+If a checkpoint has its training captions (captions.json), a picture's name is ranked among all names trained on:
 
     {"names": {category: ["a red apple", …]}, "backgrounds": {"white": [255, 255, 255], …}, "hands": […], "words": […]}
 """
@@ -17,17 +17,17 @@ from priors.checkpoint import locate
 @dataclass
 class EvalConfig:
     clip: str | None = None
-    """Folder or hub id of the CLIP that scores the pictures along the way; none: no scores. None: the one that lies
-    in the checkpoint's clip/, if there is one."""
+    """Folder or hub id of the CLIP that scores the recorded pictures; none: no scores. None: the checkpoint's clip/, if
+    there is one."""
 
 
 def with_background(phrase, background):
-    """The caption of a thing on a background; white goes without saying."""
+    """The caption of a thing on a background; white is not mentioned."""
     return phrase if background == "white" else f"{phrase} on a {background} background"
 
 
 def draw_prompts(captions, count, seed):
-    """`count` (phrase, background) pairs over all categories in turn, no name twice before all were drawn."""
+    """`count` (phrase, background) pairs, from all categories in turn; names repeat only after all were drawn."""
     rng = random.Random(seed)
     piles = [rng.sample(names, len(names)) for names in captions["names"].values()]
     phrases = []
@@ -43,7 +43,7 @@ def draw_prompts(captions, count, seed):
 
 
 def background_colours(images, captions):
-    """Images (B, 3, H, W) → B names: the named colour nearest to the median of the picture's rim."""
+    """Images (B, 3, H, W) → B names: the named colour nearest to the median of the picture's border."""
     rim = torch.ones(images.shape[-2:], dtype=torch.bool)
     rim[2:-2, 2:-2] = False
     seen = images.clamp(0, 1)[:, :, rim].median(dim=-1).values  # (B, 3)
@@ -53,8 +53,8 @@ def background_colours(images, captions):
 
 
 def saturations(images):
-    """Images (B, 3, H, W) → (B,), the mean over each one's pixels of HSV's S, (max - min) / max of red, green and
-    blue."""
+    """Images (B, 3, H, W) → (B,), the mean over each image's pixels of the S of HSV, (max - min) / max of red, green
+    and blue."""
     images = images.clamp(0, 1)
     high, low = images.amax(1), images.amin(1)
     return ((high - low) / high.clamp(min=1e-6)).mean((1, 2))
@@ -80,29 +80,29 @@ class Judge:
         self.image_processor = CLIPImageProcessorPil.from_pretrained(path)
 
     def text_features(self, prompts):
-        """(N, D), of length 1."""
+        """(N, D), normalised."""
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
         with torch.no_grad():
             return torch.nn.functional.normalize(self.clip.get_text_features(**tokens).pooler_output, dim=-1)
 
     def image_features(self, images):
-        """Images (B, 3, H, W) in [0, 1] → (B, D), of length 1."""
+        """Images (B, 3, H, W) in [0, 1] → (B, D), normalised."""
         pixels = (images.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
         inputs = self.image_processor(list(pixels), return_tensors="pt")
         with torch.no_grad():
             return torch.nn.functional.normalize(self.clip.get_image_features(**inputs).pooler_output, dim=-1)
 
     def diversity(self, images, particles):
-        """Mean CLIP distance (1 - cosine) of two pictures of one prompt; `particles` of each prompt follow one
-        another."""
+        """Mean CLIP distance (1 - cosine) of two pictures of one prompt. The `particles` pictures of each prompt are
+        consecutive."""
         features = self.image_features(images).unflatten(0, (-1, particles))  # (P, n, D)
         apart = 1 - features @ features.mT
         return (apart.sum((1, 2)) / (particles * (particles - 1))).mean().item()
 
     def ranks(self, images, prompts, captions):
-        """The wanted name's place among all names taught, 0 the best, for each image.
+        """The rank of the wanted name among all names trained on, for each image; 0 is best.
 
-        prompts: (phrase, background) pairs. The candidates are the prompt with every other name in its place.
+        prompts: (phrase, background) pairs. The candidates are the prompt with each name in turn.
         """
         names = [phrase for category in captions["names"].values() for phrase in category]
         features = {
@@ -116,11 +116,11 @@ class Judge:
 
 
 class Evaluator:
-    """Scores of a run's pictures by a CLIP, one a particle, from -100 to 100 both:
+    """CLIP scores of a run's pictures, one per particle, both from -100 to 100:
 
     clip_score    100 cos(image, prompt). Hessel et al. 2021, arXiv 2104.08718, without their clipping at 0 and
                   factor of 2.5
-    directional   of an edit, 100 cos(image - source image, prompt - source prompt). Gal et al. 2021, arXiv 2108.00946
+    directional   for edits, 100 cos(image - source image, prompt - source prompt). Gal et al. 2021, arXiv 2108.00946
     """
 
     def __init__(self, judge, particles):
@@ -132,7 +132,7 @@ class Evaluator:
             self.direction = self.text - judge.text_features(particles.source_prompts)
 
     def scores(self, images):
-        """Images (B, 3, H, W) → {name: one number a particle}."""
+        """Images (B, 3, H, W) → {name: one number per particle}."""
         features = self.judge.image_features(images)
         scores = {"clip_score": torch.cosine_similarity(features, self.text)}
         if self.source is not None:
@@ -141,7 +141,7 @@ class Evaluator:
 
 
 def evaluator(config, prior_path, particles):
-    """The Evaluator that the settings ask for, or None. Raises InputError for a CLIP that cannot be loaded."""
+    """The Evaluator for the settings, or None. Raises InputError for a CLIP that cannot be loaded."""
     path = config.clip
     if path is None:
         checkpoint = locate(prior_path)

@@ -1,8 +1,8 @@
-"""The families of priors: which pipelines of diffusers are known, and what is special about each.
+"""The families of priors: which diffusers pipelines are supported, and what is special about each.
 
-What a pipeline gives its denoiser besides the latents differs from family to family: pooled embeddings, sizes, masks,
-position ids, guidance, prefixes of the prompt. So nothing of that is rebuilt here: the pipeline is called, and the
-denoiser's arguments are what it would have sampled with.
+What a pipeline gives its denoiser besides the latents differs between families: pooled embeddings, sizes, masks,
+position ids, guidance, prefixes of the prompt. None of that is reimplemented here: the pipeline itself is called, and
+the arguments that it gives its denoiser are captured.
 """
 
 import inspect
@@ -26,23 +26,23 @@ FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 @dataclass(frozen=True)
 class Family:
-    """parts: {part: the classes that are known for its place}; those in `optional` may be missing."""
+    """parts: {part: its supported classes}; those in `optional` may be missing."""
 
     name: str
     parts: dict[str, tuple[str, ...]]
     optional: tuple[str, ...] = ()
     patch: int = 1
-    """Rows and columns of latents that make one token."""
+    """Side of the square of latents that makes one token."""
     packed: bool = False
-    """Whether the denoiser takes tokens (N, L, 4C) in place of latents."""
+    """Whether the denoiser takes tokens (N, L, 4C) instead of latents."""
     guided: bool = True
-    """Whether a call with guidance has rows for the unconditional and for the prompt. FLUX has the prompt's only."""
+    """Whether a call with guidance has rows for the unconditional and for the prompt. FLUX has only the prompt's."""
     variance: bool = False
-    """Whether the denoiser predicts a variance as well, in further channels, which is not used."""
+    """Whether the denoiser also predicts a variance, in extra channels, which is not used."""
     time_scale: Callable = field(default=lambda config: None)
-    """A flow's denoiser is told σ times this, of its config; None: T."""
+    """A flow's denoiser takes σ times this function of its config as its time; None: T."""
     upcast: bool = False
-    """Whether its autoencoder is float32 where float16 is asked for, if its configuration says force_upcast."""
+    """Whether the autoencoder is float32 instead of float16, if its config has force_upcast (default: true)."""
     least_size: int = 0
     """Sides in pixels below which the family is known to break."""
 
@@ -102,15 +102,16 @@ FAMILIES = {
 
 
 class StopForward(Exception):
-    """Ends a pipeline's call when its denoiser is called."""
+    """Stops a pipeline when it calls its denoiser."""
 
 
 def capture_inputs(pipeline, prompt: str, negative: str | None, size: tuple[int, int], guidance: float) -> list[dict]:
-    """What the pipeline gives its denoiser for a prompt, besides latents and timestep: {argument: value} a row, that
-    of the negative prompt (None: the pipeline's own unconditional) before that of the prompt, if it has one.
+    """The arguments that the pipeline gives its denoiser for a prompt, besides latents and timestep: {argument: value}
+    per row, first the row of the negative prompt, if there is one (None: the pipeline's own unconditional), then the
+    prompt's.
 
-    Arguments in dictionaries are named "dictionary.argument". A value is a tensor (1, …), one of all rows, or a
-    number.
+    Arguments in dictionaries are named "dictionary.argument". A value is a tensor (1, …), a tensor shared by all rows,
+    or a number.
     """
     calls, denoiser = [], getattr(pipeline, "unet", None) or pipeline.transformer
 
@@ -140,7 +141,7 @@ def capture_inputs(pipeline, prompt: str, negative: str | None, size: tuple[int,
 
 
 def row_of(value, row: int, rows: int):
-    """A row of a tensor that has so many; of anything else the whole."""
+    """One row of a tensor with `rows` rows; anything else as a whole."""
     has_rows = isinstance(value, torch.Tensor) and value.ndim and len(value) == rows
     return value[row : row + 1].clone() if has_rows else value
 
@@ -158,12 +159,12 @@ def join(rows: list[dict]) -> dict:
 
 
 def pack(x: torch.Tensor) -> torch.Tensor:
-    """Latents (N, C, h, w) as tokens (N, h/2 · w/2, 4C), of 2 × 2 each."""
+    """Latents (N, C, h, w) as tokens (N, h/2 · w/2, 4C), one per 2 × 2 patch."""
     N, C, h, w = x.shape
     return x.view(N, C, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(N, h // 2 * w // 2, 4 * C)
 
 
 def unpack(tokens: torch.Tensor, h: int, w: int) -> torch.Tensor:
-    """The latents of such tokens."""
+    """The inverse of pack()."""
     N, _, channels = tokens.shape
     return tokens.view(N, h // 2, w // 2, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(N, channels // 4, h, w)

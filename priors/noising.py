@@ -1,7 +1,7 @@
-"""Noise schedules of every family as one: x = α z + σ ε is variance-preserving up to the scale c = √(α² + σ²), so that
+"""All families' noise schedules in one form: x = α z + σ ε is variance-preserving up to the scale c = √(α² + σ²), so
 z_t = x / c = √ᾱ z + √(1-ᾱ) ε with ᾱ = α²/c². Only the network sees x = c z_t.
 
-A DDIM step from ᾱ to ᾱ' then is the Euler step of a flow from σ to σ' (Lipman et al. 2022, arXiv 2210.02747).
+A DDIM step from ᾱ to ᾱ' is then the Euler step of a flow from σ to σ' (Lipman et al. 2022, arXiv 2210.02747).
 """
 
 import math
@@ -18,13 +18,13 @@ class Noising:
 
     alphas_cumprod   ᾱ, falling; 0 where nothing of z is left, which only samplers can start from
     scale            c
-    time             what the network is told in place of t; long where that is t itself
+    time             the network's time input for t; long if that is t itself
     prediction_type  epsilon, sample, v_prediction or flow
 
-    and pairs of such:
+    and pairs of these:
 
-    noise, clean     of an output o of the network: ε̂ = noise[0] o + noise[1] z_t and ẑ_0 = clean[0] o + clean[1] z_t
-    target           what the network is trained to say: target[0] ε + target[1] z
+    noise, clean     for an output o of the network, ε̂ = noise[0] o + noise[1] z_t and ẑ_0 = clean[0] o + clean[1] z_t
+    target           the network's training target is target[0] ε + target[1] z
     """
 
     alphas_cumprod: torch.Tensor
@@ -41,7 +41,7 @@ class Noising:
         D = e * a - b * s
         self.noise, self.clean = (a / D, -b / D), (-s / D, e / D)
         if self.prediction_type == "epsilon":
-            self.noise = one, zero  # exactly, where ᾱ is 0 too
+            self.noise = one, zero  # exactly, even where ᾱ is 0
 
     @property
     def max_t(self) -> int:
@@ -50,8 +50,8 @@ class Noising:
 
     @property
     def default_t_max(self) -> int:
-        """0.98 T, or the last timestep with σ/α ≤ 13 if that is earlier: 13 is Stable Diffusion's at 0.98 T, where
-        Stable Diffusion 3 has 150."""
+        """0.98 T, or the last timestep with σ/α ≤ 13 if that is earlier. At 0.98 T, σ/α is 13 in Stable Diffusion, and
+        150 in Stable Diffusion 3."""
         a = self.alphas_cumprod
         return min(round(0.98 * len(a)), int((((1 - a) / a).sqrt() <= 13.05).nonzero().max()))
 
@@ -60,12 +60,12 @@ PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_pred
 
 
 def read_noising(config: dict, tokens: int, time_scale: float | None = None, time_dtype=torch.float64) -> Noising:
-    """The schedule that a checkpoint was trained with, from the config of any discrete scheduler of diffusers.
+    """The schedule that a checkpoint was trained with, from the config of any discrete diffusers scheduler.
 
-    tokens: of a picture, which dynamic shifting depends on. time_scale: what a flow's network is told is σ times
-    this. time_dtype: a precision that the network itself rounds σ to; the noise then is that of the rounded σ.
+    tokens: the number of tokens of a picture, on which dynamic shifting depends. time_scale: a flow's network takes σ
+    times this. time_dtype: the precision to which the network rounds σ; the noise then matches the rounded σ.
 
-    Raises InputError for schedules that are neither discrete variance-preserving ones nor flows.
+    Raises InputError for schedules that are neither discrete and variance-preserving nor flows.
     """
     name, T = config.get("_class_name", ""), config.get("num_train_timesteps", 1000)
     prediction = config.get("prediction_type", "epsilon")
@@ -93,10 +93,10 @@ def read_noising(config: dict, tokens: int, time_scale: float | None = None, tim
 
 
 def sampling_timesteps(config: dict, noising: Noising, steps: int) -> torch.Tensor:
-    """The timesteps of a sampler, from noise to the picture: long (steps,), spaced as the checkpoint's scheduler says.
+    """A sampler's timesteps, from noise to picture: long (steps,), with the spacing of the checkpoint's scheduler.
 
-    A spacing that would begin where latents are not noise yet, as "leading" does where `steps` is small or no divisor
-    of T, is replaced by "trailing" (Lin et al. 2023, arXiv 2305.08891). Raises InputError for more steps than T.
+    A spacing that would start where latents are not pure noise is replaced by "trailing" (Lin et al. 2023, arXiv
+    2305.08891). "leading" does so if `steps` is small or not a divisor of T. Raises InputError for more steps than T.
     """
     T = len(noising.alphas_cumprod)
     if not 1 <= steps <= T:

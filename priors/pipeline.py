@@ -1,4 +1,4 @@
-"""A checkpoint as diffusers' own pipeline: its parts, loaded and checked, and what they make of a prompt."""
+"""A checkpoint as diffusers' own pipeline: its parts, loaded and checked, and its encoding of prompts."""
 
 import inspect
 from pathlib import Path
@@ -11,10 +11,10 @@ from priors.families import capture_inputs
 
 
 class Pipeline:
-    """One that sampling would use, of a folder and a PriorConfig.
+    """The diffusers pipeline for a folder and a PriorConfig.
 
     parts       {name: network, tokenizer or scheduler};  denoiser, vae (or None), scheduler_config: some of them
-    family      its Family;  name  the class of diffusers
+    family      its Family;  name  the diffusers class
     distilled   whether the guidance scale is an input of the denoiser, or part of its weights
     """
 
@@ -33,7 +33,7 @@ class Pipeline:
         self.check()
 
         cls, index = getattr(diffusers, self.name), read_json(folder / "model_index.json")
-        # Of IF and Stable Diffusion: what looks at finished pictures is not needed.
+        # Parts of IF and Stable Diffusion that process finished pictures are not needed.
         none = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker", "image_encoder"))
         settings = {name: index[name] for name in ("force_zeros_for_empty_prompt",) if name in index}
         given = {**self.parts, **none, **settings, "requires_safety_checker": False}
@@ -44,18 +44,18 @@ class Pipeline:
 
     @property
     def scale(self) -> int:
-        """Pixels a side of one latent."""
+        """Pixels per latent, along one side."""
         return self.pipeline.vae_scale_factor if self.vae else 1
 
     @property
     def size(self) -> list[int]:
-        """Height and width of the checkpoint's own pictures; [] where it does not say."""
+        """Height and width of the checkpoint's own pictures; [] if it does not say."""
         packed = self.family.packed
         own = self.pipeline.default_sample_size if packed else self.denoiser.config.sample_size
         return [side * self.scale for side in ([own] * 2 if isinstance(own, int) else own or ())]
 
     def load(self, part: str):
-        """A part of the checkpoint. The autoencoder is float32 where float16 overflows in it (threestudio #330)."""
+        """Loads a part. The autoencoder is float32 if it would overflow in float16 (threestudio #330)."""
         dtype = self.dtype
         if part == "vae":
             if self.config.vae:
@@ -66,7 +66,7 @@ class Pipeline:
         return load_part(self.folder, part, self.family, dtype, self.config.variant)
 
     def load_vae(self, dtype):
-        """--prior.vae, a folder with its config.json or with vae/, in the precision of the networks."""
+        """Loads --prior.vae, a folder that has its config.json or vae/, in the precision of the networks."""
         import diffusers
 
         folder = user_path(self.config.vae)
@@ -85,7 +85,7 @@ class Pipeline:
         return load_class(getattr(diffusers, name), folder, part, f"--prior.vae {self.config.vae}", dtype)
 
     def fuse(self, lora: str) -> str:
-        """Adds PATH or PATH:SCALE to the weights of the denoiser and the text encoders, for good → PATH."""
+        """Fuses the LoRA PATH or PATH:SCALE permanently into the denoiser and the text encoders → PATH."""
         path, _, scale = lora.rpartition(":")
         try:
             path, scale = (path, float(scale)) if path else (lora, 1.0)
@@ -100,7 +100,7 @@ class Pipeline:
         return path
 
     def check(self) -> None:
-        """Raises InputError for a denoiser that is not one of text alone, as its configuration says."""
+        """Raises InputError if the denoiser's config is not that of a text-to-image model, or parts do not match."""
         config, place = self.denoiser.config, f"--prior.path {self.folder}: its {self.family.denoiser}"
         known = ("text", "text_proj", *(["text_time"] if "XL" in self.name else []))
         for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "addition_embed_type"):
@@ -127,8 +127,8 @@ class Pipeline:
 
     @torch.no_grad()
     def condition(self, prompt: str, negative: bool, size: tuple[int, int]) -> dict:
-        """The denoiser's arguments for a prompt and pictures of (H, W); (1, …) each. negative: as of a negative prompt,
-        of which "" is the pipeline's own unconditional."""
+        """The denoiser's arguments for a prompt and pictures of size (H, W); (1, …) each. negative: encode it as a
+        negative prompt; "" is then the pipeline's own unconditional."""
         scale = self.config.distilled_guidance if self.distilled else 2.0
         if self.distilled:
             return capture_inputs(self.pipeline, prompt, None, size, scale)[-1]
@@ -140,8 +140,8 @@ class Pipeline:
         return rows[0 if negative else 1]
 
     def move_text(self, device: torch.device | None) -> None:
-        """The text encoders to a device, from disk where they are not loaded; None frees their memory. With
-        --prior.lora they wait in the CPU's, as the files have them without it."""
+        """Moves the text encoders to a device, loading them from disk if needed; None frees their memory. With
+        --prior.lora they stay in CPU memory instead, as their files do not include the LoRA."""
         for part in (part for part in self.texts if "encoder" in part):
             network = getattr(self.pipeline, part)
             if device is not None:

@@ -1,7 +1,7 @@
-"""The prior: a text-to-image checkpoint, in a folder or on the hub, behind a handful of methods.
+"""The prior: a text-to-image checkpoint, in a folder or on the hub, behind a few functions.
 
 Everything is read from the checkpoint: the noise schedule, what the network predicts, the size and scale of its
-latents, how long a prompt may be. Methods see one variance-preserving process, whatever the family (noising.py).
+latents, the maximum length of a prompt. For methods, all families are one variance-preserving process (noising.py).
 """
 
 import functools
@@ -31,35 +31,35 @@ class PriorConfig:
     """Precision of the networks; auto is float32 on a CPU, else float16 for UNets and bfloat16 for transformers.
     Latents and gradients are always float32."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
+    """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is available."""
     compile: bool = False
-    """Compile the denoiser before its first step (torch.compile): minutes, for steps that are somewhat quicker."""
+    """Compile the denoiser before its first step (torch.compile): takes minutes, makes steps somewhat faster."""
     size: tuple[PositiveInt, ...] = ()
     """Height and width of the pictures in pixels, or one number for a square. None: the checkpoint's own."""
     variant: str | None = None
-    """Variant of the weights to load, as fp16 for files named model.fp16.safetensors."""
+    """Variant of the weights to load, such as fp16 for files named model.fp16.safetensors."""
     vae: str | None = None
     """Folder or hub id of another autoencoder."""
     lora: tuple[str, ...] = ()
-    """LoRAs to be fused into the prior, each PATH or PATH:SCALE: a folder, a file or a hub id."""
+    """LoRAs to fuse into the prior, each PATH or PATH:SCALE: a folder, a file or a hub id."""
     distilled_guidance: NonNegative = 3.5
-    """The guidance scale that a guidance-distilled prior (FLUX.1 dev, LCM) is told."""
+    """The guidance scale that a guidance-distilled prior (FLUX.1 dev, LCM) takes as an input."""
     chunk: NonNegativeInt = 0
-    """Most rows of one call of the denoiser, for less memory and the same result. 0: all at once."""
+    """Maximum number of rows per call of the denoiser: less memory, same result. 0: all at once."""
     offload: bool = False
-    """The autoencoder waits in the CPU's memory while it is not used."""
+    """Keep the autoencoder in CPU memory while it is not used."""
     gradient_checkpointing: bool = False
-    """The autoencoder's encoder computes its activations again in the backward pass, for less memory."""
+    """Recompute the activations of the autoencoder's encoder in the backward pass, to save memory."""
 
 
 class Prior:
     """A frozen text-to-image diffusion model.
 
-    noising         the process as Noising has it;  alphas_cumprod: its ᾱ, float64 (T,), on the CPU
+    noising         the noise schedule, a Noising;  alphas_cumprod: its ᾱ, float64 (T,), on the CPU
     latent_shape    (C, h, w) of one latent;  image_size  (H, W) of its picture in pixels
     vae             the autoencoder, or None: latents are pixels in [-1, 1]
 
-    Timesteps t are long (B,) on the CPU everywhere: what a step does may depend on them, and no GPU is waited for.
+    Timesteps t are always long (B,) on the CPU, so that code can depend on them without waiting for the GPU.
     """
 
     folder, vae, conditions, chunk, offload = None, None, None, 0, False
@@ -68,8 +68,8 @@ class Prior:
     def __init__(self, config: PriorConfig):
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # Bars for reading weights; a download keeps its own.
-        logging.set_verbosity_error()  # It warns that torchvision is not there.
+        logging.disable_progress_bar()  # for reading weights; downloads keep theirs
+        logging.set_verbosity_error()  # It would warn that torchvision is missing.
         self.config, self.folder = config, fetch(locate(config.path), config.variant)
         _, self.family = read_family(self.folder)
         self.device = torch.device(pick_device(config.device))
@@ -85,7 +85,7 @@ class Prior:
         self.image_size, channels = self.read_size(), self.denoiser.config.in_channels
         height, width = (side // pipeline.scale for side in self.image_size)
         self.latent_shape = (channels // (4 if self.family.packed else 1), height, width)
-        # FLUX rounds the timestep to its own precision: the noise is that of the rounded one.
+        # FLUX rounds the timestep to its own precision; use the noise of the rounded one.
         rounded = self.dtype if self.family.packed else torch.float64
         told = self.family.time_scale(self.denoiser.config)
         tokens = height * width // self.family.patch**2
@@ -97,7 +97,7 @@ class Prior:
         if self.vae and not config.offload:
             self.vae.to(self.device)
         if self.device.type == "cpu" and self.family.denoiser == "unet":
-            self.denoiser.to(memory_format=torch.channels_last)  # Its convolutions are 7 to 15 % quicker on a CPU.
+            self.denoiser.to(memory_format=torch.channels_last)  # convolutions 7 to 15 % faster on a CPU
         if config.gradient_checkpointing and self.vae:
             self.vae.enable_gradient_checkpointing()
         if config.compile:
@@ -119,14 +119,14 @@ class Prior:
 
     @functools.cached_property
     def sha256(self) -> str | None:
-        """Of the files that the prior is loaded from; None where there are none."""
+        """SHA-256 of the files that the prior is loaded from; None if there are none."""
         if not self.folder:
             return None
         own = digest(self.folder, self.config.variant)
         extra = [user_path(path) for path in (self.config.vae, *self.pipeline.loras) if path]
         files = sorted(file for path in extra for file in (path.rglob("*.safetensors") if path.is_dir() else [path]))
         sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
-        names = [self.config.vae, self.config.lora]  # A hub id has no files here.
+        names = [self.config.vae, self.config.lora]  # Hub ids have no files here.
         return hashlib.sha256(str([own, sums, names]).encode()).hexdigest() if any(names) else own
 
     @property
@@ -136,21 +136,21 @@ class Prior:
     # ----------------------------------------------------------------------------------------------------------- text
 
     def embed(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
-        """Prompts (N) → what network() takes as `text`: long (N,), on the CPU, the numbers of their conditions.
+        """Prompts (N) → `text` for network(): long (N,), on the CPU, the numbers of their conditions.
 
-        negative: conditions as of a negative prompt, which in some families differ; "" is the pipeline's own
+        negative: encode them as negative prompts, which differ in some families; "" is the pipeline's own
         unconditional.
         """
         return self.conditions.embed(prompts, negative)
 
     def learn(self, text: torch.Tensor) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
-        """Copies of the conditions `text` (B,) whose token embeddings learn: what network() takes for them (B,), and
-        the embeddings (1, L, D) of each, float32. Those of an earlier call are given up."""
+        """Copies of the conditions `text` (B,) with trainable token embeddings → `text` for network() (B,), and the
+        embeddings (1, L, D) of each, float32. They replace those of an earlier call."""
         return self.conditions.learn(text)
 
     def warnings(self, prompt: str) -> list[str]:
-        """What of the prompt the text encoder can't use, as a list of lines: a cut-off end, words it was never
-        taught."""
+        """Parts of the prompt that the text encoder cannot use, as a list of lines: a cut-off end, words that are not
+        in its training captions."""
         return self.conditions.warnings(prompt)
 
     # ---------------------------------------------------------------------------------------------------- pictures
@@ -191,7 +191,7 @@ class Prior:
         """√ᾱ_t and √(1-ᾱ_t) for t (B,), each (B, 1, 1, 1), in the dtype and on the device of `like`. Raises
         IndexError for t outside [0, T)."""
         if t.min() < 0:
-            raise IndexError(f"timestep {t.min()} is below 0")  # which would count from the noisy end
+            raise IndexError(f"timestep {t.min()} is below 0")  # It would index from the noisy end.
         a = self.alphas_cumprod[t]
         return per_row(a.sqrt(), like), per_row((1 - a).sqrt(), like)
 
@@ -201,18 +201,18 @@ class Prior:
         return alpha * z + sigma * noise
 
     def predict_clean(self, z_t: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """ẑ_0 = (z_t - √(1-ᾱ_t) e) / √ᾱ_t, the clean latents that a noise prediction e implies."""
+        """ẑ_0 = (z_t - √(1-ᾱ_t) e) / √ᾱ_t, the clean latents for a noise prediction e."""
         alpha, sigma = self.coefficients(t, z_t)
         return (z_t - sigma * noise) / alpha
 
     def ddim_step(self, z_t: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        """z_t' = √ᾱ_t' ẑ_0 + √(1-ᾱ_t') e, to a timestep below (denoising) or above (inversion). Song et al. 2020,
+        """z_t' = √ᾱ_t' ẑ_0 + √(1-ᾱ_t') e, to a smaller (denoising) or larger (inversion) timestep. Song et al. 2020,
         eq. 12."""
         return self.add_noise(self.predict_clean(z_t, noise, t), noise, to)
 
     def network(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """The denoiser as it is (ε̂, ẑ_0, v or a flow), in the dtype of z_t: z_t (N, C, h, w), t (N,), text (N,)."""
-        # All prompts are embedded: their encoders and the denoiser need not fit together.
+        """The denoiser's raw output (ε̂, ẑ_0, v or a flow), in z_t's dtype: z_t (N, C, h, w), t (N,), text (N,)."""
+        # All prompts are embedded, so their encoders can go: they need not fit in memory with the denoiser.
         if self.conditions and self.conditions.loaded:
             self.conditions.load(False)
             self.denoiser.to(self.device)
@@ -224,21 +224,20 @@ class Prior:
         return torch.cat(parts).to(z_t.dtype) if len(parts) > 1 else parts[0].to(z_t.dtype)
 
     def denoise(self, x: torch.Tensor, time: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """One call of the denoiser: x (N, C, h, w) as it is scaled, time (N,) as it is told."""
-        # forward is the network that --prior.compile leaves alone: compiling the backward pass of one that learns
-        # takes minutes.
+        """One call of the denoiser with its scaled input x (N, C, h, w) and time input (N,)."""
+        # With a graph, use forward, which --prior.compile does not compile: compiling a backward pass takes minutes.
         network = self.denoiser.forward if torch.is_grad_enabled() else self.denoiser
         given = self.conditions.arguments(tuple(text.tolist()))
         output = network(pack(x) if self.family.packed else x, timestep=time, **given, return_dict=False)[0]
         return unpack(output, *x.shape[-2:]) if self.family.packed else output[:, : x.shape[1]]
 
     def target(self, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """What the network was trained to say of add_noise(z, noise, t): ε, z, v = √ᾱ_t ε - √(1-ᾱ_t) z, or ε - z."""
+        """The network's training target for add_noise(z, noise, t): ε, z, v = √ᾱ_t ε - √(1-ᾱ_t) z, or ε - z."""
         e, b = (per_row(values[t], z) for values in self.noising.target)
         return noise if self.noising.prediction_type == "epsilon" else e * noise + b * z
 
     def to_noise(self, output: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """ε̂ of the model output at z_t; of a v-prediction (Salimans and Ho 2022, arXiv 2202.00512)
+        """ε̂ from the model output at z_t; for a v-prediction (Salimans and Ho 2022, arXiv 2202.00512)
         √ᾱ_t v + √(1-ᾱ_t) z_t."""
         if self.noising.prediction_type == "epsilon":
             return output
@@ -246,17 +245,17 @@ class Prior:
         return o * output + z * z_t
 
     def to_clean(self, output: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """ẑ_0 of the model output at z_t; finite where ᾱ_t = 0, too, but for an ε-prediction."""
+        """ẑ_0 from the model output at z_t; finite even at ᾱ_t = 0, except for an ε-prediction."""
         o, z = (per_row(values[t], z_t) for values in self.noising.clean)
         return o * output + z * z_t
 
     def sampling_timesteps(self, steps: int) -> torch.Tensor:
-        """Those of a sampler, long (steps,), falling."""
+        """A sampler's timesteps, long (steps,), falling."""
         return sampling_timesteps(self.scheduler_config, self.noising, steps)
 
     @property
     def final_alpha_cumprod(self) -> float:
-        """ᾱ at which sampling ends: of the least timestep, where the checkpoint's scheduler says so, or 1."""
+        """ᾱ at which sampling ends: that of the least timestep if the checkpoint's scheduler says so, else 1."""
         return 1.0 if self.scheduler_config.get("set_alpha_to_one", True) else self.alphas_cumprod[0].item()
 
     @torch.no_grad()
@@ -269,8 +268,7 @@ class Prior:
         return self.to_noise(self.predict(z_t, t, text), z_t, t)
 
     def predict_all(self, z_t: torch.Tensor, t: torch.Tensor, *texts: torch.Tensor) -> list[torch.Tensor]:
-        """predict() for several texts with the same latents, in one call of the network, which is called once for a
-        text that comes twice."""
+        """predict() for several texts with the same latents, in one call of the network; equal texts share a row."""
         which = [next(i for i, other in enumerate(texts) if torch.equal(text, other)) for text in texts]
         different = sorted(set(which))
         n, given = len(different), torch.cat([texts[i] for i in different])
@@ -278,14 +276,14 @@ class Prior:
         return [outputs[different.index(i)] for i in which]
 
     def predict_noises(self, z_t: torch.Tensor, t: torch.Tensor, *texts: torch.Tensor) -> list[torch.Tensor]:
-        """ε̂(z_t; y, t) for several texts y of the same latents, in one call of the network."""
+        """ε̂(z_t; y, t) for several texts y with the same latents, in one call of the network."""
         return [self.to_noise(output, z_t, t) for output in self.predict_all(z_t, t, *texts)]
 
     def guided_output(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale) -> torch.Tensor:
-        """o(y⁻) + s (o(y) - o(y⁻)) of model outputs, classifier-free guidance (Ho and Salimans 2022, arXiv
-        2207.12598), in one call of 2B; of B where s is 0 or 1 and one of the two is all there is to it.
+        """o(y⁻) + s (o(y) - o(y⁻)) for model outputs o, classifier-free guidance (Ho and Salimans 2022, arXiv
+        2207.12598), in one call of 2B rows; B rows if s is 0 or 1, which needs only one of the two.
 
-        scale: one number, or one a row, (B, 1, 1, 1)."""
+        scale: one number, or one per row, (B, 1, 1, 1)."""
         if not isinstance(scale, torch.Tensor) and scale in (0, 1):
             return self.predict(z_t, t, text if scale else negative)
         without, with_text = self.predict_all(z_t, t, negative, text)

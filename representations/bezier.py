@@ -1,5 +1,5 @@
 """Cubic Bézier strokes or filled shapes, drawn with Gaussians sampled along them: Liu et al. 2025, Bézier Splatting
-(arXiv 2503.16424). They leave an SVG file."""
+(arXiv 2503.16424). Saved as SVG."""
 
 import functools
 import math
@@ -12,45 +12,44 @@ from errors import Fraction, NonNegative
 from representations.paint import GroupRate, PaintSettings, start_colors
 from representations.representation import Representation, clamp_colors
 
-SPREAD = 0.6  # Standard deviation of a Gaussian by the distance to the next: flat to 2 %.
+SPREAD = 0.6  # Standard deviation of a Gaussian over the distance to the next: flat to 2 %.
 
 
 @dataclass
 class BezierSettings(PaintSettings):
     num_strokes: PositiveInt | None = None
-    """Strokes a particle. None: 64 at 64×64 and 256 at 512×512, four times the cube root of the pixels."""
+    """Strokes per particle. None: four times the cube root of the number of pixels, 64 at 64×64, 256 at 512×512."""
     closed: bool = False
-    """Shapes that two curves enclose, filled, in place of strokes."""
+    """Filled shapes between two curves instead of strokes."""
     samples_along: PositiveInt = 16
     """Gaussians along each curve."""
     samples_across: PositiveInt | None = None
-    """And across it: the more, the sharper its edge is. None: 4, and 12 for shapes."""
+    """Gaussians across each curve; more make sharper edges. None: 4, or 12 for shapes."""
     min_width: Fraction = 0.02
-    """The least width of a stroke, in sides √HW of the canvas."""
+    """Least width of a stroke, in units of √HW."""
     max_width: Fraction = 0.1
-    """The greatest width of a stroke, likewise. Wide strokes overlap themselves at bends, which an
-    SVG stroke does not reproduce."""
+    """Greatest width of a stroke, likewise. Wide strokes overlap themselves at bends, which SVG strokes do not show."""
     crossing_weight: NonNegative = 0.0
     """Weight of a penalty on curves that cross themselves: the Xing loss of Ma et al. 2022, LIVE (arXiv 2206.04655)."""
     point_lr: GroupRate = 0.01
     """Learning rate of the control points, in widths and heights of the canvas."""
     width_lr: GroupRate = 0.005
-    """Of the strokes' widths, in sides of the canvas."""
+    """Learning rate of the strokes' widths, in units of √HW."""
 
 
 class Bezier(Representation):
     """B × K curves. Parameters, and the maps that keep them valid:
 
-    point (B, K, 4, 2)    control points, x and y in widths and heights of the canvas; anywhere. A shape has six: of
-                          its second curve, from the fourth point back to the first, the two inner ones are added
-    width (B, K)          of a stroke, in sides √HW of the canvas; projected onto [min_width, max_width]
+    point (B, K, 4, 2)    control points, x and y in widths and heights of the canvas, unconstrained. A shape has six:
+                          its second curve goes back from the fourth point to the first, with two more inner points
+    width (B, K)          of a stroke, in units of √HW; projected onto [min_width, max_width]
     color (B, K, 3)       red, green, blue; projected onto [0, 1]
     opacity (B, K)        sigmoid → (0, 1), of each of its Gaussians
-    ground (B, 1, 3)      colour of the canvas, which learns as the others do
+    ground (B, 1, 3)      colour of the canvas, learned like the others
 
-    Stroke 0 lies in front. A stroke is the surface S(t, u) = C(t) + (u - ½) w n(t), a shape S(t, u) = (1 - u) C₁(t) +
-    u C₂(t), both over the unit square. Its Gaussians lie on a grid of (t, u), and their axes are those of S's Jacobian,
-    so that they overlap evenly wherever the curve goes.
+    Stroke 0 is in front. A stroke is the surface S(t, u) = C(t) + (u - ½) w n(t), a shape S(t, u) = (1 - u) C₁(t) +
+    u C₂(t), both over the unit square. Its Gaussians lie on a grid of (t, u), and their axes come from the Jacobian of
+    S, so that they overlap evenly along the curve.
     """
 
     Settings = BezierSettings
@@ -82,8 +81,8 @@ class Bezier(Representation):
         return self.config.color_lr if name == "ground" else super().rate(name)
 
     def gaussians(self, rows=slice(None)):
-        """What rasterize() takes: centers and scales in pixels, angles, colors, opacities, K · along · across of
-        them, and the background (B, 3)."""
+        """The arguments of rasterize(): centers and scales in pixels, angles, colors, opacities of K · along · across
+        Gaussians, and the background (B, 3)."""
         from representations.gaussian_kernels import LOW_PASS
 
         group = {name: value[rows] for name, value in self.groups.items()}
@@ -94,7 +93,7 @@ class Bezier(Representation):
         centers, jacobians = surface(group["point"] * self.size, widths, *self.samples)
         scales, angles = axes(jacobians)
         scales = SPREAD * scales
-        # The rasterizer's low-pass widens every Gaussian, and would paint those of thin strokes too strongly.
+        # Compensates for the rasterizer's low-pass, which widens every Gaussian and would make thin strokes too strong.
         area = scales.prod(-1) / (scales.square() + LOW_PASS).prod(-1).sqrt()
         colors = group["color"][:, :, None].expand(centers.shape[:-1] + (3,))
         opacities = group["opacity"].sigmoid()[:, :, None] * area
@@ -108,7 +107,7 @@ class Bezier(Representation):
         return self.masked(rasterize(*self.gaussians(rows), self.prior.image_size), rows)
 
     def project(self):
-        """Colours and widths back into their ranges after an optimiser step."""
+        """Projects colours and widths back into their ranges after an optimiser step."""
         clamp_colors(self.groups["color"].data)
         clamp_colors(self.groups["ground"].data)
         if "width" in self.groups:
@@ -117,7 +116,7 @@ class Bezier(Representation):
             width.copy_(limited.where(width.isfinite(), float("nan")))
 
     def crossing_gradient(self, points):
-        """∂/∂points of the penalty, which is added to the gradient of what is drawn."""
+        """∂/∂points of the penalty, which is added to the gradient of the picture."""
         with torch.enable_grad():
             points.requires_grad_()
             (gradient,) = torch.autograd.grad(crossing(points * self.size / self.side), points)
@@ -150,8 +149,8 @@ class Bezier(Representation):
 
 
 def start_points(count: int, spacing: float, closed: bool, particles) -> torch.Tensor:
-    """Control points (B, count, 4 or 6, 2) of curves anywhere on the canvas, about two spacings long: of strokes
-    straight ones in any direction, of shapes lenses."""
+    """Control points (B, count, 4 or 6, 2) of curves anywhere on the canvas, about two spacings long: straight strokes
+    in any direction, or lens shapes."""
     middle = particles.rand(count, 1, 2)
     angle = 2 * math.pi * particles.rand(count, 1)
     along = torch.stack([angle.cos(), angle.sin()], -1) * spacing  # (B, K, 1, 2)
@@ -162,8 +161,8 @@ def start_points(count: int, spacing: float, closed: bool, particles) -> torch.T
 
 
 def surface(points, widths, along, across):
-    """Points (B, K, 4, 2) and widths (B, K) of strokes, or (B, K, 6, 2) and None, in pixels → on a grid of (t, u) its
-    points (B, K, along · across, 2) and Jacobians (…, 2, 2), columns ∂S/∂t, ∂S/∂u, for steps to the next point."""
+    """Points (B, K, 4, 2) and widths (B, K) of strokes, or (B, K, 6, 2) and None, in pixels → points on a grid of
+    (t, u), (B, K, along · across, 2), and Jacobians (…, 2, 2), columns ∂S/∂t, ∂S/∂u, scaled to one grid step."""
     t = (torch.arange(along, device=points.device) + 0.5) / along
     u = (torch.arange(across, device=points.device)[:, None] + 0.5) / across  # (across, 1), beside (B, K, …, 2)
     curve, tangent, bend = bezier(points[:, :, :4], t)  # (B, K, along, 2)
@@ -197,8 +196,8 @@ def bezier(points, t):
 
 
 def axes(matrices):
-    """(…, 2, 2) → singular values (…, 2) and the angle (…) of the first left singular vector, in closed form.
-    Differentiable where both are equal, too, where the angle is arbitrary."""
+    """(…, 2, 2) → singular values (…, 2) and the angle (…) of the first left singular vector, in closed form. Also
+    differentiable where both values are equal and the angle is arbitrary."""
     (a, b), (c, d) = (row.unbind(-1) for row in matrices.unbind(-2))
     e, f, g, h = (a + d) / 2, (a - d) / 2, (c + b) / 2, (c - b) / 2
     q, r = torch.stack([e, h], -1).norm(dim=-1), torch.stack([f, g], -1).norm(dim=-1)
@@ -206,9 +205,9 @@ def axes(matrices):
 
 
 def crossing(points):
-    """The penalty on cubic curves (…, 4 or 6, 2) that cross themselves, the Xing loss of Ma et al. 2022: the sine of
-    the angle from the first side of the control polygon to the last, where it has another sign than the angle from
-    the first to the second. The sum over the curves."""
+    """The penalty on cubic curves (…, 4 or 6, 2) that cross themselves, the Xing loss of Ma et al. 2022, summed over
+    the curves: the magnitude of the sine of the angle from the first to the last side of the control polygon, if its
+    sign differs from that of the angle from the first to the second side."""
     curves = [points[..., :4, :]] + ([points[..., [3, 4, 5, 0], :]] if points.shape[-2] == 6 else [])
     total = 0
     for curve in curves:

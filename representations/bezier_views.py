@@ -10,8 +10,8 @@ from representations.overlay import overlay, overlay_factor
 def paths(images, points, colors, least=384):
     """Every curve in its colour, its control points and the lines between them, over the faded image, back to front.
 
-    images (B, 3, H, W), control points (B, K, 4 or 6, 2) in pixels, colors (B, K, 3) → (B, 3, H·k, W·k), k the whole
-    factor that makes them at least `least` pixels wide.
+    images (B, 3, H, W), control points (B, K, 4 or 6, 2) in pixels, colors (B, K, 3) → (B, 3, H·k, W·k), where k is the
+    least integer that makes them at least `least` pixels wide.
     """
     factor = overlay_factor(images, least)
     points = points * factor
@@ -31,15 +31,15 @@ def paths(images, points, colors, least=384):
 
 
 def sides(points):
-    """The control points of each curve: of a stroke one, of a shape two, there and back."""
+    """Indices of each curve's control points: a stroke is one curve, a shape two, there and back."""
     return [[0, 1, 2, 3], [3, 4, 5, 0]] if points.shape[2] == 6 else [[0, 1, 2, 3]]
 
 
 def write_svg(path, points, widths, colors, opacities, edges, background, size):
-    """One particle as paths of SVG 1.1, back to front.
+    """Writes one particle as SVG 1.1 paths, back to front.
 
     points (K, 4 or 6, 2) in pixels, strokes' widths (K,) in pixels or None for shapes, colors (K, 3), opacities (K,)
-    of the whole stroke, edges (K,): how far beyond its width it is seen, in pixels; background (3,), size (H, W).
+    of the whole stroke, edges (K,): how far it is visible beyond its width, in pixels; background (3,), size (H, W).
     """
     H, W = size
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W} {H}" width="{W}" height="{H}">']
@@ -61,14 +61,14 @@ def css(color):
 
 
 def solid(scales, alphas, jacobians):
-    """The Gaussians along each stroke, their scales (B, K, S, 2), opacities (B, K, S) and Jacobians (B, K, S, 2, 2), as
-    surface() has them → the opacity of the whole stroke (B, K), and how far beyond the outermost Gaussians its edge
-    lies (B, K), in pixels.
+    """Scales (B, K, S, 2) and opacities (B, K, S) of the Gaussians along each stroke, and Jacobians (B, K, S, 2, 2)
+    from surface() → the opacity of the whole stroke (B, K), and how far its edge lies beyond the outermost Gaussians
+    (B, K), in pixels.
 
-    Light that passes all of them is Π (1 - α g_j) = e^-τ. -ln (1 - α g) = Σ_n (α g)^n / n, and the sum of g^n over a
-    fine grid is 2π · spread / n, where a Gaussian's axes multiply to `spread` areas of a cell, so
-    τ = 2π · spread · Σ_n α^n / n². τ falls off over the edge as a normal distribution does, and where it is
-    -ln(1 - opacity / 2), the opacity is half of that inside.
+    The transmittance of all of them is Π (1 - α g_j) = e^-τ. -ln (1 - α g) = Σ_n (α g)^n / n, and the sum of g^n over a
+    fine grid is 2π · spread / n, where `spread` is the product of a Gaussian's axes in areas of a grid cell, so
+    τ = 2π · spread · Σ_n α^n / n². Across the edge, τ falls like a normal distribution function. At
+    τ = -ln(1 - opacity / 2), the opacity is half of that inside.
     """
     widened = (scales.square() + LOW_PASS).sqrt()
     spreads = SPREAD**2 * (widened / scales.clamp(min=1e-6)).prod(-1)
@@ -77,5 +77,5 @@ def solid(scales, alphas, jacobians):
     depth = 2 * torch.pi * spreads * (alphas[..., None] ** n / n**2).sum(-1)
     opacity = 1 - torch.exp(-depth)
     share = (-torch.log1p(-opacity / 2) / depth).clamp(1e-4, 0.5)
-    # The middle Gaussian stands for all: at the ends of a shape they are thin.
+    # The median, because the Gaussians at the ends of a shape are thin.
     return opacity.median(2).values, (-across * torch.special.ndtri(share)).median(2).values

@@ -1,4 +1,4 @@
-"""A neural field: a network from a place on the canvas to its colour, of any resolution."""
+"""A neural field: a network from a position on the canvas to its colour, at any resolution."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from representations.start import start_images
 
 # The default of network_lr, by encoding.
 NETWORK_LR = {"siren": 2e-3, "fourier": 3e-3, "hashgrid": 3e-3}
-FREQUENCY = {"siren": 15.0, "fourier": 6.0}  # SIREN's 30 was chosen on pictures of 512×512.
+FREQUENCY = {"siren": 15.0, "fourier": 6.0}  # SIREN's 30 was chosen for pictures of 512×512.
 
 Side = Annotated[PositiveInt, pydantic.Field(le=8192)]
 
@@ -24,38 +24,38 @@ Side = Annotated[PositiveInt, pydantic.Field(le=8192)]
 @dataclass
 class FieldSettings(FitSettings):
     encoding: Literal["siren", "fourier", "hashgrid"] = "siren"
-    """How the network sees a place: Sitzmann et al. 2020 (arXiv 2006.09661), Tancik et al. 2020 (arXiv 2006.10739) or
+    """How positions are encoded: Sitzmann et al. 2020 (arXiv 2006.09661), Tancik et al. 2020 (arXiv 2006.10739) or
     Müller et al. 2022 (arXiv 2201.05989)."""
     hidden_width: PositiveInt = 64
-    """Units of each hidden layer."""
+    """Units in each hidden layer."""
     hidden_layers: PositiveInt = 2
     """Hidden layers of the network."""
     frequency: Positive | None = None
     """ω₀ of siren's sines, or the standard deviation of fourier's frequencies, in waves across the longer side of
-    the canvas. None: 15, and 6 for fourier."""
+    the canvas. None: 15 for siren, 6 for fourier."""
     hash_levels: PositiveInt = 6
-    """Grids of hashgrid, from 4×4 cells to one a pixel."""
+    """Levels of the hash grid, from 4×4 cells to one cell per pixel."""
     hash_size: PositiveInt = 4096
-    """Entries of each of its tables. A larger grid shares them, by a hash of the place."""
+    """Entries in the table of each level. A larger grid shares them, by a hash of the position."""
     hash_features: PositiveInt = 4
-    """Numbers in each entry."""
+    """Features per table entry."""
     render_size: tuple[Side, Side] | None = None
     """Height and width of final_00.png …. None: the prior's."""
     network_lr: GroupRate | None = None
     """Learning rate of the network, times --rep.lr. None: 0.002 for siren, 0.003 otherwise."""
     table_lr: GroupRate = 0.02
-    """Of the hash grid's tables."""
+    """Learning rate of the hash grid's tables."""
 
 
 class Field(Representation):
-    """B networks, all evaluated at all pixels by one product of batched matrices a layer.
+    """B networks, evaluated at all pixels by one batched matrix product per layer.
 
-    layer_0, layer_1 … (B, inputs + 1, outputs)    weights, and the biases in the last row
+    layer_0, layer_1 … (B, inputs + 1, outputs)    weights, with the biases in the last row
     table (B, levels, entries, features)           of the hash grid
 
-    The colour is the sigmoid of the last layer's output. That layer starts at 0 and the logit of the start's colour, so
-    that the first picture has no structure of the network's own; a start from noise has, with --rep.init-std as the
-    standard deviation of the logits.
+    The colour is the sigmoid of the last layer's output. That layer starts with weights 0 and the logit of the start's
+    mean colour as bias, so that the first picture is flat. A start from noise is not flat: its logits have the standard
+    deviation --rep.init-std.
     """
 
     Settings = FieldSettings
@@ -84,7 +84,7 @@ class Field(Representation):
         self.mask = particles.source_mask
 
     def start_encoding(self, particles):
-        """Draws what is random about the encoding → how many numbers it gives the first layer."""
+        """Draws the random parts of the encoding → the number of inputs of the first layer."""
         config = self.config
         if config.encoding == "siren":
             return 2
@@ -99,8 +99,8 @@ class Field(Representation):
         return config.hash_levels * config.hash_features
 
     def noise_layer(self, last):
-        """A last layer (B, inputs + 1, 3) so scaled and shifted that its logits have the mean 0 and the standard
-        deviation --rep.init-std."""
+        """A last layer (B, inputs + 1, 3), scaled and shifted so that its logits have mean 0 and standard deviation
+        --rep.init-std."""
         last[:, -1] = 0
         self.groups["last"] = last
         logits = self.logits(self.inputs).detach()  # (B, H · W, 3)
@@ -114,9 +114,8 @@ class Field(Representation):
         return self.config.network_lr or NETWORK_LR[self.config.encoding]
 
     def encode_places(self, size):
-        """What the first layer gets at all pixels of a picture (H, W): for siren their places (1, H · W, 2) in
-        [-1, 1], for fourier (B, H · W, inputs), for hashgrid the entries of its tables around each, and their
-        weights."""
+        """The inputs of the first layer at all pixels of a picture (H, W): for siren their positions (1, H · W, 2) in
+        [-1, 1], for fourier (B, H · W, inputs), for hashgrid the table entries around each pixel and their weights."""
         places = pixel_centers(size, self.prior.device)
         if self.config.encoding == "fourier":
             turns = places @ self.projection  # (B, H · W, width)
@@ -126,7 +125,7 @@ class Field(Representation):
         return places[None]
 
     def logits(self, inputs, rows=slice(None)):
-        """(B, H · W, 3), of what encode_places gave."""
+        """Inputs from encode_places → (B, H · W, 3)."""
         group = {name: value[rows] for name, value in self.groups.items()}
         if "table" in group:
             x = look_up(group.pop("table"), *inputs)
@@ -146,7 +145,7 @@ class Field(Representation):
         return self.masked(self.draw(self.inputs, self.prior.image_size, rows), rows)
 
     def files(self):
-        """final_00.png … in --rep.render-size."""
+        """final_00.png … at --rep.render-size."""
         size = self.config.render_size
         if not size:
             return {}
@@ -164,9 +163,9 @@ def pixel_centers(size, device):
 
 
 def hash_corners(places, cells, entries):
-    """Places (P, 2) in [0, 1] and the cells a side of each grid → the entries of their cells' four corners, long
-    (levels, P, 4), and the corners' weights (levels, P, 4), which sum to 1. Müller et al. 2022, section 3:
-    a grid that fits into its table has an entry for each corner."""
+    """Positions (P, 2) in [0, 1] and the cells per side of each grid → the table entries of their cells' four corners,
+    long (levels, P, 4), and the corners' weights (levels, P, 4), which sum to 1. Müller et al. 2022, section 3:
+    a grid that fits into its table has one entry per corner."""
     indices, weights = [], []
     for count in cells:
         scaled = places * count
@@ -181,7 +180,8 @@ def hash_corners(places, cells, entries):
 
 
 def look_up(tables, indices, weights):
-    """Tables (B, levels, entries, features), and what hash_corners gave → (B, P, levels · features), interpolated."""
+    """Tables (B, levels, entries, features), indices and weights from hash_corners → interpolated features
+    (B, P, levels · features)."""
     levels = torch.arange(len(indices), device=tables.device)[:, None, None]
     corners = tables[:, levels, indices]  # (B, levels, P, 4, features)
     return (corners * weights[..., None].to(tables)).sum(3).transpose(1, 2).flatten(2)

@@ -1,5 +1,5 @@
-"""2D Gaussians, each an ellipse of one colour and opacity, drawn front to back: the splatting of Kerbl et al. 2023
-(arXiv 2308.04079) on a canvas in place of a scene."""
+"""2D Gaussians, each an ellipse with one colour and opacity, drawn front to back: the splatting of Kerbl et al. 2023
+(arXiv 2308.04079) on a canvas instead of in a scene."""
 
 import math
 from dataclasses import dataclass
@@ -15,29 +15,28 @@ from representations.representation import Representation, clamp_colors
 @dataclass
 class GaussianSettings(PaintSettings):
     num_points: PositiveInt | None = None
-    """Gaussians a particle. None: one for 8 pixels, so 512 at 64×64 and 32,768 at 512×512."""
+    """Gaussians per particle. None: one per 8 pixels, so 512 at 64×64 and 32,768 at 512×512."""
     layout: Literal["random", "grid"] = "random"
-    """Where they start: anywhere on the canvas, or on a grid of squares."""
+    """Where they start: at random on the canvas, or on a square grid."""
     center_lr: GroupRate = 0.002
-    """Learning rate of the centers, in sides of the canvas."""
+    """Learning rate of the centers, in widths and heights of the canvas."""
     scale_lr: GroupRate = 0.05
-    """Of the scales' logits."""
+    """Learning rate of the scales' logits."""
     angle_lr: GroupRate = 0.05
-    """Of the angles, in radians."""
+    """Learning rate of the angles, in radians."""
 
 
 class Gaussian2D(Representation):
     """B × N Gaussians. Parameters, and the maps that keep them valid:
 
-    center (B, N, 2)      x and y in widths and heights of the canvas; anywhere: off the canvas they paint nothing
-    scale (B, N, 2)       sigmoid → (0, 1) sides √HW of the canvas: like exp for small ones, and none outgrows it
-    angle (B, N)          radians, free
-    color (B, N, 3)       red, green, blue; projected onto [0, 1] after each step, as Pixel's are and for the same
-                          reason
+    center (B, N, 2)      x and y in widths and heights of the canvas, unconstrained; off the canvas they paint nothing
+    scale (B, N, 2)       sigmoid → (0, 1), in units of √HW: like exp for small scales, and none outgrows the canvas
+    angle (B, N)          radians, unconstrained
+    color (B, N, 3)       red, green, blue; projected onto [0, 1] after each step, for the same reason as in Pixel
     opacity (B, N)        sigmoid → (0, 1)
 
-    One that has left the canvas, or whose opacity has sunk below 1/255, is not drawn and gets no gradient any more;
-    none is added or taken away. The density view says how many there are.
+    A Gaussian that leaves the canvas, or whose opacity falls below 1/255, is no longer drawn and gets no gradient.
+    None is added or removed. The density view says how many there are.
     """
 
     Settings = GaussianSettings
@@ -49,8 +48,8 @@ class Gaussian2D(Representation):
         centers = layout(config.layout, count, particles, W / H)
         spacing = count**-0.5
         colors, pictures = start_colors(config, prior, particles, centers)
-        # Standard deviations of a spacing and opacities of ½ let a twentieth of the background be seen: Σα is π at
-        # each pixel.
+        # With standard deviations of one spacing and opacities of ½, Σα is π at each pixel, and a twentieth of the
+        # background shows through.
         start = {
             "center": centers,
             "scale": torch.full_like(centers, min(spacing, 0.5)).logit(),
@@ -62,10 +61,10 @@ class Gaussian2D(Representation):
         self.background = torch.tensor(config.background, device=prior.device)
         if config.init in ("image", "source"):
             self.fit(pictures)
-        self.mask = particles.source_mask  # Those that paint both inside and outside of it change both.
+        self.mask = particles.source_mask  # Gaussians across its edge change both sides.
 
     def gaussians(self):
-        """What rasterize() takes: centers and scales in pixels, angles, colors, opacities."""
+        """The arguments of rasterize(): centers and scales in pixels, angles, colors, opacities."""
         group = self.groups
         return (
             group["center"] * self.size,
@@ -83,7 +82,7 @@ class Gaussian2D(Representation):
         return self.masked(rasterize(*gaussians, self.background, self.prior.image_size), rows)
 
     def project(self):
-        """Colours back into [0, 1] after an optimiser step."""
+        """Projects colours back into [0, 1] after an optimiser step."""
         clamp_colors(self.groups["color"].data)
 
     def views(self, images):
@@ -110,7 +109,7 @@ class Gaussian2D(Representation):
 
 
 def layout(kind, count, particles, aspect):
-    """Centers (B, count, 2) in widths and heights of the canvas. aspect: its width by its height."""
+    """Centers (B, count, 2) in widths and heights of the canvas. aspect: its width over its height."""
     if kind == "random":
         return particles.rand(count, 2)
     columns = math.ceil(math.sqrt(count * aspect))

@@ -1,12 +1,12 @@
-"""The CPU's kernels for 2D Gaussians, compiled by numba at their first use and cached next to this file.
+"""The CPU kernels for 2D Gaussians, compiled by numba on first use and cached next to this file.
 
-They compute in float64: it costs little here, and sums over a thousand layers stay exact. Every number is added up
-in an order that does not depend on the threads.
+They compute in float64: it costs little here, and sums over a thousand layers stay exact. All sums are added in an
+order that does not depend on the threads.
 
 ellipses (B, N, 8)   center x, y, cos θ, sin θ, 1/λ₁, 1/λ₂, opacity, cutoff;  λ = s² + 0.3 are the eigenvalues of Σ,
                      and α falls below 1/255 where σ = ½ dᵀΣ⁻¹d exceeds the cutoff. In the Gaussian's own axes u =
-                     d·(cos θ, sin θ) and v = d·(-sin θ, cos θ), σ = ½ (u²/λ₁ + v²/λ₂): no determinant, so nothing
-                     cancels in long thin ones.
+                     d·(cos θ, sin θ) and v = d·(-sin θ, cos θ), σ = ½ (u²/λ₁ + v²/λ₂): no determinant, so no
+                     cancellation for long, thin Gaussians.
 boxes (B, N, 4)      first x, last x + 1, first y, last y + 1 of the pixels on the canvas that it can touch
 """
 
@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
-# Here and not in rasterizer.py: numba compiles again when this file changes, not when another does.
+# Here and not in rasterizer.py, because numba recompiles only when this file changes.
 LOW_PASS = 0.3  # pixel²
 LEAST_ALPHA = 1 / 255
 LARGEST_ALPHA = 0.999
@@ -24,12 +24,12 @@ TILE = 16  # pixels
 
 
 def kernel(**options):
-    """numba's njit, whose results are kept on disk where there is a place for them."""
+    """numba's njit, with its results cached on disk if possible."""
 
     def compile_later(function):
         try:
             return njit(cache=True, error_model="numpy", **options)(function)
-        except RuntimeError:  # neither this folder nor the user's cache can be written
+        except RuntimeError:  # neither this folder nor the user's cache is writable
             return njit(error_model="numpy", **options)(function)
 
     return compile_later
@@ -61,7 +61,7 @@ def shapes(centers, scales, angles, opacities, height, width):
 
 @kernel()
 def _tiles(box):
-    """First and last + 1 tile of a box, across and down; none for an empty one."""
+    """First and last + 1 tile of a box, across and down; no tiles for an empty box."""
     if box[0] >= box[1] or box[2] >= box[3]:
         return 0, 0, 0, 0
     return box[0] // TILE, (box[1] - 1) // TILE + 1, box[2] // TILE, (box[3] - 1) // TILE + 1
@@ -69,7 +69,7 @@ def _tiles(box):
 
 @kernel(parallel=True)
 def sort_into_tiles(boxes, height, width):
-    """A list of Gaussians for every tile, front to back → starts (B · tiles + 1,), order: tile k has
+    """Lists the Gaussians of every tile, front to back → starts (B · tiles + 1,), order: tile k has
     order[starts[k]:starts[k+1]]."""
     batch, count = boxes.shape[:2]
     across, down = -(-width // TILE), -(-height // TILE)
@@ -96,9 +96,9 @@ def sort_into_tiles(boxes, height, width):
 
 @kernel()
 def _span(ellipse, y, left, right):
-    """The pixels x of row y that the Gaussian can touch: the first and the last + 1 within [left, right).
+    """The first and the last + 1 of the pixels x in row y that the Gaussian can touch, within [left, right).
 
-    The ellipse's chord; det Σ⁻¹ = 1/λ₁λ₂ is known, so its length is the root of a plain difference.
+    They span the ellipse's chord. As det Σ⁻¹ = 1/λ₁λ₂ is known, its length is the root of a plain difference.
     """
     center_x, center_y, cos, sin, first, second, _, cutoff = ellipse
     dy = y + 0.5 - center_y
@@ -110,7 +110,7 @@ def _span(ellipse, y, left, right):
         return left, right
     half = math.sqrt(under) / a
     middle = center_x - cos * sin * (first - second) / a * dy
-    # A pixel more at either end: each is tested again, and rounding must lose none.
+    # One more pixel at either end, so that rounding loses none; each pixel is tested again later.
     return int(max(left, min(right, middle - half - 1.5))), int(max(left, min(right, middle + half + 1.5)))
 
 
@@ -133,7 +133,7 @@ def _sigma(ellipse, x, y):
 
 @kernel(parallel=True)
 def forward(ellipses, boxes, colors, ground, starts, order, height, width):
-    """→ images (B, H, W, 3), T after the last Gaussian (B, H, W), and how many of its tile's list each pixel saw
+    """→ images (B, H, W, 3), T after the last Gaussian (B, H, W), and how far into its tile's list each pixel got
     (B, H, W)."""
     batch = ellipses.shape[0]
     across, down = -(-width // TILE), -(-height // TILE)
@@ -181,12 +181,12 @@ def backward(ellipses, boxes, colors, ground, starts, order, transmittances, end
     """gradient ∂L/∂images (B, H, W, 3) → sums (B, N, 9) over the pixels of every Gaussian: ∂L/∂color (3),
     ∂L/∂opacity, and of ∂L/∂σ times u, v, u², v², uv, for σ = ½ (u²/λ₁ + v²/λ₂).
 
-    Back to front: T_i = T_{i+1} / (1 - α_i), and ∂C/∂α_i = T_i (c_i - what lies behind).
+    Back to front: T_i = T_{i+1} / (1 - α_i), and ∂C/∂α_i = T_i (c_i - the colour behind it).
     """
     batch, count = ellipses.shape[:2]
     height, width = gradient.shape[1:3]
     across, down = -(-width // TILE), -(-height // TILE)
-    parts = np.zeros((len(order), 9))  # one for each Gaussian and tile, so that no two threads add to the same number
+    parts = np.zeros((len(order), 9))  # one per Gaussian and tile, so that no two threads add to the same number
     for tile in prange(batch * down * across):
         b, top, bottom, left, right = _pixels(tile, height, width)
         behind, last = np.zeros((TILE, TILE)), 0
@@ -236,7 +236,7 @@ def backward(ellipses, boxes, colors, ground, starts, order, transmittances, end
 
 @kernel()
 def gradients(sums, ellipses, scales):
-    """The chain from σ, u and v to centers, scales and angles; ∂u/∂θ = v, ∂v/∂θ = -u."""
+    """The chain rule from σ, u and v to centers, scales and angles; ∂u/∂θ = v, ∂v/∂θ = -u."""
     batch, count = sums.shape[:2]
     centers, sizes, angles = np.zeros((batch, count, 2)), np.zeros((batch, count, 2)), np.zeros((batch, count))
     for b in range(batch):

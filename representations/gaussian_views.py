@@ -11,11 +11,11 @@ from representations.overlay import overlay, overlay_factor
 
 
 def ellipses(images, centers, scales, angles, colors, opacities, least=384):
-    """Every Gaussian's outline at one standard deviation, in its colour, as opaque as it is, over the faded image,
-    back to front.
+    """Every Gaussian's outline at one standard deviation, in its colour and opacity, over the faded image, back to
+    front.
 
-    images (B, 3, H, W) and what rasterize() takes → (B, 3, H·k, W·k), k the whole factor that makes them at least
-    `least` pixels wide.
+    images (B, 3, H, W) and the arguments of rasterize() → (B, 3, H·k, W·k), where k is the least integer that makes
+    them at least `least` pixels wide.
     """
     turn = torch.linspace(0, 2 * math.pi, 25)[:-1]
     circle = torch.stack([turn.cos(), turn.sin()], -1)  # (24, 2)
@@ -38,10 +38,10 @@ def ellipses(images, centers, scales, angles, colors, opacities, least=384):
 
 
 def density(centers, opacities, size):
-    """How densely the centers lie, as a heat map from none to four times the mean → (B, 3, rows, columns) of cells,
-    and a note that says so. size: (H, W) in pixels.
+    """The density of the centers, as a heat map of cells from 0 to four times the mean → (B, 3, rows, columns), and a
+    note with the scale. size: (H, W) in pixels.
 
-    A cell would hold four of them on an even canvas: fewer, and the map would show chance.
+    The cells hold four centers on average; with fewer, the map would mostly show chance.
     """
     (batch, count), (H, W) = opacities.shape, size
     rows, columns = (max(1, round((count / 4 * ratio) ** 0.5)) for ratio in (H / W, W / H))
@@ -57,13 +57,13 @@ def density(centers, opacities, size):
 
 
 def write_ply(path, centers, scales, angles, colors, opacities, size, background):
-    """One particle's Gaussians in the layout of Kerbl et al.'s code, which splat viewers read.
+    """Writes one particle's Gaussians in the layout of Kerbl et al.'s code, which splat viewers read.
 
-    The canvas of size (H, W), its sides divided by √HW, lies around the origin, in the plane z = 0, viewed along +z
-    with y downwards, as theirs; the first Gaussian lies nearest, a tenth of the canvas before the last. Logarithms of
-    scales, into which the low-pass is folded, since viewers have one of their own screen; logits of opacities; colours
-    as the constant spherical harmonic; quaternions with the real part first. A comment holds what the layout has no
-    place for, the background.
+    The canvas of size (H, W), its sides divided by √HW, is centred on the origin in the plane z = 0, viewed along +z
+    with y downwards, as in their code. The first Gaussian is nearest, a tenth of the canvas in front of the last.
+    Scales are logarithms and include the low-pass, since viewers apply a low-pass for their own screen. Opacities are
+    logits, colours the constant spherical harmonic, and quaternions have the real part first. The layout has no field
+    for the background, which is in a comment.
     """
     count = len(angles)
     zero = torch.zeros(count)

@@ -2,7 +2,7 @@
 
 import torch
 
-# From black over violet, red and orange to pale yellow, in equal steps of lightness; red, green, blue.
+# RGB from black through violet, red and orange to pale yellow, in equal steps of lightness.
 HEAT = ((0, 0, 4), (60, 9, 101), (130, 38, 129), (200, 62, 115), (245, 110, 92), (254, 171, 119), (252, 253, 191))
 
 

@@ -1,4 +1,4 @@
-"""Latents as the parameters themselves: no decoder between the prior and what is optimised."""
+"""Latents, optimised directly: no autoencoder between them and the prior."""
 
 import torch
 
@@ -29,10 +29,10 @@ class Latent(Representation):
 
     def latents(self, rows=slice(None)):
         """(B, C, h, w), differentiable."""
-        return self.z[rows].clone()  # A step's latents stay what they were when the optimizer moves on.
+        return self.z[rows].clone()  # A copy, because the optimizer changes z in place.
 
     def project(self):
-        """Back to the source outside of its mask."""
+        """Resets latents outside the source mask to the source."""
         keep_outside(self.z.data, self.start, self.mask)
 
     def images(self, rows=slice(None)):

@@ -1,4 +1,4 @@
-"""Settings and the start of what is drawn from groups of parameters: Gaussians, strokes, fields."""
+"""Settings and start colours for representations with groups of parameters: Gaussians, strokes, fields."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,22 +15,22 @@ GroupRate = Annotated[NonNegative, Field(lt=1e30)]
 @dataclass
 class FitSettings:
     fit_steps: PositiveInt | None = None
-    """Optimiser steps that fit it to the pictures of --rep.init image or source, before the run. None: 500."""
+    """Optimiser steps that fit the parameters to the pictures of --rep.init image or source. None: 500."""
 
 
 @dataclass
 class PaintSettings(FitSettings):
     background: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
-    """Red, green and blue in [0, 1] of the canvas behind Gaussians, or of that behind strokes at the start."""
+    """Red, green and blue in [0, 1] of the canvas behind Gaussians, or behind strokes at the start."""
     color_lr: GroupRate = 0.02
-    """Learning rate of the colours. --rep.lr is a factor on this and on those of the other groups."""
+    """Learning rate of the colours. --rep.lr multiplies this and the rates of the other groups."""
     opacity_lr: GroupRate = 0.05
-    """Of the opacities' logits."""
+    """Learning rate of the opacities' logits."""
 
 
 def start_colors(config, prior, particles, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """--rep.init at places (B, N, 2), x and y in widths and heights of the canvas: colours (B, N, 3), and the pictures
-    (B, 3, H, W) that have them; for noise None, and greys with it."""
+    """Positions (B, N, 2), x and y in widths and heights of the canvas → their colours (B, N, 3) according to
+    --rep.init, and the pictures (B, 3, H, W) that these come from. Noise: random colours around grey, and None."""
     if config.init == "noise":
         return 0.5 + 0.25 * config.init_std * particles.randn(places.shape[1], 3), None
     pictures = start_images(config, prior, particles)

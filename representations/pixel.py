@@ -1,4 +1,4 @@
-"""Pixels, seen by the prior through its autoencoder, which is part of the graph."""
+"""Pixels, encoded for the prior by its autoencoder, which is part of the graph."""
 
 import torch
 
@@ -7,12 +7,11 @@ from representations.start import start_images
 
 
 class Pixel(Representation):
-    """Parameters are the image itself, (B, 3, H, W) in [0, 1].
+    """The parameters are the image itself, (B, 3, H, W) in [0, 1].
 
-    A colour range is needed, or the optimiser leaves it: the decoder's idea of white is soft. Clamping while
-    rendering has no gradient outside the range, and a sigmoid has almost none near its ends, so pixels that reach 0
-    or 1 would stay there. Here every step ends with a projection onto [0, 1], so that the gradient at 0 and 1 is
-    the whole gradient.
+    The range must be enforced, as the autoencoder alone does not keep colours in it. Clamping while rendering has no
+    gradient outside the range, and a sigmoid has almost none near its ends, so pixels that reach 0 or 1 would stay
+    there. Instead, every step ends with a projection onto [0, 1], so that pixels at 0 and 1 get the full gradient.
     """
 
     learning_rates = {"adam": 0.02, "adamw": 0.02, "sgd": 10.0}
@@ -34,6 +33,6 @@ class Pixel(Representation):
         return self.pixels[rows]
 
     def project(self):
-        """Back into [0, 1] after an optimiser step, and to the source outside of its mask."""
+        """Projects pixels back into [0, 1] after an optimiser step, and resets those outside the source mask."""
         clamp_colors(self.pixels.data)
         keep_outside(self.pixels.data, self.start, self.mask)

@@ -1,16 +1,15 @@
-"""Rasterization of 2D Gaussians: on the CPU by our own kernels, on CUDA by gsplat's. Both show the same picture, to
-1/255.
+"""Rasterization of 2D Gaussians: on the CPU by our own kernels, on CUDA by gsplat's. Their pictures agree to 1/255.
 
-The conventions are gsplat's (Kerbl et al. 2023, arXiv 2308.04079, eq. 3 and appendix C). Gaussian i at pixel p,
+The conventions are gsplat's (Kerbl et al. 2023, arXiv 2308.04079, eq. 3 and appendix C). For Gaussian i and pixel p,
 whose centre lies at half-integers, with d = p - center_i:
 
-    Σ_i = R(θ_i) diag(s_i²) R(θ_i)ᵀ + 0.3 I        the low-pass of 0.3 pixel², so that none falls between the pixels
+    Σ_i = R(θ_i) diag(s_i²) R(θ_i)ᵀ + 0.3 I        low-pass of 0.3 pixel², so that none falls between the pixels
     α_i = min(0.999, opacity_i · exp(-½ dᵀ Σ_i⁻¹ d)),  skipped where below 1/255
     C   = Σ_i c_i α_i T_i + T_end · background,  T_i = Π_{j<i} (1 - α_j)
 
-The order is that of the index: Gaussian 0 lies in front. A pixel ends before the Gaussian that would take T to
-1e-4, so behind an opaque one as much as a tenth of the background can remain. Where α is cut off, the gradient is
-that of the part that is left.
+Gaussians are ordered by index: Gaussian 0 is in front. A pixel stops before the Gaussian that would take T to 1e-4,
+so up to a tenth of the background can remain behind an opaque Gaussian. Where α is cut off, the gradient is that of
+the remaining part.
 """
 
 import contextlib
@@ -62,7 +61,7 @@ def gsplat_works():
 
 
 def rasterize_by_gsplat(centers, scales, angles, colors, opacities, background, size):
-    """An orthographic camera whose pixels are the world's units; depth is the index."""
+    """Uses an orthographic camera with pixels as world units; the depth is the index."""
     from gsplat import rasterization
 
     from representations.gaussian_kernels import LOW_PASS
@@ -92,14 +91,14 @@ def rasterize_by_gsplat(centers, scales, angles, colors, opacities, background, 
 
 
 def to_numpy(tensor):
-    """A float64 copy; float64 comes second, for there are devices without it."""
+    """A float64 copy, converted on the CPU, as some devices have no float64."""
     return tensor.detach().cpu().to(torch.float64, copy=True).contiguous().numpy()
 
 
 @contextlib.contextmanager
 def same_threads():
-    """Inside, numba's kernels take as many threads as torch. numba's first parallel call sets OpenMP's count, which
-    is torch's."""
+    """Inside, numba's kernels use as many threads as torch. numba's first parallel call changes OpenMP's thread count,
+    which is also torch's; it is restored."""
     import numba
 
     threads = torch.get_num_threads()
@@ -113,7 +112,7 @@ def same_threads():
 
 @functools.cache
 def announce_compilation():
-    """numba compiles the kernels when they are first called, unless an earlier run's are on disk."""
+    """Prints a note if numba will compile the kernels at the first call, as there are none cached on disk."""
     from representations.gaussian_kernels import forward
 
     folder = forward.stats.cache_path
@@ -122,7 +121,7 @@ def announce_compilation():
 
 
 class Rasterize(torch.autograd.Function):
-    """The CPU's kernels, for tensors of any device."""
+    """The CPU kernels, for tensors on any device."""
 
     @staticmethod
     def forward(context, centers, scales, angles, colors, opacities, background, size):

@@ -1,4 +1,4 @@
-"""The interface of a representation, and what most representations share."""
+"""The interface of a representation, and what most representations have in common."""
 
 import math
 import sys
@@ -7,12 +7,12 @@ import torch
 
 
 class Representation:
-    """Subclasses implement `images`; everything else has a default to override.
+    """Subclasses implement `images`; everything else has a default that can be overridden.
 
     config, prior    its resolved RepresentationConfig, and the prior
     groups           {name: Parameter (B, …)}: what is optimised, each at the learning rate config.<name>_lr · --rep.lr
     mask             (B, 1, H, W), where --source-mask lets it change, or None
-    learning_rates   --rep.lr where none is given, for each optimizer
+    learning_rates   the default of --rep.lr for each optimizer
     Settings         a dataclass of its own flags --rep.<field>, or None; RepresentationConfig inherits from it
     """
 
@@ -21,8 +21,8 @@ class Representation:
     Settings = None
 
     def parameters(self) -> list:
-        """What torch.optim takes: tensors, or groups of them with learning rates of their own. Groups have no weight
-        decay: a parameter of 0 is a corner of the canvas or an opacity of a half, and nothing to be drawn towards."""
+        """Parameters for torch.optim: tensors, or groups with their own learning rates. Groups have no weight decay: a
+        parameter of 0 is a corner of the canvas or an opacity of a half, and nothing to decay towards."""
         return self.groups_at(self.config.lr)
 
     def groups_at(self, factor: float) -> list[dict]:
@@ -35,7 +35,7 @@ class Representation:
         return getattr(self.config, f"{name}_lr")
 
     def images(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """(B, 3, H, W) in [0, 1], or near it, of the particles `rows`; all, where --batch is not given."""
+        """(B, 3, H, W) in or near [0, 1], for the particles `rows`; all of them without --batch."""
         raise NotImplementedError
 
     def latents(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
@@ -43,24 +43,25 @@ class Representation:
         return self.prior.encode(self.images(rows))
 
     def project(self) -> None:
-        """Makes the parameters valid again after an optimiser step. What is not finite must stay so, and be found."""
+        """Makes the parameters valid again after an optimiser step. Values that are not finite must stay so, to be
+        detected."""
 
     def views(self, images: torch.Tensor) -> dict:
-        """More pictures of its state, recorded with `images`: {name: (pictures (B, 3, H, W), a note)}."""
+        """Extra pictures of its state, recorded with `images`: {name: (pictures (B, 3, H, W), a note)}."""
         return {}
 
     def files(self) -> dict:
-        """More files for the end of the run: {file name: a function that writes to a path}."""
+        """Extra files at the end of the run: {file name: a function that writes to a path}."""
         return {}
 
     def masked(self, images: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
-        """The images (B, 3, H, W), with no gradient outside of the mask."""
+        """The images (B, 3, H, W), without gradient outside the mask."""
         if self.mask is not None and images.requires_grad:
             images.register_hook(lambda gradient: gradient * self.mask[rows].to(gradient))
         return images
 
     def fit(self, pictures: torch.Tensor) -> None:
-        """Fits it to pictures (B, 3, H, W) by least squares, and says how well: a PSNR a particle, in dB."""
+        """Fits it to pictures (B, 3, H, W) by least squares, and prints each particle's PSNR in dB."""
         from tqdm import tqdm
 
         steps = self.config.fit_steps or 500
@@ -82,15 +83,15 @@ class Representation:
 
 
 def keep_outside(values: torch.Tensor, start: torch.Tensor, mask: torch.Tensor | None) -> None:
-    """Puts the values (B, C, H, W) back to those at the start where the mask, (B, 1, …) of any size, has no point, in
-    place."""
+    """Resets the values (B, C, H, W) in place to those at the start wherever the mask, (B, 1, …) of any size, is
+    empty."""
     if mask is not None:
         inside = torch.nn.functional.adaptive_max_pool2d(mask.float(), values.shape[-2:]) > 0
         values.copy_(torch.where(inside, values, start))
 
 
 def clamp_colors(values: torch.Tensor) -> None:
-    """Back into [0, 1], in place. What is not finite becomes NaN: it is an error, not a colour."""
+    """Clamps to [0, 1], in place. Values that are not finite become NaN: they are errors, not colours."""
     values.copy_(values.clamp(0, 1).where(values.isfinite(), float("nan")))
 
 
@@ -103,8 +104,8 @@ def make_optimizer(config, parameters: list) -> torch.optim.Optimizer:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config, step: int, steps: int) -> None:
-    """The optimizer's rates at that step of the run: rising in a straight line over --rep.lr-warm-up, then falling as
-    --rep.lr-schedule says, to 0 after the last step."""
+    """Sets the optimizer's rates for that step of the run: linear warm-up over --rep.lr-warm-up, then decay by
+    --rep.lr-schedule, to 0 after the last step unless it is constant."""
     done = max(0, step - config.lr_warm_up) / max(1, steps - config.lr_warm_up)
     fall = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[config.lr_schedule]
     factor = fall * min(1.0, (step + 1) / (config.lr_warm_up + 1))

@@ -1,4 +1,4 @@
-"""Pictures that a representation may start from: a flat colour, or image files."""
+"""Pictures that a representation can start from: a flat colour, or image files."""
 
 import sys
 import warnings
@@ -10,10 +10,10 @@ from errors import InputError
 
 
 def open_image(path):
-    """The file as a Pillow RGB image: turned as its EXIF says, transparency laid over white, of an animation the
-    first frame.
+    """The file as a Pillow RGB image, rotated according to its EXIF, transparency over white; the first frame of an
+    animation.
 
-    Raises InputError for a file that is missing, no image, or larger than Pillow's limit for what may be an attack.
+    Raises InputError for a file that is missing, no image, or above Pillow's limit for decompression bombs.
     """
     from PIL import Image, ImageOps
 
@@ -25,7 +25,7 @@ def open_image(path):
             Image.init()
             with Image.open(
                 path, formats=[name for name in Image.OPEN if name != "EPS"]
-            ) as file:  # It would start a program.
+            ) as file:  # EPS would start a program.
                 picture = in_srgb(eight_bits(ImageOps.exif_transpose(file)), file.info.get("icc_profile"))
                 picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except InputError:
@@ -34,7 +34,7 @@ def open_image(path):
         raise InputError(
             f"image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels; a smaller one is needed"
         ) from error
-    except Exception as error:  # A broken file can raise whatever its format's decoder trips over.
+    except Exception as error:  # With a broken file, decoders can raise anything.
         raise InputError(f"image {path} cannot be read: {error}") from error
     if picture.mode == "RGB":
         return picture
@@ -43,8 +43,8 @@ def open_image(path):
 
 
 def in_srgb(picture, profile):
-    """A picture whose colours, or greys, are those of another ICC profile (bytes or None), as most photographs' are, in
-    sRGB's; what is transparent stays so."""
+    """Converts a picture, in colour or grey, from its ICC profile (bytes or None) to sRGB; transparency stays. Most
+    photographs have such a profile."""
     import io
 
     from PIL import ImageCms
@@ -61,16 +61,16 @@ def in_srgb(picture, profile):
         colors = picture.convert("L" if space == "GRAY" else space)
         picture = ImageCms.profileToProfile(colors, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
-        return picture  # With a profile that cannot be read it is seen as everybody sees it.
+        return picture  # An unreadable profile is ignored, as by other programs.
     if alpha:
         picture.putalpha(alpha)
     return picture
 
 
 def eight_bits(picture):
-    """Greys of 16 bits, or of floats in [0, 1], as 8 bits; Pillow's own conversion would cut them off at 255.
+    """Converts greys of 16 bits, or floats in [0, 1], to 8 bits; Pillow's own conversion would clip them at 255.
 
-    Raises ValueError for numbers beyond these.
+    Raises ValueError for values outside these ranges.
     """
     import numpy as np
     from PIL import Image
@@ -84,7 +84,8 @@ def eight_bits(picture):
 
 
 def load_image(path, size):
-    """The file as float (3, H, W) in [0, 1] for size (H, W), its middle resized; says so where that changes it."""
+    """The file as float (3, H, W) in [0, 1], centre-cropped and resized to size (H, W); prints a note if this changes
+    it."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -101,13 +102,13 @@ def load_image(path, size):
 
 
 def load_images(paths, prior, rows):
-    """Files, one for all rows, one a prompt, or one a row → (rows, 3, H, W) in [0, 1] on the prior's device."""
+    """Files, one for all rows, one per prompt, or one per row → (rows, 3, H, W) in [0, 1] on the prior's device."""
     pictures = torch.stack([load_image(path, prior.image_size) for path in paths])
     return pictures.repeat_interleave(rows // len(pictures), 0).to(prior.device)
 
 
 def start_images(config, prior, particles):
-    """What --rep.init source, image and constant ask for: (B, 3, H, W) in [0, 1] on the prior's device."""
+    """The pictures for --rep.init source, image and constant: (B, 3, H, W) in [0, 1] on the prior's device."""
     if config.init == "source":
         return particles.source_images
     if config.init == "image":

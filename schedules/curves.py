@@ -1,7 +1,7 @@
-"""Curves that timesteps and weights share, given by coefficients or by points.
+"""Curves for timesteps and weights, given by coefficients or by points.
 
 i is the step, 0 … N-1, float64; x = i/(N-1), from 0 at the first step to 1 at the last. Points are step, value, step,
-value, …: steps that are all at most 1 are values of x, and the last value holds to the end.
+value, …. If all steps are at most 1, they are values of x. The last value holds to the end.
 """
 
 import numpy as np
@@ -11,17 +11,16 @@ from errors import InputError
 
 
 def timesteps(numbers, T: int) -> torch.Tensor:
-    """Numbers that are all at most 1 are fractions of T, 1 being its last; others are timesteps. → whole numbers,
-    float64.
+    """Fractions of T (if all numbers are at most 1; 1 is the last timestep) or timesteps → whole numbers, float64.
 
-    Still float64: what is not finite or outside [0, T) is refused later, by its value.
+    They stay float64 so that values that are not finite or outside [0, T) can be refused later.
     """
     numbers = torch.as_tensor(numbers, dtype=torch.float64)
     return (numbers * T).round().clamp(max=T - 1) if (numbers <= 1).all() else numbers.round()
 
 
 def progress(i: torch.Tensor, steps: int) -> torch.Tensor:
-    """x; 0 where the run has one step."""
+    """x; 0 if the run has one step."""
     return i / max(1, steps - 1)
 
 
@@ -32,7 +31,7 @@ def polynomial(coefficients: tuple[float, ...], i: torch.Tensor, steps: int) -> 
 
 
 def split(points: tuple[float, ...], i: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """→ i or x, and the points' places on that axis and their values, all float64."""
+    """→ i or x, the points' positions on that axis, and their values, all float64."""
     at, values = torch.tensor(points, dtype=torch.float64).view(-1, 2).T.contiguous()
     return (progress(i, steps) if at[-1] <= 1 else i), at, values
 
@@ -52,7 +51,7 @@ def stepping(points: tuple[float, ...], i: torch.Tensor, steps: int) -> torch.Te
 def validate_points(flag: str, points: tuple[float, ...], steps: int, timesteps: bool = False) -> None:
     """Raises InputError unless they are step, value, step, value, … with steps that rise from 0 and end within the run.
 
-    timesteps: whether the values are timesteps, of which, as of the steps, all or none may be fractions.
+    timesteps: whether the values are timesteps. Of these, as of the steps, either all or none must be fractions.
     """
     at = points[::2]
     if len(points) % 2:

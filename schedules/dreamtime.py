@@ -1,4 +1,4 @@
-"""DreamTime: a share of the run for each timestep. Huang et al. 2023, arXiv 2306.12422."""
+"""DreamTime: each timestep gets a share of the run. Huang et al. 2023, arXiv 2306.12422."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from errors import InputError, NonNegative, Positive
 
 @dataclass
 class DreamTimeSettings:
-    """m and s up to 1 are fractions of T, above 1 timesteps. m1 = m2 with s1 = s2 makes W_p one bell."""
+    """m and s up to 1 are fractions of T, above 1 timesteps. With m1 = m2 and s1 = s2, W_p is a single bell."""
 
     m1: NonNegative = 0.8
-    """W_p falls above it."""
+    """W_p decays above m1."""
     s1: Positive = 0.3
-    """Standard deviation of that fall."""
+    """Standard deviation of the decay above m1."""
     m2: NonNegative = 0.5
-    """W_p falls below it. Between m2 and m1 it is 1."""
+    """W_p decays below m2. Between m2 and m1 it is 1."""
     s2: Positive = 0.1
-    """Standard deviation of that fall."""
+    """Standard deviation of the decay below m2."""
 
 
 class Densities(NamedTuple):
@@ -31,11 +31,11 @@ class Densities(NamedTuple):
 
 
 def densities(schedule) -> Densities:
-    """The shares that a Schedule's timesteps get.
+    """The shares of a Schedule's timesteps.
 
-    W_d = √((1-ᾱ_t)/ᾱ_t) grows with t: steps at high noise decide more. W_p leaves the run to content,
-    not to the coarsest and finest timesteps. Raises InputError where m2 > m1, or where W is 0 or not finite in all
-    of t_min … t_max.
+    W_d = √((1-ᾱ_t)/ᾱ_t) grows with t: steps at high noise decide more. W_p favours the timesteps that form content
+    over the coarsest and finest ones. Raises InputError if m2 > m1, or if W is 0 or not finite in all of
+    t_min … t_max.
     """
     setting = schedule.config.dreamtime
     m_1, s_1, m_2, s_2 = (v * schedule.T if v <= 1 else v for v in (setting.m1, setting.s1, setting.m2, setting.s2))

@@ -1,6 +1,6 @@
 """Timesteps and weights of one run.
 
-A new schedule is a function in timestep.py or weight.py and its name in the table at the end of that file. Its
+To add a schedule, write a function in timestep.py or weight.py and add it to the table at the end of that file. Its
 settings are fields of ScheduleConfig and lines in USED_BY.
 """
 
@@ -29,28 +29,29 @@ class RandomDecaySettings:
     t_max_end: Timestep = None
     """t_max at the end. None: 0.5 as in ProlificDreamer, or t_max if that is lower."""
     at: Fraction = 0.2
-    """The part of the run after which the step curve falls (ProlificDreamer: 5,000 steps of 25,000)."""
+    """The fraction of the run after which the step curve falls (ProlificDreamer: 5,000 steps of 25,000)."""
 
 
 @dataclass
 class ScheduleConfig:
     timestep: Literal[tuple(TIMESTEPS)] | None = None
-    """How t changes over the run. None: uniform, unless the method or the checkpoint has a default of its own."""
+    """How t changes over the run. None: the method's or the checkpoint's default, or uniform."""
     weight: Literal[tuple(WEIGHTS)] | None = None
-    """The factor on the gradient. dreamtime with the timesteps of that name counts W twice. None: the method's own."""
-    t_min: Timestep = None
-    """Least timestep: up to 1 a fraction of T, above 1 a timestep. None: 0.02, or the method's or checkpoint's
+    """The factor on the gradient. With dreamtime timesteps, the weight dreamtime counts W twice. None: the method's
     default."""
+    t_min: Timestep = None
+    """Least timestep: up to 1 a fraction of T, above 1 a timestep. None: the method's or the checkpoint's default, or
+    0.02."""
     t_max: Timestep = None
-    """Greatest timestep, likewise; 1 is the last. None: the method's or the checkpoint's default, or as noisy as 0.98
-    of Stable Diffusion."""
+    """Greatest timestep, likewise; 1 is the last. None: the method's or the checkpoint's default, or the timestep that
+    is as noisy as 0.98 T in Stable Diffusion."""
     shared_t: bool = False
-    """One t for all particles at each step, instead of one each, where t is random."""
+    """Draw one t for all particles at each step, instead of one per particle, if t is random."""
     t: Timestep = None
     """The timestep of --schedule.timestep constant, in the units of t_min."""
     timestep_points: tuple[NonNegative, ...] = ()
-    """step t step t … for piecewise_linear and stepping. Steps all up to 1 are parts of the run, t all up to 1
-    fractions of T."""
+    """step t step t … for piecewise_linear and stepping. If all steps are at most 1, they are fractions of the run; if
+    all t are at most 1, fractions of T."""
     timestep_coefficients: tuple[Finite, ...] = ()
     """c_0 c_1 … for polynomial: t = Σ c_k x^k, x from 0 to 1 over the run; fractions of T if no t is above 1."""
     weight_points: tuple[NonNegative, ...] = ()
@@ -58,7 +59,7 @@ class ScheduleConfig:
     weight_coefficients: tuple[Finite, ...] = ()
     """c_0 c_1 … for the weight polynomial."""
     weight_ends: tuple[NonNegative, NonNegative] | None = None
-    """a b for the weight linear: w at the first step, and at the last."""
+    """a b for the weight linear: w at the first and at the last step."""
     snr_gamma: Positive = 5.0
     """γ of the weight snr."""
     random_decay: RandomDecaySettings = field(default_factory=RandomDecaySettings)
@@ -83,15 +84,15 @@ USED_BY = {
 
 
 class Schedule:
-    """t and w of one run of `steps` steps.
+    """t and w for a run of `steps` steps.
 
     min_t              the least timestep that the method can be called with; t_min is raised to it
     sampler_timesteps  the timesteps (N,) of a method that is a sampler, or None
 
-    bounds     the least and the greatest t of each step, long (N,) each, equal where t is not random
+    bounds     the least and the greatest t of each step, long (N,) each, equal if t is not random
     random     whether each particle draws its t between them
-    note       a line for the user where t_min was raised, or None
-    dreamtime  its Densities where timesteps or weight need them, else None
+    note       a line for the user if t_min was raised, or None
+    dreamtime  its Densities if timesteps or weight need them, else None
 
     Raises InputError for settings that do not fit the prior, t outside [min_t, T), and weights that are negative (they
     would lead away from the prompt) or not finite.
@@ -142,7 +143,7 @@ class Schedule:
         return t_min, t_max
 
     def at_least(self, flag: str, number: float) -> int:
-        """The timestep of a setting, or the method's least, and then a note."""
+        """The timestep of a setting; if the method's least is greater, that one, with a note."""
         t = self.to_timestep(flag, number)
         if t < self.min_t:
             self.note = f"timesteps start at {self.min_t}, the method's least, not at --schedule.{flag} {number:g}"
@@ -173,9 +174,9 @@ class Schedule:
         return self.bounds[0][step].repeat(len(self.particles))
 
     def weights(self, t: torch.Tensor) -> torch.Tensor:
-        """w (N,) of the whole run, of one timestep a step, t (N,)."""
+        """w (N,) of the whole run, for one timestep per step, t (N,)."""
         return WEIGHTS[self.config.weight](t, self.i, self)
 
     def weight(self, t: torch.Tensor, step: int) -> torch.Tensor:
-        """w (B,) float64, on the CPU, of timesteps t (B,) at that step."""
+        """w (B,) float64, on the CPU, for timesteps t (B,) at that step."""
         return WEIGHTS[self.config.weight](t, self.i[step].expand(len(t)), self)

@@ -2,11 +2,11 @@
 
 i         the steps 0 … N-1, float64 (N,)
 schedule  the Schedule: schedule.steps is N, t_min and t_max are timesteps, both included, config the settings
-t         float64 (N,), rounded by Schedule to the nearest timestep, one for all particles; or a pair (low, high) of
-          such: each particle draws from U{low_i … high_i}, both included
+t         float64 (N,), rounded by Schedule to the nearest timestep, the same for all particles; or a pair (low, high)
+          of these: each particle draws from U{low_i … high_i}, both included
 
-Those in RANGED lie between t_min and t_max, and but for the random ones never rise; the others have settings of
-their own.
+Those in RANGED lie between t_min and t_max and, except for the random ones, never rise. The others have their own
+settings.
 """
 
 import torch
@@ -21,7 +21,7 @@ def uniform(i, schedule):
 
 
 def linear(i, schedule):
-    """From t_max at the first step down to t_min at the last linearly."""
+    """From t_max at the first step linearly down to t_min at the last."""
     return schedule.t_max - (schedule.t_max - schedule.t_min) * i / max(1, schedule.steps - 1)
 
 
@@ -31,8 +31,8 @@ def hifa(i, schedule):
 
 
 def dreamtime(i, schedule):
-    """The t whose Σ_{j ≥ t} W(j) is nearest to i/N, for Σ W = 1: W is the share of the run that t gets. Huang et
-    al. 2023, dreamtime.py."""
+    """The t whose Σ_{j ≥ t} W(j) is nearest to i/N, with Σ W = 1: t gets the share W(t) of the run. Huang et al. 2023,
+    dreamtime.py."""
     W = schedule.dreamtime.W[schedule.t_min : schedule.t_max + 1]
     tail = W.flip(0).cumsum(0) / W.sum()  # from t = t_max downwards
     midpoints = (tail[1:] + tail[:-1]) / 2
@@ -43,7 +43,7 @@ def random_decay(i, schedule):
     """U{low_i … high_i}, falling from t_min … t_max. The step curve is ProlificDreamer's, Wang et al. 2023, arXiv
     2305.16213.
 
-    Raises InputError where an end would rise, where low would overtake high, and where an exponential should reach 0.
+    Raises InputError if low or high would rise, if low would exceed high, or if an exponential would have to reach 0.
     """
     setting = schedule.config.random_decay
     low_end, high_end = schedule.t_min, max(schedule.t_min, min(schedule.t_max, schedule.to_timestep("t-max", 0.5)))
@@ -88,12 +88,12 @@ def piecewise_linear(i, schedule):
 
 
 def stepping(i, schedule):
-    """From each point of --schedule.timestep-points on, its t."""
+    """Piecewise constant: from each point of --schedule.timestep-points on, its t."""
     return curves.timesteps(curves.stepping(schedule.config.timestep_points, i, schedule.steps), schedule.T)
 
 
 def ddim(i, schedule):
-    """The timesteps of diffusers' DDIMScheduler on the checkpoint's config. For ddim and sdedit only."""
+    """The timesteps of diffusers' DDIMScheduler with the checkpoint's config. Only for ddim and sdedit."""
     return schedule.sampler_timesteps.double()
 
 

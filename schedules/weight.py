@@ -1,7 +1,7 @@
 """Weights w of the gradient: functions (t, i, schedule) → (B,) float64 on the CPU, of the timestep t or of the step i.
 
 t         long (B,)
-i         the step of each, float64 (B,)
+i         the step of each t, float64 (B,)
 schedule  the Schedule: schedule.steps is N, config the settings, prior.alphas_cumprod ᾱ (T,) float64
 """
 
@@ -22,7 +22,7 @@ def dreamfusion(t, i, schedule):
 
 
 def fantasia3d(t, i, schedule):
-    """w = √ᾱ_t (1-ᾱ_t): less at both ends. Chen et al. 2023, arXiv 2303.13873."""
+    """w = √ᾱ_t (1-ᾱ_t), smaller at both ends. Chen et al. 2023, arXiv 2303.13873."""
     a = schedule.prior.alphas_cumprod[t]
     return a.sqrt() * (1 - a)
 
@@ -35,13 +35,13 @@ def ism(t, i, schedule):
 
 
 def rfds(t, i, schedule):
-    """w = 1 + √((1-ᾱ_t)/ᾱ_t), with which SDS is RFDS. Yang et al. 2024, arXiv 2406.03293."""
+    """w = 1 + √((1-ᾱ_t)/ᾱ_t); SDS with this weight is RFDS. Yang et al. 2024, arXiv 2406.03293."""
     return 1 + ism(t, i, schedule)
 
 
 def ddim(t, i, schedule):
-    """w_i = λ_{t_i} - λ_{t_{i+1}}, λ = √((1-ᾱ)/ᾱ), and λ of the last step: the length of a DDIM step, for timesteps
-    that fall and are not random. Kulikov et al. 2024, arXiv 2412.08629; Yan et al. 2024, arXiv 2405.10988."""
+    """w_i = λ_{t_i} - λ_{t_{i+1}}, at the last step λ_{t_i}, with λ = √((1-ᾱ)/ᾱ): the length of a DDIM step. Needs
+    falling timesteps that are not random. Kulikov et al. 2024, arXiv 2412.08629; Yan et al. 2024, arXiv 2405.10988."""
     if schedule.random:
         raise InputError(
             f"--schedule.weight ddim: timesteps that are not random are needed, not {schedule.config.timestep}"
@@ -52,14 +52,14 @@ def ddim(t, i, schedule):
 
 
 def dreamtime(t, i, schedule):
-    """w = W(t)/max W. In the paper, W is the share of the run that t gets, not a weight. Huang et al. 2023,
+    """w = W(t)/max W. In the paper, W(t) is not a weight but the share of the run at t. Huang et al. 2023,
     dreamtime.py."""
     return schedule.dreamtime.W[t]
 
 
 def snr(t, i, schedule):
-    """w = min(SNR, γ)/SNR, SNR = ᾱ_t/(1-ᾱ_t): 1 where SNR ≤ γ, γ/SNR where there is less noise. Min-SNR, Hang et
-    al. 2023, arXiv 2303.09556."""
+    """w = min(SNR, γ)/SNR, SNR = ᾱ_t/(1-ᾱ_t): 1 if SNR ≤ γ, else γ/SNR. Min-SNR, Hang et al. 2023, arXiv
+    2303.09556."""
     a = schedule.prior.alphas_cumprod[t]
     return (schedule.config.snr_gamma * (1 - a) / a).clamp(max=1)
 
@@ -81,7 +81,7 @@ def piecewise_linear(t, i, schedule):
 
 
 def stepping(t, i, schedule):
-    """From each point of --schedule.weight-points on, its w."""
+    """Piecewise constant: from each point of --schedule.weight-points on, its w."""
     return curves.stepping(schedule.config.weight_points, i, schedule.steps)
 
 
