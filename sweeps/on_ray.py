@@ -1,6 +1,5 @@
 """Runs on Ray: on this machine, or on a cluster that shares the sweep's folder."""
 
-import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -15,9 +14,9 @@ from sweeps.runs import execute, fail
 TRIES = 3
 
 
-@contextlib.contextmanager
-def connected(address: str, workers: int | None):
-    """Inside, Ray is connected: one of its own on this machine for "local", else the one at the address.
+def connect(address: str, workers: int | None) -> None:
+    """Starts a Ray of its own on this machine for "local", or finds the one at the address; Ray lets go of it when this
+    process ends.
 
     Raises InputError where Ray is not installed or does not answer.
     """
@@ -32,10 +31,6 @@ def connected(address: str, workers: int | None):
         ray.init(address=address, **options)
     except Exception as error:  # Ray has many exceptions for an address where nothing answers.
         raise InputError(f"--ray {address}: Ray can not be reached there ({first_line(error)})") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def execute_there(directory: str, threads: int, folder: str, run: Run) -> None:

@@ -39,9 +39,10 @@ def save_page(
     """index.html: the figure, and a table of the runs. command: the sweep's own; left: the time to its end, where it
     goes on: the page loads itself again."""
     commands = [shlex.join(["python", "sds2d.py", *run.arguments]) for run in runs]
-    names = {"name": path.parent.absolute().name, "command": shlex.join(["python", "sweep.py", *command])}
     lines = list(zip(runs, rows, commands, strict=True))
-    ends = zip(runs, rows, strict=True)
-    labels = {title(run.values.items()): path.parent / row["folder"] for run, row in ends if row["status"] == FINISHED}
-    data = comparison(labels, path) if labels else None
+    finished = {
+        title(run.values.items()): path.parent / row["folder"] for run, row, _ in lines if row["status"] == FINISHED
+    }
+    data = comparison(finished, path) if finished else None
+    names = {"name": path.parent.absolute().name, "command": shlex.join(["python", "sweep.py", *command])}
     write_text(path, template("sweep.html").render(lines=lines, summary=summary, left=left, data=data, **names))
