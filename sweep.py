@@ -34,8 +34,7 @@ from recording.page import time_left
 from sweeps import runs
 from sweeps.figure import Axis, draw
 from sweeps.grid import Run, make_runs, read_grid, title
-from sweeps.jobs import run_in_processes
-from sweeps.on_ray import connect, run_on_ray
+from sweeps.parallel import connect, run_in_processes, run_on_ray
 from sweeps.results import results, save_page
 
 MOMENTS = "moments"
