@@ -40,10 +40,10 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
     if options.config:
         stored = load(options.config)
         run = flatten(set_values(Config(), stored, options.config))
-        kept = set(stored)
-        if any(name in given and flat[name] != run[name] for name in ("algo.name", "rep.kind", "prior.path")):
+        kept, chooses = set(stored), ("algo.name", "rep.kind", "prior.path")
+        if run["command"] and any(name in given and flat[name] != run[name] for name in chooses):
             # Of a run with another method only what its user gave holds; the rest were that method's defaults.
-            kept &= set(settings_in(run["command"])) if run["command"] else kept
+            kept &= set(settings_in(run["command"]))
         set_values(options, {name: run[name] for name in kept.difference(given)}, options.config)
         given += kept
     config = validated(Config, options)

@@ -37,12 +37,12 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     values |= lines[kind] | algorithm.defaults | searched | algorithm.required
     # What the user gave may imply others, and a learning rate belongs to its optimizer.
     values["particles"] = len(config.seeds) or values["particles"]
-    given = {
-        "image": config.rep.init_images,
-        "constant": config.rep.init_color,
-        "noise": config.rep.init_std is not None,
-    }
-    values["rep.init"] = next((start for start in given if given[start]), values["rep.init"])
+    if config.rep.init_images:
+        values["rep.init"] = "image"
+    elif config.rep.init_color:
+        values["rep.init"] = "constant"
+    elif config.rep.init_std is not None:
+        values["rep.init"] = "noise"
     optimizer = config.rep.optimizer or values["rep.optimizer"]
     if optimizer != values["rep.optimizer"] or "rep.lr" not in values:
         values["rep.lr"] = representation.learning_rates[optimizer]
