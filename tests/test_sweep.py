@@ -233,6 +233,7 @@ WRONG = [
     ("--steps 10 many", ["many"]),
     ("--seed 0 1 --steps 0", ["--steps 0"]),
     ("--seed 0 1 0", ["--seed 0", "twice"]),
+    ("--seed 0 1 --seed=0", ["--seed 0", "twice"]),
     ("--prompt a --prompt a", ["--prompt a", "twice"]),
     ("apple --seed 0 1", ["apple", "flag"]),
     ("--seed 0 1 --rows rep.lr", ["rep.lr", "seed"]),
