@@ -34,8 +34,7 @@ from recording.page import time_left
 from sweeps import runs
 from sweeps.figure import Axis, draw
 from sweeps.grid import Run, make_runs, read_grid, title
-from sweeps.jobs import run_in_processes
-from sweeps.on_ray import connected, run_on_ray
+from sweeps.parallel import connect, run_in_processes, run_on_ray
 from sweeps.results import results, save_page
 
 MOMENTS = "moments"
@@ -148,8 +147,7 @@ def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[
 
 def in_turn(folder: Path, pending: list[Run]) -> Iterator[Run]:
     """Executes the runs in this process → each as it ends."""
-    for number, run in enumerate(pending, 1):
-        print(f"[{number}/{len(pending)}] {title(run.values.items())}", file=sys.stderr)
+    for run in pending:
         runs.execute(folder, run.name, run.arguments)
         yield run
 
@@ -160,36 +158,34 @@ def execute_all(sweep: Sweep) -> None:
     pending = [run for run in sweep.chosen() if runs.status(folder, run.name) != runs.FINISHED]
     priors = [run.config.prior for run in pending]
     pending.sort(key=lambda run: priors.index(run.config.prior))  # Each prior is loaded once.
+    if options.ray and pending:
+        connect(options.ray, options.ray_workers)
+    elif pending and not options.jobs and all(prior == priors[0] for prior in priors):
+        runs.shared_prior(priors[0])  # One that can not be loaded is no failure of each run.
+    try:
+        (folder / "unfinished").mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"command": sweep.command, "runs": sweep.contents()}, indent=1, ensure_ascii=False)
+        write_text(folder / "sweep.json", text)
+    except OSError as error:
+        raise InputError(f"--out {folder} can not be written: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
-        if options.ray and pending:
-            stack.enter_context(connected(options.ray, options.ray_workers))
-        elif pending and not options.jobs and pending[0].config.prior == pending[-1].config.prior:
-            runs.shared_prior(pending[0].config.prior)  # One that can not be loaded is no failure of each run.
-        try:
-            (folder / "unfinished").mkdir(parents=True, exist_ok=True)
-            text = json.dumps({"command": sweep.command, "runs": sweep.contents()}, indent=1, ensure_ascii=False)
-            write_text(folder / "sweep.json", text)
-        except OSError as error:
-            raise InputError(f"--out {folder} can not be written: {error.strerror}") from error
         if not options.only:  # Then each run's folder has a lock, and no file is half written.
             stack.enter_context(lock_folder(folder))
+        stack.callback(show, sweep)  # at the end, and where it is stopped
         if pending:
             show(sweep, "")
-        stack.callback(show, sweep)  # at the end, and where it is stopped
-        start = time.perf_counter()
-        if options.ray:
+        start, count = time.perf_counter(), min(options.jobs or 1, len(pending))
+        if options.ray and pending:
             ends = run_on_ray(folder, pending, options.ray_workers)
-        elif options.jobs and options.jobs > 1 and pending:
-            ends = run_in_processes(folder, pending, min(options.jobs, len(pending)))
+        elif count > 1:
+            ends = run_in_processes(folder, pending, count)
         else:
             ends = in_turn(folder, pending)
         for number, run in enumerate(ends, 1):
-            status = runs.status(folder, run.name)
-            if status == runs.FAILED or options.ray or options.jobs:  # In this process a run has a bar of its own.
-                reason = runs.run_result(folder, run.name).get("error") or ""
-                print(f"[{number}/{len(pending)}] {title(run.values.items())} {status}: {reason}", file=sys.stderr)
-            rest = len(pending) - number
-            if rest:
+            reason = runs.run_result(folder, run.name).get("error")
+            status = f"{runs.status(folder, run.name)}{f': {reason}' if reason else ''}"
+            print(f"[{number}/{len(pending)}] {title(run.values.items())} {status}", file=sys.stderr)
+            if rest := len(pending) - number:
                 show(sweep, time_left((time.perf_counter() - start) / number * rest))
     with contextlib.suppress(OSError):
         (folder / "unfinished").rmdir()  # It is not empty while other processes work on --only.
@@ -212,26 +208,21 @@ def show(sweep: Sweep, left: str | None = None) -> None:
 def figure(sweep: Sweep):
     """The matplotlib Figure of rows and columns; further swept settings make a table for each combination."""
     rows, columns, others = axes(sweep.options, sweep.swept)
-    by_values = {frozenset(run.values.items()): run for run in sweep.runs}
-    tables = list(itertools.product(*([(name, text) for text in sweep.swept[name]] for name in others)))
     # {label of a column: the moment that it shows, None for the end}
     heads = moment_labels(sweep.runs) if columns == MOMENTS else dict.fromkeys(sweep.swept[columns])
-
-    def cell(table, row, column):
-        label, moment = list(heads.items())[column]
-        along = [] if columns == MOMENTS else [(columns, label)]
-        run = by_values[frozenset([*tables[table], (rows, sweep.swept[rows][row]), *along])]
-        return pictures(sweep, run, moment)
-
-    column_axis = Axis("steps" if columns == MOMENTS else columns, list(heads))
+    tables = list(itertools.product(*([(name, text) for text in sweep.swept[name]] for name in others)))
+    by_values, cells = {frozenset(run.values.items()): run for run in sweep.runs}, {}
+    for (i, table), (j, row), (k, head) in itertools.product(*map(enumerate, (tables, sweep.swept[rows], heads))):
+        along = [] if columns == MOMENTS else [(columns, head)]
+        cells[i, j, k] = pictures(sweep, by_values[frozenset([*table, (rows, row), *along])], heads[head])
     names = dict(label.split("=", 1) for label in sweep.options.labels)
 
-    def renamed(axis):
-        return Axis(names.get(axis.name, axis.name), [names.get(text, text) for text in axis.texts])
+    def axis(name, texts):
+        return Axis(names.get(name, name), [names.get(text, text) for text in texts])
 
     titles = [title([(names.get(name, name), names.get(text, text)) for name, text in table]) for table in tables]
-    row_axis = Axis(rows, sweep.swept[rows])
-    return draw(renamed(row_axis), renamed(column_axis), titles, cell, sweep.options.tile)
+    column_axis = axis("steps" if columns == MOMENTS else columns, heads)
+    return draw(axis(rows, sweep.swept[rows]), column_axis, titles, cells, sweep.options.tile)
 
 
 def moment_labels(grid: list[Run]) -> dict[str, int | None]:
@@ -247,13 +238,9 @@ def pictures(sweep: Sweep, run: Run, moment: int | None) -> list:
     home, particles = runs.run_folder(sweep.folder, run.name), run.config.particles
     if home is None:
         return [runs.WAITING]
-
-    def file(particle):
-        end = home / f"final_{particle:02d}.png"
-        return end if moment is None else runs.moment_file(home, runs.moments(run.config)[moment], particle)
-
-    first = range(0, len(run.config.prompt) * particles, particles)
-    files = [[file(p + i) for i in range(min(sweep.options.show, particles))] for p in first]
+    start = "final" if moment is None else runs.moment_name(runs.moments(run.config)[moment])
+    shown, prompts = range(min(sweep.options.show, particles)), range(len(run.config.prompt))
+    files = [[home / f"{start}_{prompt * particles + i:02d}.png" for i in shown] for prompt in prompts]
     if all(path.is_file() for line in files for path in line):
         return files
     return [runs.FAILED, runs.run_result(sweep.folder, run.name).get("error") or ""]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import sds2d
 from algorithms import ALGORITHMS
 from config.command_line import parse
-from config.settings import Config, flag, flags_in, flatten, set_values
+from config.settings import Config, flag, flatten, set_values, settings_in
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 from recording.folder import write_atomic
@@ -53,8 +53,8 @@ def cells(folder: Path, given: list[str], row: str, runs: list[dict[str, Any]], 
         raise InputError(f"row {row!r}: a method and a representation are needed, as 'sds latent'")
     name, kind = row.split()
     settings = {"algo.name": name, "rep.kind": kind} | runs[0]
-    if taken := {flag(key) for key in settings}.intersection(flags_in(given)):
-        raise InputError(f"{', '.join(sorted(taken))}: the table's rows set it themselves")
+    if taken := sorted(settings.keys() & settings_in(given)):
+        raise InputError(f"{', '.join(map(flag, taken))}: the table's rows set it themselves")
     flags = [(flag(k), *map(str, v if isinstance(v, tuple) else (v,))) for k, v in settings.items()]
     base, initial, made = parse([*given, *itertools.chain(*flags)]), flatten(Config()), []
     for index, run in enumerate(runs):

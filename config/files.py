@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from config.settings import Config
+from config.settings import Config, adapter
 from errors import InputError, first_line
 from priors.checkpoint import user_path
 
@@ -25,14 +24,14 @@ class PlainLoader(yaml.SafeLoader):
 def load(file: str | Path) -> dict[str, Any]:
     """A YAML file of settings, ours or a user's → {dotted name: value}. Raises InputError for anything else."""
     try:
-        if user_path(file).exists() and not user_path(file).is_file():
-            raise ValueError("it is no file")  # A named pipe would block.
+        if not user_path(file).is_file():  # A named pipe would block.
+            raise ValueError("no such file")
         text = user_path(file).read_text(encoding="utf-8")
         if len(text) > 2**22:
             raise ValueError("it is larger than 4 MB")
         content = yaml.load(text, PlainLoader)
         json.dumps(content)  # no dates, no objects
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except Exception as error:  # PyYAML raises whatever its constructors trip over.
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise InputError(f"{file} can not be read as settings ({reason})") from error
     if not isinstance(content, dict):
@@ -51,17 +50,17 @@ def nested_items(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def dump(config: Config) -> str:
     """A Config as YAML, with all of its settings but the folder, which may be moved."""
-    settings = json.loads(json.dumps(asdict(config)))  # JSON has lists for tuples, as YAML does.
-    settings.pop("out")
+    settings = adapter(Config).dump_python(config, mode="json", exclude={"out"})
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def read_prompts(file: str) -> tuple[str, ...]:
     """The lines of a text file that are not empty."""
     try:
-        prompts = tuple(filter(None, map(str.strip, user_path(file).read_text(encoding="utf-8").splitlines())))
+        lines = user_path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"--prompts-file {file} can not be read ({first_line(error)})") from error
+    prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts:
         raise InputError(f"--prompts-file {file} has no prompts; a line for each is needed")
     return prompts

@@ -17,10 +17,12 @@ from recording.recorder import LogConfig
 from representations import RepresentationConfig
 from schedules.schedule import ScheduleConfig
 
+Seed = Annotated[NonNegativeInt, Field(lt=2**32)]  # Larger ones repeat.
+
 
 @dataclass
 class Config:
-    prompt: tuple[str, ...] = ("a red apple",)
+    prompt: Annotated[tuple[str, ...], Field(min_length=1)] = ("a red apple",)
     """What to make. Several prompts make several rows."""
     negative_prompt: tuple[str, ...] = ("",)
     """y⁻, what guidance leads away from: one for all prompts, one a prompt, or one a particle."""
@@ -38,9 +40,9 @@ class Config:
     """y⁻ of the source. None: that of the prompt."""
     steps: Annotated[PositiveInt, Field(le=10**7)] | None = None
     """Optimiser steps. None: 1000, unless the method or the checkpoint has a default of its own."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Row i of the batch draws its random numbers from seed + i."""
-    seeds: tuple[NonNegativeInt, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """The seeds of a prompt's particles, in place of --seed."""
     paper: bool = False
     """The method and its schedule as its paper has them, not as they were searched for the checkpoint. Steps, start
@@ -93,14 +95,11 @@ def set_values(config: Any, values: dict[str, Any], source: Any) -> Any:
     for name, value in values.items():
         if name not in known:
             raise InputError(f"{source}: there is no setting {name}")
-        if isinstance(value, list) or isinstance(known[name], tuple):
-            value = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if isinstance(known[name], tuple) and not isinstance(value, list | tuple):
+            value = (value,)  # as in `prompt: a fox`
         *path, last = name.split(".")
         setattr(functools.reduce(getattr, path, config), last, value)
-    try:
-        check_values(config)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
+    check_values(config, f"{source}: ")
     return config
 
 
@@ -108,29 +107,27 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def flags_in(arguments: Iterable[str]) -> list[str]:
-    return [word.split("=")[0].replace("_", "-") for word in arguments]
+def settings_in(arguments: Iterable[str]) -> list[str]:
+    """The settings that a command line gives: schedule.shared_t of --schedule.no-shared-t, too."""
+    names = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in arguments if word.startswith("--")]
+    return [re.sub(r"(^|\.)no_", r"\1", name) for name in names]
 
 
-def settings_in(arguments: Iterable[str]) -> set[str]:
-    """The flags of the settings that a command line gives: --schedule.shared-t of --schedule.no-shared-t, too."""
-    return {re.sub(r"^(--(?:.*\.)?)no-", r"\1", word) for word in flags_in(arguments)}
-
-
-def validated(cls: type, config: Any) -> Any:
-    """A dataclass with its values converted to the types of the dataclass cls; InputError names one that is wrong."""
+def validated(cls: type, config: Any, source: str = "") -> Any:
+    """A dataclass with its values converted to the types of the dataclass cls. Raises InputError, which begins with
+    the source, for one that is wrong."""
     try:
         return adapter(cls).validate_python(asdict(config))
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(part for part in fault["loc"] if isinstance(part, str) and part.isidentifier())
-        raise InputError(f"{flag(name)} {str(fault['input'])[:100]}: {fault['msg']}") from error
+        raise InputError(f"{source}{flag(name)} {str(fault['input'])[:100]}: {fault['msg']}") from error
 
 
-def check_values(config: Config) -> None:
+def check_values(config: Config, source: str = "") -> None:
     """Every setting by itself: its type and its limits. Raises InputError; what stands for another type is
     converted."""
-    vars(config).update(vars(validated(Config, config)))
+    vars(config).update(vars(validated(Config, config, source)))
     for name, value in flatten(config).items():
-        if ascii(value).count("\\udc"):  # Bytes of the command line that are not UTF-8 arrive as surrogates.
-            raise InputError(f"{flag(name)} {ascii(value)} is not UTF-8")
+        if "\\udc" in ascii(value):  # Bytes of the command line that are not UTF-8 arrive as surrogates.
+            raise InputError(f"{source}{flag(name)} {ascii(value)} is not UTF-8")

@@ -1,10 +1,8 @@
 """The figure of a sweep: rows and columns of pictures, the settings that they differ in written at the left and on
 top."""
 
-import itertools
 import math
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,18 +19,17 @@ class Axis:
     texts: list[str]
 
 
-def draw(rows: Axis, columns: Axis, tables: list[str], cell: Callable, tile: int):
+def draw(rows: Axis, columns: Axis, tables: list[str], cells: dict[tuple[int, int, int], list], tile: int):
     """→ a matplotlib Figure, one unit a pixel, so that pictures stay sharp.
 
     tables  titles, one a table of rows × columns
-    cell    cell(table, row, column), indices → a run's picture files, a list a prompt; or texts where there are none.
+    cells   {(table, row, column), indices: a run's picture files, a list a prompt; or texts where there are none}.
             Those of one prompt make a square, those of several a line each.
     tile    about how wide a picture is; it is enlarged or reduced by a whole factor
     """
     from matplotlib.figure import Figure  # costs a second
 
-    indices = list(itertools.product(*(range(len(texts)) for texts in (tables, rows.texts, columns.texts))))
-    cells = {index: content(cell(*index), tile) for index in indices}
+    cells = {index: content(parts, tile) for index, parts in cells.items()}
     sizes = [part.size for part in cells.values() if isinstance(part, Image.Image)] or [(tile, tile)]
     side, height = (max(each) for each in zip(*sizes, strict=True))
     width = max(side, 100)

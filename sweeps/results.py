@@ -1,12 +1,12 @@
 """What a sweep says in words: results.csv, a line a run, and index.html, which links every run."""
 
-import json
 import shlex
+import statistics
 from pathlib import Path
 
 from recording.comparison import comparison
 from recording.folder import write_text
-from recording.page import template
+from recording.page import records, template
 from sweeps.grid import Run, title
 from sweeps.runs import FINISHED, run_folder, run_result, status
 
@@ -17,20 +17,16 @@ def results(folder: Path, runs: list[Run]) -> list[dict]:
     for index, run in enumerate(runs):
         home, result = run_folder(folder, run.name), run_result(folder, run.name)
         row = {"index": index, **run.values, "status": status(folder, run.name), "seconds": result.get("seconds")}
-        row["grad_norm"] = last_mean(home, "metrics.jsonl", "grad_norm")
-        row["clip_score"] = last_mean(home, "scores.jsonl", "clip_score")
+        lines = records(home) if home else []
+        row["grad_norm"], row["clip_score"] = last_mean(lines, "grad_norm"), last_mean(lines, "clip_score")
         row["warnings"] = "; ".join(result.get("warnings", ()))
         rows.append(row | {"folder": home and home.relative_to(folder).as_posix(), "error": result.get("error")})
     return rows
 
 
-def last_mean(home: Path | None, name: str, key: str) -> float | None:
-    """The mean over the particles in the last line of a .jsonl file."""
-    try:
-        values = json.loads((home / name).read_text(encoding="utf-8").splitlines()[-1])[key]
-        return sum(values) / len(values)
-    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):  # Not every run has every file.
-        return None
+def last_mean(lines: list[dict], name: str) -> float | None:
+    """The mean over the particles in the last line that has such a number."""
+    return next((statistics.fmean(line[name]) for line in reversed(lines) if name in line), None)
 
 
 def save_page(
@@ -39,9 +35,10 @@ def save_page(
     """index.html: the figure, and a table of the runs. command: the sweep's own; left: the time to its end, where it
     goes on: the page loads itself again."""
     commands = [shlex.join(["python", "sds2d.py", *run.arguments]) for run in runs]
-    names = {"name": path.parent.absolute().name, "command": shlex.join(["python", "sweep.py", *command])}
     lines = list(zip(runs, rows, commands, strict=True))
-    ends = zip(runs, rows, strict=True)
-    labels = {title(run.values.items()): path.parent / row["folder"] for run, row in ends if row["status"] == FINISHED}
-    data = comparison(labels, path) if labels else None
+    finished = {
+        title(run.values.items()): path.parent / row["folder"] for run, row, _ in lines if row["status"] == FINISHED
+    }
+    data = comparison(finished, path) if finished else None
+    names = {"name": path.parent.absolute().name, "command": shlex.join(["python", "sweep.py", *command])}
     write_text(path, template("sweep.html").render(lines=lines, summary=summary, left=left, data=data, **names))

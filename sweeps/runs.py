@@ -61,8 +61,9 @@ def moments(config: Config) -> list[int]:
     return [config.steps * part // 5 // config.log.every * config.log.every for part in range(5)]
 
 
-def moment_file(folder: Path, step: int, particle: int) -> Path:
-    return folder / "moments" / f"step_{step:06d}_{particle:02d}.png"
+def moment_name(step: int) -> str:
+    """How the names of its pictures in a run's folder begin."""
+    return f"moments/step_{step:06d}"
 
 
 def execute(folder: Path, name: str, arguments: list[str]) -> None:
@@ -79,7 +80,7 @@ def execute(folder: Path, name: str, arguments: list[str]) -> None:
             if step in moments(config):
                 (out / "moments").mkdir(exist_ok=True)
                 for particle, image in enumerate(images):
-                    write_atomic(moment_file(out, step, particle), to_pillow(image).save)
+                    write_atomic(out / f"{moment_name(step)}_{particle:02d}.png", to_pillow(image).save)
 
         sds2d.run(config, shared_prior(config.prior), watch, resume)
     except Exception as error:  # A run that fails does not end the sweep.

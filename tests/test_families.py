@@ -188,7 +188,7 @@ def test_a_flow_has_the_same_gradients(method):
     prior = Prior(PriorConfig())
     prior.embed(["a red apple", ""])
     prior.conditions.load(False)
-    prior.dtype = torch.float64
+    prior.dtype = prior.conditions.dtype = torch.float64
     prior.denoiser.double()
     prior.vae.double()
     texts = prior.conditions

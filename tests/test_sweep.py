@@ -24,7 +24,7 @@ from PIL import Image
 import sds2d
 import sweep
 from config.settings import Config
-from sweeps import grid, on_ray, runs
+from sweeps import grid, parallel, runs
 from sweeps.figure import measure, wrap
 
 
@@ -233,6 +233,7 @@ WRONG = [
     ("--steps 10 many", ["many"]),
     ("--seed 0 1 --steps 0", ["--steps 0"]),
     ("--seed 0 1 0", ["--seed 0", "twice"]),
+    ("--seed 0 1 --seed=0", ["--seed 0", "twice"]),
     ("--prompt a --prompt a", ["--prompt a", "twice"]),
     ("apple --seed 0 1", ["apple", "flag"]),
     ("--seed 0 1 --rows rep.lr", ["rep.lr", "seed"]),
@@ -628,7 +629,7 @@ def test_a_run_that_kills_every_worker_fails_alone(tiny, tmp_path, monkeypatch):
     pending = grid.make_runs(grid.read_grid(["--prior.path", str(tiny), "--seed", "0", "1"]))[1]
     for run in pending:
         run.config = sds2d.parse(run.arguments)
-    ended = [run.name for run in on_ray.run_on_ray(tmp_path, pending, None)]
+    ended = [run.name for run in parallel.run_on_ray(tmp_path, pending, None)]
     assert begun == ended == ["0-0", "1-1"] and options == [{"max_retries": 2, "num_cpus": 1}]
     assert "died 3 times" in runs.run_result(tmp_path, "0-0")["error"]
     assert runs.status(tmp_path, "0-0") == "failed"

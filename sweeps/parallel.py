@@ -1,7 +1,9 @@
-"""Runs on Ray: on this machine, or on a cluster that shares the sweep's folder."""
+"""Several runs at once: in processes of this machine, or on Ray, which may be a cluster that shares the sweep's
+folder."""
 
-import contextlib
+import concurrent.futures
 import logging
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,15 +11,42 @@ from pathlib import Path
 import torch
 
 from errors import InputError, first_line
+from recording.interruption import start_worker
 from sweeps.grid import Run
 from sweeps.runs import execute, fail
 
 TRIES = 3
 
 
-@contextlib.contextmanager
-def connected(address: str, workers: int | None):
-    """Inside, Ray is connected: one of its own on this machine for "local", else the one at the address.
+def run_in_processes(folder: Path, runs: list[Run], count: int) -> Iterator[Run]:
+    """Executes the runs, `count` at once, one a GPU where there are GPUs → each as it ends. Raises InputError where a
+    process dies."""
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Queue()
+    for number in range(count):
+        numbers.put(number % max(1, torch.cuda.device_count()))
+    start = (start_on_card, (numbers, torch.get_num_threads()))
+    pool = concurrent.futures.ProcessPoolExecutor(count, context, *start)
+    try:
+        going = {pool.submit(execute, folder, run.name, run.arguments): run for run in runs}
+        for end in concurrent.futures.as_completed(going):
+            end.result()
+            yield going[end]
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise InputError("a process died; with too little memory take fewer --jobs") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def start_on_card(numbers, threads: int) -> None:
+    """What a process begins with. numbers: a queue with the GPU that it takes."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(numbers.get())  # CUDA starts later, with the first prior.
+    start_worker(threads)
+
+
+def connect(address: str, workers: int | None) -> None:
+    """Starts a Ray of its own on this machine for "local", or finds the one at the address; Ray lets go of it when this
+    process ends.
 
     Raises InputError where Ray is not installed or does not answer.
     """
@@ -32,16 +61,6 @@ def connected(address: str, workers: int | None):
         ray.init(address=address, **options)
     except Exception as error:  # Ray has many exceptions for an address where nothing answers.
         raise InputError(f"--ray {address}: Ray can not be reached there ({first_line(error)})") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def execute_there(directory: str, threads: int, folder: str, run: Run) -> None:
-    os.chdir(directory)  # Paths on the command line are relative to it.
-    torch.set_num_threads(threads)  # Sums depend on how they are split: with as many threads the bytes are the same.
-    execute(Path(folder), run.name, run.arguments)
 
 
 def run_on_ray(folder: Path, runs: list[Run], workers: int | None) -> Iterator[Run]:
@@ -69,3 +88,9 @@ def run_on_ray(folder: Path, runs: list[Run], workers: int | None) -> Iterator[R
         except ray.exceptions.RayError as error:
             fail(folder, run.name, f"its worker died {TRIES} times ({first_line(error)})")
         yield run
+
+
+def execute_there(directory: str, threads: int, folder: str, run: Run) -> None:
+    os.chdir(directory)  # Paths on the command line are relative to it.
+    torch.set_num_threads(threads)  # Sums depend on how they are split: with as many threads the bytes are the same.
+    execute(Path(folder), run.name, run.arguments)
