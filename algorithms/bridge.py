@@ -24,7 +24,8 @@ class Bridge(Method):
     """First SDS, g = ε̂^s(z_t; y, t) - ε, then g = s (ε̂(z_t; y + target words, t) - ε̂(z_t; y + source words, t)).
 
     Distillation moves a picture from one distribution to another along a bridge, whose direction is the difference of
-    two scores. Once SDS has made a picture, a prompt describes the picture's distribution better than noise does.
+    two scores. Once SDS has made a picture, a prompt describes the picture's distribution better than noise does. There
+    y⁻, guidance rescale and Perp-Neg have no effect.
     """
 
     defaults = {"algo.guidance_scale": 40.0, "schedule.weight": "dreamfusion"}

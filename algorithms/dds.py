@@ -27,8 +27,8 @@ class DDS(Method):
     and its prompt, and subtracts it.
     """
 
-    defaults = {"algo.guidance_scale": 7.5, "rep.init": "source", "particles": 1}
-    defaults |= {"schedule.weight": "constant", "schedule.t_min": 0.05, "schedule.t_max": 0.95}
+    defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "constant"}
+    defaults |= {"schedule.t_min": 0.05, "schedule.t_max": 0.95}
     edits = True
 
     def gradient(self, z, t, progress):

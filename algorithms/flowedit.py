@@ -12,6 +12,6 @@ class FlowEdit(DDS):
     timesteps, s = 13.5, s_src = 3.5.
     """
 
-    defaults = {"algo.guidance_scale": 13.5, "algo.source_guidance_scale": 3.5, "steps": 33, "rep.init": "source"}
-    defaults |= {"particles": 1, "schedule.timestep": "linear", "schedule.weight": "ddim", "schedule.t_max": 0.66}
+    defaults = {"algo.guidance_scale": 13.5, "algo.source_guidance_scale": 3.5, "steps": 33}
+    defaults |= {"schedule.timestep": "linear", "schedule.weight": "ddim", "schedule.t_max": 0.66}
     defaults |= {"rep.optimizer": "sgd", "rep.lr": 1.0}

@@ -16,7 +16,9 @@ class Method:
                 "ism"}. A method without "algo.guidance_scale" has no guidance, and refuses the flag.
     required    values that these settings must have; others are refused
     like        the method whose entry in a checkpoint's sds2d.json is used if there is none for this one
-    edits       whether it starts from a source image and prompt: particles.source, particles.source_text
+    edits       whether it starts from a source image and prompt: particles.source, particles.source_text. Then rep.init
+                is source and particles 1 by default
+    is_guided   whether its gradient follows ε̂^s, so that guidance rescale and Perp-Neg have an effect
     is_sampler  whether its timesteps are those of a sampler, so that `gradient` has no meaning at any others
     Settings    a dataclass whose fields become the flags --algo.<name>.<field>
 
@@ -35,6 +37,7 @@ class Method:
     required: dict = {}
     like: str | None = None
     edits = False
+    is_guided = True
     is_sampler = False
     Settings = None
     min_t = 0

@@ -26,6 +26,7 @@ class NFSD(Method):
     """
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}
+    is_guided = False  # s scales δ_C alone.
     Settings = NFSDSettings
 
     def __init__(self, prior, particles, config, steps):

@@ -56,7 +56,7 @@ class PDS(Method):
     which is DDS plus an attraction to the source.
     """
 
-    defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "constant", "rep.init": "source", "particles": 1}
+    defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "constant"}
     edits = True
     Settings = PDSSettings
 

@@ -23,7 +23,7 @@ class SDEdit(Method):
     The run is the last N of the round(N / strength) steps of a full sampling run.
     """
 
-    defaults = {"algo.guidance_scale": 7.5, "steps": 30, "particles": 1}
+    defaults = {"algo.guidance_scale": 7.5, "steps": 30}
     required = {**DDIM.required, "rep.init": "source", "rep.init_std": None}
     edits = True
     is_sampler = True

@@ -34,7 +34,8 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     values = {"steps": 1000, "particles": 4, "schedule.timestep": "uniform", "schedule.weight": "constant"}
     values |= {"schedule.t_min": 0.02, "rep.init": "noise", "rep.init_std": 1.0}
     values |= {"rep.init_color": (0.5, 0.5, 0.5), "rep.optimizer": "adam"}
-    values |= lines[kind] | algorithm.defaults | searched | algorithm.required
+    edit = {"rep.init": "source", "particles": 1} if algorithm.edits else {}
+    values |= lines[kind] | edit | algorithm.defaults | searched | algorithm.required
     # What the user gave may imply others, and a learning rate belongs to its optimizer.
     values["particles"] = len(config.seeds) or values["particles"]
     if config.rep.init_images:

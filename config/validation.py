@@ -20,12 +20,12 @@ SAMPLERS = [name for name, cls in ALGORITHMS.items() if cls.is_sampler]
 DISTILLING = [name for name in ALGORITHMS if name not in SAMPLERS]
 EDITING_IN_STEPS = [name for name in EDITORS if name in DISTILLING]
 GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in cls.defaults]
-BY_FORMULA = [name for name in GUIDED if name != "nfsd"]  # ε̂^s itself
+RESCALED = [name for name in GUIDED if ALGORITHMS[name].is_guided]
 OWN = {kind: [entry.name for entry in fields(cls.Settings)] for kind, cls in REPRESENTATIONS.items() if cls.Settings}
 # What only some choices use: (prefix, settings or groups of them, {the setting that chooses: its values}).
 USES = [
     ("algo.", "guidance_scale", {"algo.name": GUIDED}),
-    ("algo.", "guidance_rescale perp_neg_prompts perp_neg_weights", {"algo.name": BY_FORMULA}),
+    ("algo.", "guidance_rescale perp_neg_prompts perp_neg_weights", {"algo.name": RESCALED}),
     ("", "batch algo.updates_per_step algo.repulsion rep.lr_schedule rep.lr_warm_up", {"algo.name": DISTILLING}),
     ("algo.", "repulsion_scale", {"algo.repulsion": list(REPULSION)}),
     ("", "source_image source_prompt", {"algo.name": EDITORS}),
