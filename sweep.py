@@ -161,13 +161,13 @@ def execute_all(sweep: Sweep) -> None:
     if options.ray and pending:
         connect(options.ray, options.ray_workers)
     elif pending and not options.jobs and all(prior == priors[0] for prior in priors):
-        runs.shared_prior(priors[0])  # One that can not be loaded is no failure of each run.
+        runs.shared_prior(priors[0])  # One that cannot be loaded is no failure of each run.
     try:
         (folder / "unfinished").mkdir(parents=True, exist_ok=True)
         text = json.dumps({"command": sweep.command, "runs": sweep.contents()}, indent=1, ensure_ascii=False)
         write_text(folder / "sweep.json", text)
     except OSError as error:
-        raise InputError(f"--out {folder} can not be written: {error.strerror}") from error
+        raise InputError(f"--out {folder} cannot be written: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
         if not options.only:  # Then each run's folder has a lock, and no file is half written.
             stack.enter_context(lock_folder(folder))

@@ -20,7 +20,7 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
     """The flags of a new run → its Config, resolved and validated. Flags come before the values of --config's file, and
     those before the defaults of the checkpoint and of the method.
 
-    Raises InputError in one line; tyro reports what it can not parse itself, and exits with code 2.
+    Raises InputError in one line; tyro reports what it cannot parse itself, and exits with code 2.
     """
     refuse_other_names(arguments)
     words = ["--help" if word == "--help-all" else word for word in arguments]

@@ -33,7 +33,7 @@ def load(file: str | Path) -> dict[str, Any]:
         json.dumps(content)  # no dates, no objects
     except Exception as error:  # PyYAML raises whatever its constructors trip over.
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise InputError(f"{file} can not be read as settings ({reason})") from error
+        raise InputError(f"{file} cannot be read as settings ({reason})") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} has no settings; lines such as `steps: 100` are needed")
     return {name: value for name, value in nested_items(content) if name != "out"}
@@ -59,7 +59,7 @@ def read_prompts(file: str) -> tuple[str, ...]:
     try:
         lines = user_path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"--prompts-file {file} can not be read ({first_line(error)})") from error
+        raise InputError(f"--prompts-file {file} cannot be read ({first_line(error)})") from error
     prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts:
         raise InputError(f"--prompts-file {file} has no prompts; a line for each is needed")

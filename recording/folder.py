@@ -59,7 +59,7 @@ def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
         except OSError as error:
             if not (unique and os.path.lexists(name)):
                 shutil.rmtree(part, ignore_errors=True)
-                raise InputError(f"--out {folder} can not be made: {error.strerror}") from error
+                raise InputError(f"--out {folder} cannot be made: {error.strerror}") from error
     return name
 
 

@@ -27,7 +27,7 @@ CURVES = {
     "clip_score": "CLIP score, 100 cos(image, prompt)",
     "directional": "Directional CLIP similarity, 100 cos(change of the image, change of the prompt)",
 }
-POINTS = 500  # of a curve; more can not be seen
+POINTS = 500  # of a curve; more cannot be seen
 
 HERE = Path(__file__).parent
 # template(name): a page of recording/html or sweeps, with the parts that it includes.

@@ -60,7 +60,7 @@ def connect(address: str, workers: int | None) -> None:
     try:
         ray.init(address=address, **options)
     except Exception as error:  # Ray has many exceptions for an address where nothing answers.
-        raise InputError(f"--ray {address}: Ray can not be reached there ({first_line(error)})") from error
+        raise InputError(f"--ray {address}: Ray cannot be reached there ({first_line(error)})") from error
 
 
 def run_on_ray(folder: Path, runs: list[Run], workers: int | None) -> Iterator[Run]:

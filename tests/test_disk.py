@@ -23,7 +23,7 @@ def own_disks():
     return bool(shutil.which("unshare")) and subprocess.run(words, capture_output=True).returncode == 0
 
 
-needs_disks = pytest.mark.skipif(not own_disks(), reason="unshare -rm can not mount a disk here")
+needs_disks = pytest.mark.skipif(not own_disks(), reason="unshare -rm cannot mount a disk here")
 
 
 def flags(tiny):
@@ -143,5 +143,5 @@ def test_folders_that_can_only_be_read(tiny, tmp_path, command):
     done = read_only("--resume", disk / "run", "--steps", 5)
     one_line(done, done.stderr, "Read-only file system")
     done = read_only(*flags(tiny), "--out", disk / "new")
-    assert done.returncode == 2 and "can not be made" in done.stderr
+    assert done.returncode == 2 and "cannot be made" in done.stderr
     assert {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()} == before

@@ -78,7 +78,7 @@ def test_a_prediction(go, gaussian, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", sds2d.REPRESENTATIONS)
 def test_a_parameter(go, gaussian, tmp_path, kind):
-    """An update that float32 can not hold, at once; also where a projection follows it."""
+    """An update that float32 cannot hold, at once; also where a projection follows it."""
     with pytest.raises(
         FloatingPointError, match=r"^step 0, timestep \d+, particle 0: the parameter is not finite; .*--rep.lr"
     ):
@@ -104,7 +104,7 @@ def test_a_lora(go, tiny):
 
 
 def test_what_the_optimizer_remembers(go, gaussian, tmp_path):
-    """Gradients whose squares float32 can not hold: Adam would stand still, and nobody would know."""
+    """Gradients whose squares float32 cannot hold: Adam would stand still, and nobody would know."""
     with pytest.raises(FloatingPointError, match=r"step 1, timestep \d+, particle 0: .*exp_avg_sq is not finite"):
         go(gaussian, "--schedule.weight", "linear", "--schedule.weight-ends", "1e25", "1e25")
 

@@ -481,5 +481,5 @@ def test_a_sweep_whose_notes_are_broken(tiny, tmp_path):
     import sweep
 
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(InputError, match="sweep.json can not be read"):
+    with pytest.raises(InputError, match="sweep.json cannot be read"):
         sweep.plan(["--prior.path", str(tiny), "--seed", "0", "1", "--out", str(tmp_path)])

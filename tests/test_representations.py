@@ -101,10 +101,10 @@ def test_images_are_resized_with_a_notice(tmp_path, capsys):
     assert loaded.shape == (3, 64, 64)
     torch.testing.assert_close(loaded[:, 32, 32], torch.tensor([0.0, 0.0, 1.0]))
     assert (loaded[2, :, 2:-2] > 0.9).all(), "the middle square is the blue one"
-    assert "200×100" in capsys.readouterr().out
+    assert "200×100" in capsys.readouterr().err
     Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (load_image(tmp_path / "clear.png", (64, 64)) == 1).all(), "transparency shows white"
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_optimizers_are_torchs():
@@ -157,7 +157,8 @@ def test_gaussians_are_fitted_to_a_picture(prior, tmp_path, capsys):
     target = torch.from_numpy(pixels).movedim(-1, 0) / 255
     psnr = -10 * (fitted.images().detach() - target).square().mean((1, 2, 3)).log10()
     assert psnr.min() > 30
-    printed = [float(word) for word in capsys.readouterr().out.split() if word[0].isdigit()]
+    line = capsys.readouterr().err.split("fitted to ")[1]
+    printed = [float(word) for word in line.split(" dB")[0].split()]
     assert printed == pytest.approx(psnr.tolist(), abs=0.06), "what it says is what was reached"
 
 

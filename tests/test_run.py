@@ -318,7 +318,7 @@ def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys
         colours = [(200, 30, 30)] * 3 if name == "one" else [(200, 30, 30), (30, 30, 200)]
         expected = torch.tensor(colours).view(-1, 3, 1, 1).expand_as(images) / 255
         torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
-        notices = capsys.readouterr().out.splitlines()
+        notices = [line for line in capsys.readouterr().err.splitlines() if "is resized" in line]
         assert [line.split(":")[0] for line in notices] == [
             Path(path).name for path in sources if path.endswith(".png")
         ]
@@ -441,7 +441,7 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
     # In double precision: float32's products round otherwise in other batches, which ten steps can blow up to 2e-5.
     for network in (prior.denoiser, prior.vae):
         network.double()
-    prior.dtype = torch.float64
+    prior.dtype = prior.conditions.dtype = torch.float64
     # The final latents themselves, as far as a picture shows them.
     monkeypatch.setattr(prior, "decode", lambda z: torch.nn.functional.interpolate(z[:, :3], prior.image_size))
     flags = [
