@@ -33,15 +33,15 @@ REAL = "real drawings"
 # Scores of the pictures in docs/BENCHMARKS.md, to compare a new method with them without making them again.
 SHIPPED = ROOT / "benchmarks" / "quality.safetensors"
 COLUMNS = {
-    "top1": ("first of all names", ".0%"),
-    "top5": ("among 5", ".0%"),
+    "top1": ("top-1 name", ".0%"),
+    "top5": ("top-5 name", ".0%"),
     "background": ("background", ".0%"),
     "frechet": ("Fréchet distance", ".3f"),
     "diversity": ("diversity", ".2f"),
     "saturation": ("saturation", ".2f"),
     "seconds": ("seconds a particle", ".1f"),
 }
-DIFFERENCES = {"top1": ("first of all names", "+.0%"), "frechet": ("Fréchet distance", "+.3f")}
+DIFFERENCES = {"top1": ("top-1 name", "+.0%"), "frechet": ("Fréchet distance", "+.3f")}
 DIFFERENCES |= {"diversity": ("diversity", "+.2f")}
 BASE = "sds latent"
 FIGURE = ("top1", "frechet", "diversity")

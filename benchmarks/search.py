@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
             names, five = found["top1"].mean(), found["top5"].mean()
             diversity = found["diversity"].mean() / sampled["diversity"].mean()
             words = " ".join(f"{name} {value}" for name, value in trial)
-            line = f"distance {distance:.4f}, names {names:.0%}, among 5 {five:.0%}, diversity {diversity:.2f}"
+            line = f"distance {distance:.4f}, top-1 {names:.0%}, top-5 {five:.0%}, diversity {diversity:.2f}"
             print(f"{count} prompts: {line}: {words}", flush=True)
             ranked.append((distance, trial, flatten(made[0].config)))
         ranked.sort(key=lambda one: one[0])
