@@ -10,11 +10,18 @@ Finite = FiniteFloat
 NonNegative = Annotated[FiniteFloat, Field(ge=0)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Negative = Annotated[FiniteFloat, Field(lt=0)]
 Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e30)]  # A learning rate that float32 can hold.
 
 
 class InputError(ValueError):
     """A user's input cannot be used. The message is one line: what is wrong, and what would be right."""
+
+
+def require(good: bool, message: str) -> None:
+    """Raises InputError with the message unless `good`."""
+    if not good:
+        raise InputError(message)
 
 
 def first_line(error: BaseException) -> str:

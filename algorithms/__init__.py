@@ -25,7 +25,7 @@ from algorithms.sdedit import SDEdit
 from algorithms.sdi import SDI
 from algorithms.sds import SDS
 from algorithms.vsd import VSD
-from errors import Finite, Fraction, NonNegative
+from errors import Finite, Fraction, Negative, NonNegative
 
 METHODS = [value for value in tuple(vars().values()) if isinstance(value, type) and issubclass(value, Method)]
 ALGORITHMS = {cls.__name__.lower(): cls for cls in METHODS if cls is not Method}
@@ -45,7 +45,7 @@ class Common:
     Lin et al. 2023: 0.7."""
     perp_neg_prompts: tuple[str, ...] = ()
     """Negative prompts of which only the part perpendicular to the prompt counts. Armandpour et al. 2023, Perp-Neg."""
-    perp_neg_weights: tuple[Finite, ...] = ()
+    perp_neg_weights: tuple[Negative, ...] = ()
     """A weight below 0 for each of them."""
     updates_per_step: PositiveInt = 1
     """Updates of the picture at each step, with the same timestep and random numbers. The method's state (ε*, κ, φ, ∅*)

@@ -9,7 +9,7 @@ from typing import Any
 from algorithms import ALGORITHMS
 from algorithms.repulsion import REPULSION
 from config.settings import Config, check_values, flag, flatten
-from priors.checkpoint import require
+from errors import require
 from representations import REPRESENTATIONS
 from representations.start import open_image
 from schedules.curves import validate_points
@@ -90,8 +90,8 @@ def validate(config: Config, new: bool = True) -> Config:
     batch = config.batch or particles
     require(batch <= particles, f"--batch {batch}: each prompt has {particles} --particles")
     prompts, weights = config.algo.perp_neg_prompts, config.algo.perp_neg_weights
-    message = f"{len(prompts)} --algo.perp-neg-prompts need as many --algo.perp-neg-weights, below 0"
-    require(len(prompts) == len(weights) and all(weight < 0 for weight in weights), message)
+    message = f"{len(prompts)} --algo.perp-neg-prompts need as many --algo.perp-neg-weights, not {len(weights)}"
+    require(len(prompts) == len(weights), message)
     least, most = config.rep.min_width, config.rep.max_width
     require(least <= most, f"--rep.min-width {least:g} is more than --rep.max-width {most:g}")
     _, least = REPULSION.get(config.algo.repulsion, (None, 1))

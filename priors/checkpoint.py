@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from errors import InputError, first_line
+from errors import InputError, first_line, require
 from priors.families import FAMILIES, Family
 
 EMBEDDED = Path(__file__).resolve().parent / "emoji64"
@@ -174,11 +174,6 @@ def require_weights(folder: Path, place: str, variant: str | None) -> None:
         require(not variant, f"{place} has no weights of --prior.variant {variant}, as model{v}.safetensors is")
         cause = f"only {pickles[0]}, a format that can run code when it is opened" if pickles else "none"
         raise InputError(f"{place} needs weights as safetensors, and has {cause}")
-
-
-def require(good: bool, message: str) -> None:
-    if not good:
-        raise InputError(message)
 
 
 def digest(folder: Path, variant: str | None = None) -> str:
