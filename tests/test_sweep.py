@@ -571,10 +571,10 @@ def test_without_ray_installed(tiny, tmp_path):
 
 
 def worker_of(folder):
-    """The process that has the run's metrics open, or None."""
+    """The process that has locked the run, or None."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if any(os.readlink(file) == str(folder / "metrics.jsonl") for file in (process / "fd").iterdir()):
+            if any(os.readlink(file) == str(folder / ".lock") for file in (process / "fd").iterdir()):
                 return int(process.name)
         except OSError:  # It ended, or is not ours.
             pass
