@@ -80,6 +80,8 @@ def validate(config: Config, new: bool = True) -> Config:
         require(flat[key] != value or name in names, message)
     seeds, particles, rows = config.seeds, config.particles, len(config.prompt) * config.particles
     require(not (seeds and config.seed), "--seeds is in place of --seed; one of them is needed")
+    highest = config.seed + rows - 1
+    require(highest < 2**32, f"--seed {config.seed}: of {rows} particles the last has {highest}; below 2^32 is needed")
     message = f"{len(seeds)} --seeds: {particles} are needed, one for each of a prompt's --particles"
     require(len(seeds) in (0, particles), message)
     counts, optional = sorted({1, len(config.prompt), rows}), ("source_negative_prompt", "source_mask")

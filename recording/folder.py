@@ -82,13 +82,23 @@ def read_records(file: Path) -> list[dict]:
 
 def truncate_records(folder: Path, step: int) -> None:
     """Deletes what a run recorded at `step` and later, and partial files."""
-    for file in (folder / "metrics.jsonl", folder / "scores.jsonl"):
-        if file.is_file():
-            write_text(file, "".join(f"{json.dumps(line)}\n" for line in read_records(file) if line["step"] < step))
-    for file in folder.glob("*/*"):
-        name = f"{file.parent.name}/{file.name}"
-        number = re.fullmatch(r"(?:\w+/step|timesteps/\w+)_(\d{6,})\.(?:png|safetensors)", name)
-        if number and int(number[1]) >= step:
+    for name in ("metrics.jsonl", "scores.jsonl"):
+        if (folder / name).is_file():
+            lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            write_text(folder / name, "".join(line for line in lines if 0 <= step_of(line) < step))
+    for file in [*folder.glob("*"), *folder.glob("*/*")]:
+        ours = file.parent != folder and (file.parent.name == "timesteps" or file.name.startswith("step_"))
+        number = re.fullmatch(r"\w+_(\d{6,})\.(png|safetensors)", file.name) if ours else None
+        if number and int(number[1]) >= step or re.fullmatch(r"\..+\.part(\.\w+)?", file.name):
             file.unlink()
-    for part in folder.rglob(".*.part*"):
-        part.unlink()
+
+
+def step_of(line: str) -> int:
+    """The step of a whole line of metrics.jsonl or scores.jsonl, numbers and lists of numbers; -1 for any other."""
+    try:
+        values = json.loads(line)
+        numbers = [number for value in values.values() for number in (value if isinstance(value, list) else [value])]
+        good = type(values["step"]) is int and all(type(number) in (int, float) for number in numbers)
+        return values["step"] if good and line.endswith("\n") else -1
+    except (ValueError, LookupError, AttributeError, RecursionError):
+        return -1

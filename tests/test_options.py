@@ -217,6 +217,25 @@ def test_what_leads_away_is_embedded_as_negative(name):
     assert "fish" in negatives and negatives.count("bad") == 3 * (3 if name == "nfsd" else 2)
 
 
+def test_a_checkpoint_has_no_settings():
+    """A longer run has its own number of steps, and its own settings, after a resume."""
+
+    class Own(ALGORITHMS["sds"]):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.seen = 0
+
+    def build(scale, steps):
+        prior = GaussianPrior(DATA)
+        config = AlgorithmConfig(name="sds", guidance_scale=scale, updates_per_step=steps)
+        return Own(prior, Particles(prior, PROMPTS, "bad", SEED), config, steps)
+
+    old, new = build(3.0, 10), build(5.0, 20)
+    old.seen = 7
+    new.load_state_dict(old.state_dict())
+    assert (new.seen, new.s, new.steps, new.updates_per_step) == (7, 5.0, 20, 20)
+
+
 @pytest.mark.parametrize("kind", ["svgd", "rsd"])
 @pytest.mark.parametrize("together", [[0, 1, 2, 3], [0, 1, 2], [0, 1]])
 def test_particles_that_coincide_are_not_parted(kind, together):

@@ -413,7 +413,12 @@ def test_cutting_back(tmp_path):
         (tmp_path / name).write_text("x")
     lines = [json.dumps({"step": step}) + "\n" for step in range(6)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 6, "t"')
-    (tmp_path / "scores.jsonl").write_text(lines[0] + lines[5])
+    (tmp_path / "scores.jsonl").write_bytes(
+        lines[0].encode()
+        + b"\xff\xfe\n[]\n{\n"
+        + b'{"step": 1, "seconds": "x"}\n{"step": 1, "t": [[1]]}\n'
+        + lines[5].encode()
+    )
     truncate_records(tmp_path, 4)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert left == sorted(
