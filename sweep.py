@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from config.command_line import parse, read_options
@@ -31,10 +32,10 @@ from errors import InputError, explain
 from priors.checkpoint import read_json, user_path
 from recording.folder import lock_folder, write_atomic, write_csv, write_text
 from recording.page import time_left
+from recording.processes import in_processes
 from sweeps import runs
 from sweeps.figure import Axis, draw
 from sweeps.grid import Run, make_runs, read_grid, title
-from sweeps.parallel import connect, run_in_processes, run_on_ray
 from sweeps.results import results, save_page
 
 MOMENTS = "moments"
@@ -63,12 +64,6 @@ class Options:
     """Print how many runs are left, and about how long they take where some are finished."""
     jobs: PositiveInt | None = None
     """Runs at once, each in a process of its own, one a GPU where there are GPUs. None: one, in this process."""
-    ray: str | None = None
-    """`local`, or the ADDRESS of a Ray cluster whose machines share this folder and DIR: several runs at once, with
-    the same results as without, one a card where there are cards. On CPUs a run takes as many cores as without Ray;
-    OMP_NUM_THREADS=1 makes that one."""
-    ray_workers: PositiveInt | None = None
-    """Runs at once on Ray. None: as many as the cards, or else the cores, are enough for."""
 
 
 @dataclass
@@ -103,12 +98,8 @@ def plan(arguments: list[str]) -> Sweep:
         arguments = [*read_json(user_path(options.out) / "sweep.json")["command"], *arguments]
         options, rest = read_options(Options, arguments, __doc__)
     swept, grid = make_runs(read_grid(rest))
-    if options.ray_workers and not options.ray:
-        raise InputError("--ray-workers is for --ray")
-    if options.ray and options.jobs:
-        raise InputError("--jobs and --ray are two ways to run several at once; one of them is needed")
-    if options.only and (max(options.only) >= len(grid) or options.jobs or options.ray):
-        raise InputError(f"--only {max(options.only)}: runs 0 to {len(grid) - 1} are there, without --jobs and --ray")
+    if options.only and (max(options.only) >= len(grid) or options.jobs):
+        raise InputError(f"--only {max(options.only)}: runs 0 to {len(grid) - 1} are there, without --jobs")
     for label in options.labels:
         if "=" not in label:
             raise InputError(f"--labels {label}: OLD=NEW is needed")
@@ -145,11 +136,15 @@ def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[
 # ------------------------------------------------------------------------------------------------------------- the runs
 
 
-def in_turn(folder: Path, pending: list[Run]) -> Iterator[Run]:
-    """Executes the runs in this process → each as it ends."""
-    for run in pending:
-        runs.execute(folder, run.name, run.arguments)
-        yield run
+def execute_runs(folder: Path, pending: list[Run], jobs: int) -> Iterator[Run]:
+    """Executes the runs, `jobs` at once, in this process if that is one → each as it ends."""
+    calls = [(folder, run.name, run.arguments) for run in pending]
+    if jobs > 1:
+        yield from (pending[index] for index in in_processes(runs.execute, calls, jobs, torch.get_num_threads()))
+    else:
+        for run, call in zip(pending, calls, strict=True):
+            runs.execute(*call)
+            yield run
 
 
 def execute_all(sweep: Sweep) -> None:
@@ -158,9 +153,7 @@ def execute_all(sweep: Sweep) -> None:
     pending = [run for run in sweep.chosen() if runs.status(folder, run.name) != runs.FINISHED]
     priors = [run.config.prior for run in pending]
     pending.sort(key=lambda run: priors.index(run.config.prior))  # Each prior is loaded once.
-    if options.ray and pending:
-        connect(options.ray, options.ray_workers)
-    elif pending and not options.jobs and all(prior == priors[0] for prior in priors):
+    if pending and not options.jobs and all(prior == priors[0] for prior in priors):
         runs.shared_prior(priors[0])  # One that cannot be loaded is no failure of each run.
     try:
         (folder / "unfinished").mkdir(parents=True, exist_ok=True)
@@ -175,13 +168,7 @@ def execute_all(sweep: Sweep) -> None:
         if pending:
             show(sweep, "")
         start, count = time.perf_counter(), min(options.jobs or 1, len(pending))
-        if options.ray and pending:
-            ends = run_on_ray(folder, pending, options.ray_workers)
-        elif count > 1:
-            ends = run_in_processes(folder, pending, count)
-        else:
-            ends = in_turn(folder, pending)
-        for number, run in enumerate(ends, 1):
+        for number, run in enumerate(execute_runs(folder, pending, count), 1):
             reason = runs.run_result(folder, run.name).get("error")
             status = f"{runs.status(folder, run.name)}{f': {reason}' if reason else ''}"
             print(f"[{number}/{len(pending)}] {title(run.values.items())} {status}", file=sys.stderr)

@@ -1,15 +1,12 @@
 """Pictures for the tables: many short runs on all cores, each saved as soon as it is finished."""
 
 import ast
-import concurrent.futures
 import copy
 import functools
 import hashlib
 import inspect
 import itertools
 import json
-import multiprocessing
-import os
 import time
 from dataclasses import astuple
 from pathlib import Path
@@ -27,8 +24,8 @@ from config.settings import Config, flag, flatten, set_values, settings_in
 from errors import InputError
 from priors.prior import Prior, PriorConfig
 from recording.folder import write_atomic
-from recording.interruption import start_worker
 from recording.pictures import to_pillow
+from recording.processes import in_processes
 from representations import REPRESENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,17 +104,8 @@ def make(cells: list[Cell], workers: int) -> None:
         for cell in bar(missing):
             make_cell(cell)
     elif missing:
-        # Set before the workers import OpenMP and numba: in several processes, their threads wait by spinning.
-        os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
-        spawn = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), spawn, start_worker, (1,))
-        try:
-            for done in bar(concurrent.futures.as_completed([pool.submit(make_cell, cell) for cell in missing])):
-                done.result()
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise InputError("a worker died; with too little memory take fewer --workers") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for _ in bar(in_processes(make_cell, [(cell,) for cell in missing], min(workers, len(missing)), 1)):
+            pass
 
 
 @functools.lru_cache(1)

@@ -1,12 +1,9 @@
 """Ctrl-C and SIGTERM: the step is finished, and then everything that a finished run leaves; the second time is the
 end."""
 
-import multiprocessing
 import os
 import signal
 import threading
-
-import torch
 
 
 class Interrupted(KeyboardInterrupt):
@@ -42,16 +39,3 @@ class Interruption:
         self.signal = number
         # No print: the main thread may be in the middle of one.
         os.write(2, b"\nfinishing the step and writing what there is; a second time ends it at once\n")
-
-
-def start_worker(threads: int) -> None:
-    """What a worker process begins with. It ends with its parent, or would wait for work forever; Ctrl-C reaches all
-    processes, and the parent reports it."""
-
-    def end_with_parent():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(threads)  # Sums depend on how they are split.

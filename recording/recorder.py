@@ -1,6 +1,7 @@
 """Everything that a run leaves in its folder. docs/USAGE.md lists the files."""
 
 import json
+import shutil
 import time
 import zlib
 from dataclasses import dataclass
@@ -190,9 +191,13 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------------------- pictures
 
-    def save(self, name: str, sheet: Image.Image) -> None:
-        """A sheet as DIR/name, and for TensorBoard."""
-        save_sheet(self.folder / name, sheet)
+    def save(self, name: str, sheet: Image.Image, same: str | None = None) -> None:
+        """A sheet as DIR/name, and for TensorBoard. same: a file that has this sheet already."""
+        if same:
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            write_atomic(self.folder / name, lambda part: shutil.copyfile(self.folder / same, part))
+        else:
+            save_sheet(self.folder / name, sheet)
         if self.tensorboard:
             add_sheet(self.tensorboard, name, sheet)
 
@@ -265,7 +270,7 @@ class Recorder:
         self.save(path.format("gradients"), self.heat_map(norm, labels, columns))
         sheets = {}
         for name, latents in clean.items():
-            # SDS's pseudo ground truth is the prediction up to rounding: one decoding is enough.
+            # SDS's pseudo ground truth is the prediction up to rounding: one decoding, and one PNG, is enough.
             same = next((other for other in sheets if torch.allclose(clean[other], latents, atol=1e-3)), None)
             sheets[name] = sheets[same] if same else grid(self.prior.decode(latents), labels, columns, self.log.tile)
-            self.save(path.format(name), sheets[name])
+            self.save(path.format(name), sheets[name], same and path.format(same))

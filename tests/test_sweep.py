@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import torch
 import tyro
 import yaml
 from conftest import ROOT, GaussianPrior
@@ -24,7 +24,8 @@ from PIL import Image
 import sds2d
 import sweep
 from config.settings import Config
-from sweeps import grid, parallel, runs
+from recording import processes
+from sweeps import grid, runs
 from sweeps.figure import measure, wrap
 
 
@@ -241,7 +242,7 @@ WRONG = [
     ("--seed 0 1 --steps 2 3 --rows seed --columns seed", ["two different"]),
     ("--seed 0 1 --show 0", ["--show 0"]),
     ("--seed 0 1 --tile some", ["--tile", "some"]),
-    ("--seed 0 1 --ray-workers 2", ["--ray"]),
+    ("--seed 0 1 --only 0 --jobs 2", ["--only", "--jobs"]),
     ("--seed 0 1 --out {p}/file", ["file", "exists"]),
     ("--seed 0 1 --out {p}/full", ["full", "no sweep"]),
     ("--seed 0 1 --out /proc/sweep", ["/proc/sweep"]),
@@ -547,29 +548,6 @@ def test_ctrl_c_says_how_to_go_on(gaussian, monkeypatch, capsys, tiny, tmp_path)
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ Ray
-
-
-def test_without_ray_installed(tiny, tmp_path):
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('as if it were not there')")
-    process = start(
-        "--prior.path",
-        tiny,
-        "--seed",
-        0,
-        1,
-        "--ray",
-        "local",
-        "--out",
-        tmp_path / "sweep",
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 2 and out == "" and errors.count("\n") == 1 and "requirements-optional.txt" in errors
-    assert not (tmp_path / "sweep").exists()
-
-
 def worker_of(folder):
     """The process that has locked the run, or None."""
     for process in Path("/proc").glob("[0-9]*"):
@@ -581,58 +559,35 @@ def worker_of(folder):
     return None
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds workers through /proc")
-def test_on_ray_with_a_worker_killed(swept, tiny, tmp_path):
-    """Two workers, one killed in the middle of its run, which goes on in a new one: the bytes are those without Ray."""
-    pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements-optional.txt")
-    given = ["--prior.path", tiny, "--steps", 4, "--particles", 1, "--log.every", 2, "--seed", 0, 1, 2]
-    out = tmp_path / "ray"
-    process = start(*given, "--out", out, "--ray", "local", "--ray-workers", 2)
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds the process of a run through /proc")
+def test_a_killed_process_of_jobs(swept, tiny, tmp_path):
+    """SIGKILL for one of two: one line, and the same command continues the run in its folder, to the same bytes."""
+    given = ["--prior.path", tiny, "--steps", 6, "--particles", 1, "--log.every", 2, "--seed", 0, 1]
+    out = tmp_path / "jobs"
+    process = start(*given, "--out", out, "--jobs", 2)
     half = out / "unfinished" / "1-1"
-    killed = wait_for(lambda: list(half.glob("images/*.png")) and worker_of(half), process, 200)
-    (half / "old").write_text("of the worker that is killed")
-    os.kill(killed, signal.SIGKILL)
-    again = wait_for(lambda: (worker_of(half) or 0) not in (0, killed) and worker_of(half), process, 200)
+    os.kill(wait_for(lambda: list(half.glob("images/*.png")) and worker_of(half), process, 200), signal.SIGKILL)
     said, errors = process.communicate(timeout=300)
-    assert again != killed and process.returncode == 0 and said.splitlines()[-1] == "3 runs: 3 finished", (said, errors)
-    assert len((said + errors).splitlines()) <= 8, "Ray keeps its log to itself"
-    assert (out / "runs" / "1-1" / "old").exists() and not (out / "unfinished").exists()
+    assert process.returncode == 2 and errors.splitlines()[-1].startswith("sweep.py: a process died"), errors
+    (half / "old").write_text("of the process that was killed")
+    assert swept(*given, "--out", out)[1][-1] == "2 runs: 2 finished"
+    assert (out / "runs" / "1-1" / "old").exists()
     assert swept(*given, "--out", tmp_path / "alone")[0] == 0
     for row in table(out):
         mine, alone = (folder / row["folder"] / "final.png" for folder in (out, tmp_path / "alone"))
         assert mine.read_bytes() == alone.read_bytes()
 
 
-def test_a_run_that_kills_every_worker_fails_alone(tiny, tmp_path, monkeypatch):
-    """Ray's place is taken by a module in which run 0-0 dies, however often Ray tries."""
-    begun, options = [], []
-
-    class Died(Exception):
-        pass
-
-    def start(directory, threads, folder, run):
-        begun.append(run.name)
-        return len(begun) - 1
-
-    def get(end):
-        if begun[end] == "0-0":
-            raise Died("of memory")
-
-    stub = types.SimpleNamespace(
-        cluster_resources=lambda: {"CPU": 1},
-        remote=lambda **needs: options.append(needs) or (lambda function: types.SimpleNamespace(remote=start)),
-        wait=lambda ends, num_returns: (ends[:1], ends[1:]),
-        get=get,
-        exceptions=types.SimpleNamespace(RayError=Died),
-    )
-    monkeypatch.setitem(sys.modules, "ray", stub)
-    pending = grid.make_runs(grid.read_grid(["--prior.path", str(tiny), "--seed", "0", "1"]))[1]
-    for run in pending:
-        run.config = sds2d.parse(run.arguments)
-    ended = [run.name for run in parallel.run_on_ray(tmp_path, pending, None)]
-    assert begun == ended == ["0-0", "1-1"] and options == [{"max_retries": 2, "num_cpus": 1}]
-    assert "died 3 times" in runs.run_result(tmp_path, "0-0")["error"]
-    assert runs.status(tmp_path, "0-0") == "failed"
+@pytest.mark.parametrize(
+    "visible, count, wanted", [(None, 2, "0 1"), ("2,3", 2, "2 3"), ("", 0, ""), ("GPU-8a", 1, "GPU-8a")]
+)
+def test_jobs_take_only_the_visible_gpus(visible, count, wanted, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert processes.gpus() == wanted.split()
 
 
 def test_a_home_folder_is_expanded(gaussian, swept, tiny, tmp_path, monkeypatch):
