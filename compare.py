@@ -1,9 +1,9 @@
-"""Runs side by side on one page: a common slider, curves over each other, and the settings that they differ in.
+"""Compares runs on one page: a common slider, overlaid curves, and the settings that differ.
 
     python compare.py outputs/FIRST outputs/SECOND
-    python compare.py outputs/FIRST outputs/SECOND --labels "as it was" "with my change" --out outputs/comparison
+    python compare.py outputs/FIRST outputs/SECOND --labels "before" "with my change" --out outputs/comparison
 
-A folder is one that sds2d.py or sweep.py has made.
+Each folder is a run of sds2d.py or sweep.py.
 """
 
 import os
@@ -28,11 +28,11 @@ from recording.page import template
 @dataclass
 class Options:
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """Folders of runs, two or more."""
+    """Two or more run folders."""
     labels: tuple[str, ...] = ()
-    """What the page calls them, one a run. None: the names of their folders."""
+    """Names of the runs on the page, one per run. By default, their folder names."""
     out: str | None = None
-    """Folder of the page, which must not exist. None: outputs/<time>-comparison."""
+    """Folder for the page; must not exist yet. None: outputs/<time>-comparison."""
 
 
 def main():
@@ -40,16 +40,16 @@ def main():
         options, rest = read_options(Options, sys.argv[1:], __doc__)
         folders = [user_path(run) for run in options.runs]
         if rest or len(folders) < 2:
-            raise InputError(f"{' '.join(rest) or 'two or more folders of runs are needed'}: --help lists the flags")
+            raise InputError(f"{' '.join(rest) or 'too few'}: expected two or more run folders, and flags from --help")
         for folder in folders:
             if not (folder / "config.yaml").is_file():
-                raise InputError(f"{folder} is no folder of a run: it has no config.yaml")
+                raise InputError(f"{folder} is not a run folder: it has no config.yaml")
         labels = options.labels or unique_names(folders)
         if len(labels) != len(folders) or len(set(labels)) < len(labels):
-            raise InputError(f"--labels: {len(folders)} different ones are needed, one a run")
+            raise InputError(f"--labels needs {len(folders)} different labels, one per run")
         out = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-comparison")
         if os.path.lexists(out):
-            raise InputError(f"--out {out} exists; name another folder")
+            raise InputError(f"--out {out} already exists; choose another folder")
         runs = dict(zip(labels, folders, strict=True))
         parts = {"data": comparison(runs, out / "index.html"), "settings": differences(runs), "results": results(runs)}
         text = template("comparison.html").render(labels=labels, **parts)
@@ -63,7 +63,7 @@ def main():
 
 
 def differences(runs: dict[str, Path]) -> dict[str, list[Any]]:
-    """{flag: its value in each run} of the settings that are not the same in all."""
+    """{flag: its value in each run} for the settings that differ."""
     settings = [load(folder / "config.yaml") for folder in runs.values()]
     names = dict.fromkeys(name for each in settings for name in each if name not in ("command", "environment"))
     values = {flag(name): [each.get(name) for each in settings] for name in names}
@@ -71,7 +71,7 @@ def differences(runs: dict[str, Path]) -> dict[str, list[Any]]:
 
 
 def unique_names(folders: list[Path]) -> list[str]:
-    """The folders' names; with those above them where two are alike."""
+    """The folders' names, or their paths if two names are the same."""
     names = [folder.absolute().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 

@@ -1,21 +1,21 @@
-"""User errors, and how an error becomes an exit code and one line."""
+"""User errors, and how an exception becomes an exit code and a one-line message."""
 
 import signal
 from typing import Annotated
 
 from pydantic import Field, FiniteFloat
 
-# Numbers with limits, as types of settings; pydantic has more.
+# Bounded numbers, as types of settings; pydantic has more.
 Finite = FiniteFloat
 NonNegative = Annotated[FiniteFloat, Field(ge=0)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Negative = Annotated[FiniteFloat, Field(lt=0)]
-Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e30)]  # A learning rate that float32 can hold.
+Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e30)]  # a learning rate that fits in float32
 
 
 class InputError(ValueError):
-    """A user's input cannot be used. The message is one line: what is wrong, and what would be right."""
+    """Invalid user input. The message is one line that says what is wrong and what would be right."""
 
 
 def require(good: bool, message: str) -> None:
@@ -30,7 +30,7 @@ def first_line(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> tuple[int, str | None]:
-    """An exception → (exit code, its line). The line is None for a bug in this program, which needs a traceback."""
+    """An exception → (exit code, message). The message is None for a bug in this program, which needs a traceback."""
     if isinstance(error, InputError):
         return 2, str(error)
     if isinstance(error, FloatingPointError):
@@ -40,5 +40,5 @@ def explain(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, OSError):
         return 1, f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "DefaultCPUAllocator" in str(error):
-        return 1, "there is too little memory; fewer --particles or prompts need less"
+        return 1, "out of memory; use fewer --particles or prompts"
     return 1, None

@@ -11,7 +11,7 @@
 import sys
 
 if __name__ == "__main__" and "--quiet" not in sys.argv:
-    print("loading PyTorch …", file=sys.stderr, flush=True)  # This takes seconds; do not leave the screen empty.
+    print("loading PyTorch …", file=sys.stderr, flush=True)  # The imports below take seconds.
 
 import contextlib
 import functools
@@ -53,11 +53,11 @@ from schedules.schedule import Schedule
 from schedules.timestep import TIMESTEPS
 from schedules.weight import WEIGHTS
 
-SOURCE_ERROR = 10**-2.2  # 22 dB. The embedded prior's own drawings have 32, photographs from 14 to 25.
+SOURCE_ERROR = 10**-2.2  # MSE at 22 dB PSNR. The embedded prior reaches 32 dB on its own drawings, 14 to 25 on photos.
 
 
 def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedule, torch.optim.Optimizer]:
-    """The four parts of a step, from a resolved Config."""
+    """Builds the four parts of a step from a resolved Config."""
     rows = len(config.prompt) * config.particles
 
     def each(values):
@@ -86,23 +86,23 @@ def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedul
 def distill(
     algorithm: Method, representation: Representation, schedule: Schedule, optimizer: torch.optim.Optimizer, step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One step → its latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C,
-    h, w). With several updates per step, those of the last. With --batch, B is the number of particles in the step."""
+    """One step → latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C, h, w).
+    With several updates per step, these are from the last. With --batch, B is the number of particles in the step."""
     progress, particles = step / schedule.steps, algorithm.particles
     set_learning_rate(optimizer, representation.config, step, schedule.steps)
-    with particles.batch():  # the rows of this step; without --batch all
+    with particles.batch():  # this step's rows; without --batch, all of them
         t = schedule.timestep(step)  # (B,)
         weight = schedule.weight(t, step)  # (B,)
         random_state = particles.state_dict() if algorithm.updates_per_step > 1 else None
         for update in range(algorithm.updates_per_step):
             if update:
-                particles.load_state_dict(random_state)  # the same noise
+                particles.load_state_dict(random_state)  # the same noise for every update
             z = representation.latents(particles.rows)  # (B, C, h, w), differentiable
             gradient = algorithm.gradient(z.detach(), t, progress)  # (B, C, h, w), no graph through the prior
-            gradient = algorithm.repelled(gradient, t)  # as it is, without --algo.repulsion
+            gradient = algorithm.repelled(gradient, t)  # unchanged without --algo.repulsion
             algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
             optimizer.zero_grad(set_to_none=True)
-            z.backward(per_row(weight, gradient) * gradient)  # to the representation's parameters
+            z.backward(per_row(weight, gradient) * gradient)  # on to the representation's parameters
             optimizer.step()
             representation.project()
     return z.detach(), t, weight, gradient
@@ -111,15 +111,14 @@ def distill(
 def run(
     config: Config, prior: Prior | None = None, watch: Callable | None = None, resume: bool = False
 ) -> torch.Tensor:
-    """One run, in the folder config.out → the final images (B, 3, H, W). Settings that are not set in the Config get
-    their defaults.
+    """One run, in the folder config.out → the final images (B, 3, H, W). Unset settings get their defaults.
 
     prior: an already loaded one; None loads config.prior.
-    watch: called as watch(step, images) with the images before that step, whenever they are recorded.
-    resume: continues the run in config.out from its last checkpoint.
+    watch: called as watch(step, images) with the images before that step, at every recording.
+    resume: continue the run in config.out from its last checkpoint.
 
-    Raises InputError for settings that cannot be used, FloatingPointError for numbers that are not finite, and
-    Interrupted after Ctrl-C or SIGTERM, once everything is written.
+    Raises InputError for invalid settings, FloatingPointError for NaN or infinite values, and Interrupted after
+    Ctrl-C or SIGTERM, once everything is written.
     """
     if not resume:
         validate(resolve(config))
@@ -142,10 +141,10 @@ def run(
     with lock_folder(folder), Interruption() as interruption:
         recorder = Recorder(folder, config, algorithm, representation, optimizer, timesteps, scores)
         step = recorder.begin(resume)
-        if resume:  # with more steps, or on another device
+        if resume:  # which may have more steps, or another device
             write_text(folder / "config.yaml", dump(config))
         bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step", disable=config.quiet or None)
-        plain = bar.disable and not config.quiet  # No terminal: one line per recording.
+        plain = bar.disable and not config.quiet  # Not a terminal: print one line per recording instead.
         with bar:
             try:
                 while step < config.steps and not interruption.signal:
@@ -164,7 +163,7 @@ def run(
                 images = recorder.finish(step)
             except FloatingPointError:
                 with contextlib.suppress(OSError):
-                    recorder.summarize()  # An earlier step may show the cause.
+                    recorder.summarize()  # Earlier recordings may show the cause.
                 raise
         if interruption.signal:
             raise Interrupted(interruption.signal)
@@ -177,7 +176,7 @@ def default_out(config: Config) -> str:
 
 
 def prior_warnings(algorithm: Method) -> list[str]:
-    """Warnings about parts of the prompts, the source pictures and the guidance scale that the prior cannot use."""
+    """Warnings about prompts, source images or a guidance scale that do not suit the prior."""
     prior, particles, lines = algorithm.prior, algorithm.particles, []
     if particles.source_images is not None:
         with torch.no_grad():
@@ -185,9 +184,9 @@ def prior_warnings(algorithm: Method) -> list[str]:
         for error in errors.unique().tolist():
             if error > SOURCE_ERROR:
                 psnr = -10 * math.log10(error)
-                lines.append(f"a source picture is {psnr:.1f} dB through the prior's autoencoder: detail is lost")
+                lines.append(f"detail is lost: a source image has {psnr:.1f} dB PSNR after the prior's autoencoder")
     if prior.distilled and (algorithm.s or 0) > 1:
-        lines.append(f"--algo.guidance-scale {algorithm.s:g}: this prior was distilled with guidance; 1 is its own")
+        lines.append(f"--algo.guidance-scale {algorithm.s:g}: this prior was distilled with guidance; use 1")
     if prior.scheduler_config.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
         lines.append("this prior is a consistency model: it predicts clean images, not a score")
     return lines + [f"{text[:60]!r}: {line}" for text in particles.seen_prompts for line in prior.warnings(text)]
@@ -214,7 +213,7 @@ def overview() -> str:
         },
         "Timesteps, --schedule.timestep": {name: first(function.__doc__) for name, function in TIMESTEPS.items()},
         "Weights, --schedule.weight": {name: first(function.__doc__) for name, function in WEIGHTS.items()},
-        "Priors, --prior.path: a folder or hub id with a pipeline of": {name: f.name for name, f in FAMILIES.items()},
+        "Priors, --prior.path: a folder or hub id of a pipeline": {name: f.name for name, f in FAMILIES.items()},
     }
     blocks = [[title, *(f"  {name:<26} {text}" for name, text in lines.items())] for title, lines in parts.items()]
     return "\n\n".join("\n".join(block) for block in blocks)
@@ -224,7 +223,7 @@ def main():
     arguments = sys.argv[1:]
     config = None
     try:
-        sys.stdout.reconfigure(errors="backslashreplace")  # A terminal without UTF-8 can show any path.
+        sys.stdout.reconfigure(errors="backslashreplace")  # so that a terminal without UTF-8 can show any path
         usage = functools.partial(short_help, __doc__)
         asked = {"-h": usage, "--help": usage, "--version": version, "--list": overview}
         if shown := next((asked[word] for word in arguments if word in asked), None):
@@ -239,7 +238,7 @@ def main():
         if line is None or "--debug" in arguments:
             traceback.print_exc()
         if line is not None:
-            resumable = not isinstance(error, InputError | FloatingPointError)  # Those would recur.
+            resumable = not isinstance(error, InputError | FloatingPointError)  # These errors would recur.
             started = resumable and config and config.out and (Path(config.out) / "config.yaml").is_file()
             resume = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} continues" if started else ""
             print(f"sds2d.py: {' '.join(line.split())}{resume}", file=sys.stderr)

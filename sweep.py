@@ -1,13 +1,13 @@
-"""A grid of runs, and the labelled figure that compares them: the flags of sds2d.py, any of them with several values.
+"""Runs a grid of settings and compares the runs in a labelled figure. Any flag of sds2d.py can have several values.
 
     python sweep.py --algo.name sds vsd ism --algo.guidance-scale 7.5 15 30 60 120
     python sweep.py --prompt "a red apple" --prompt "a snowman" --seed 0 1 2
     python sweep.py --algo.guidance-scale 7.5 30 120
 
-Every combination is run. Two swept flags are the figure's rows and columns; one is shown against the steps; each
-combination of further ones has a table of its own. A flag that takes several words by itself, like --prompt, is
-swept by giving it again. The same command with --out DIR continues a sweep that was stopped, and retries what failed;
---out DIR without swept flags draws a sweep's figure again, with other --rows, --columns, --tile, --show or --labels.
+Every combination is run. Two swept flags become the figure's rows and columns; a single one is shown against the
+steps; each combination of further ones gets its own table. A flag that itself takes several values, like --prompt, is
+swept by repeating it. The same command with --out DIR continues a stopped sweep and retries failed runs; --out DIR
+without swept flags redraws the figure, with other --rows, --columns, --tile, --show or --labels.
 
 `python sds2d.py --help` lists the flags of the runs.
 """
@@ -44,31 +44,31 @@ MOMENTS = "moments"
 @dataclass
 class Options:
     out: str | None = None
-    """Folder of the sweep, new or the sweep's own. None: outputs/<time>-sweep-<swept flags>."""
+    """Folder of the sweep, new or of the sweep to continue. None: outputs/<time>-sweep-<swept flags>."""
     rows: str | None = None
-    """The swept flag whose values are the figure's rows, as in algo.name. None: the first."""
+    """The swept flag for the figure's rows, such as algo.name. None: the first."""
     columns: str | None = None
-    """The swept flag whose values are the columns, or `moments`, the run along its steps. None: the second, else
-    moments."""
+    """The swept flag for the columns, or `moments` for the steps of each run. None: the second, or moments if there is
+    only one."""
     show: PositiveInt = 4
-    """Most particles of a prompt that the figure shows."""
+    """Maximum number of particles per prompt in the figure."""
     tile: PositiveInt = 128
-    """About how wide the figure shows a picture, in pixels; it is enlarged or reduced by a whole factor."""
+    """Approximate width of each picture in the figure, in pixels; pictures are scaled by an integer factor."""
     labels: tuple[str, ...] = ()
-    """Other names in the figure, each OLD=NEW: of settings, or of values, as algo.guidance-scale=CFG sds=SDS."""
+    """New names for settings or values in the figure, each OLD=NEW, such as algo.guidance-scale=CFG sds=SDS."""
     list: bool = False
-    """Print a command for each run, and run nothing."""
+    """Print the command of each run, and run nothing."""
     only: tuple[NonNegativeInt, ...] = ()
-    """Only the runs of these numbers, from 0, as a Slurm array starts them; processes may share a folder."""
+    """Do only the runs with these numbers, from 0, e.g. in a Slurm array; several processes may share a folder."""
     dry_run: bool = False
-    """Print how many runs are left, and about how long they take where some are finished."""
+    """Print how many runs are left and, if some have finished, about how long the rest will take."""
     jobs: PositiveInt | None = None
-    """Runs at once, each in a process of its own, one a GPU where there are GPUs. None: one, in this process."""
+    """Number of parallel runs, each in its own process, spread over the GPUs if any. None: one, in this process."""
 
 
 @dataclass
 class Sweep:
-    """swept: {setting: its values}; command: the words that were given; loops over runs in their order."""
+    """swept: {setting: its values}, outermost loop first; runs: in that order; command: the arguments given."""
 
     options: Options
     folder: Path
@@ -77,11 +77,11 @@ class Sweep:
     command: list[str]
 
     def chosen(self) -> list[Run]:
-        """The runs of --only, or all."""
+        """The runs that --only selects, or all."""
         return [run for number, run in enumerate(self.runs) if not self.options.only or number in self.options.only]
 
     def contents(self) -> dict:
-        """{name: settings} of the runs: what makes it the same sweep, wherever its folder is."""
+        """{run name: settings}, which identify the sweep wherever its folder is."""
         settings = {run.name: {**asdict(run.config), "out": None, "command": None} for run in self.runs}
         return json.loads(json.dumps(settings))
 
@@ -92,44 +92,44 @@ class Sweep:
 
 
 def plan(arguments: list[str]) -> Sweep:
-    """Checks everything, the settings of all runs too; writes nothing. Raises InputError."""
+    """Checks everything, including the settings of all runs; writes nothing. Raises InputError."""
     options, rest = read_options(Options, arguments, __doc__)
     if not rest and options.out and (user_path(options.out) / "sweep.json").is_file():
         arguments = [*read_json(user_path(options.out) / "sweep.json")["command"], *arguments]
         options, rest = read_options(Options, arguments, __doc__)
     swept, grid = make_runs(read_grid(rest))
     if options.only and (max(options.only) >= len(grid) or options.jobs):
-        raise InputError(f"--only {max(options.only)}: runs 0 to {len(grid) - 1} are there, without --jobs")
+        raise InputError(f"--only {max(options.only)}: must be from 0 to {len(grid) - 1}, and without --jobs")
     for label in options.labels:
         if "=" not in label:
-            raise InputError(f"--labels {label}: OLD=NEW is needed")
+            raise InputError(f"--labels {label}: must be OLD=NEW")
     axes(options, swept)
     folder = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-sweep-{'-'.join(swept)[:60]}")
     for run in grid:
         try:
             run.config = parse(run.arguments)
         except InputError as error:
-            raise InputError(f"{error} (the run with {title(run.values.items())})") from error
+            raise InputError(f"{error} (in the run with {title(run.values.items())})") from error
     sweep = Sweep(options, folder, swept, grid, arguments)
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         if not (folder / "sweep.json").is_file():
-            raise InputError(f"--out {folder} exists and has no sweep; name another folder")
+            raise InputError(f"--out {folder} exists but has no sweep in it; choose another folder")
         made = read_json(folder / "sweep.json")
         if sweep.contents() != made.get("runs"):
             other = shlex.join(made.get("command", []))
-            raise InputError(f"--out {folder} has another sweep ({other}); name another folder")
+            raise InputError(f"--out {folder} has another sweep in it ({other}); choose another folder")
     return sweep
 
 
 def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[str]]:
-    """The settings that are rows and columns, the latter may be MOMENTS, and the other swept ones."""
+    """The settings for the rows and the columns (or MOMENTS for the latter), and the other swept ones."""
     given = [name and name.lstrip("-").replace("_", "-") for name in (options.rows, options.columns)]
     free = [name for name in swept if name not in given]
     rows = given[0] or (free.pop(0) if free else "")
     columns = given[1] or (free.pop(0) if free else MOMENTS)
     if rows == columns or rows not in swept or columns not in (*swept, MOMENTS):
         given = f"--rows {options.rows} --columns {options.columns}"
-        raise InputError(f"{given}: two different of what is swept are needed, {', '.join(swept)}, or columns moments")
+        raise InputError(f"{given}: choose two different swept flags ({', '.join(swept)}) or --columns moments")
     return rows, columns, free
 
 
@@ -137,7 +137,7 @@ def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[
 
 
 def execute_runs(folder: Path, pending: list[Run], jobs: int) -> Iterator[Run]:
-    """Executes the runs, `jobs` at once, in this process if that is one → each as it ends."""
+    """Executes the runs, `jobs` at a time, in this process if `jobs` is 1 → each run as it ends."""
     calls = [(folder, run.name, run.arguments) for run in pending]
     if jobs > 1:
         yield from (pending[index] for index in in_processes(runs.execute, calls, jobs, torch.get_num_threads()))
@@ -148,13 +148,13 @@ def execute_runs(folder: Path, pending: list[Run], jobs: int) -> Iterator[Run]:
 
 
 def execute_all(sweep: Sweep) -> None:
-    """Executes what is not finished, and writes the figure, the page and the table after each run."""
+    """Executes the unfinished runs, and updates the figure, the page and the table after each."""
     options, folder = sweep.options, sweep.folder
     pending = [run for run in sweep.chosen() if runs.status(folder, run.name) != runs.FINISHED]
     priors = [run.config.prior for run in pending]
-    pending.sort(key=lambda run: priors.index(run.config.prior))  # Each prior is loaded once.
+    pending.sort(key=lambda run: priors.index(run.config.prior))  # so that each prior is loaded once
     if pending and not options.jobs and all(prior == priors[0] for prior in priors):
-        runs.shared_prior(priors[0])  # One that cannot be loaded is no failure of each run.
+        runs.shared_prior(priors[0])  # If it cannot be loaded, stop here instead of failing every run.
     try:
         (folder / "unfinished").mkdir(parents=True, exist_ok=True)
         text = json.dumps({"command": sweep.command, "runs": sweep.contents()}, indent=1, ensure_ascii=False)
@@ -162,9 +162,9 @@ def execute_all(sweep: Sweep) -> None:
     except OSError as error:
         raise InputError(f"--out {folder} cannot be written: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
-        if not options.only:  # Then each run's folder has a lock, and no file is half written.
+        if not options.only:  # With --only, each run's folder is locked instead.
             stack.enter_context(lock_folder(folder))
-        stack.callback(show, sweep)  # at the end, and where it is stopped
+        stack.callback(show, sweep)  # at the end, also if stopped early
         if pending:
             show(sweep, "")
         start, count = time.perf_counter(), min(options.jobs or 1, len(pending))
@@ -175,14 +175,14 @@ def execute_all(sweep: Sweep) -> None:
             if rest := len(pending) - number:
                 show(sweep, time_left((time.perf_counter() - start) / number * rest))
     with contextlib.suppress(OSError):
-        (folder / "unfinished").rmdir()  # It is not empty while other processes work on --only.
+        (folder / "unfinished").rmdir()  # It is not empty while other --only processes are running.
 
 
 # ---------------------------------------------------------------------------------------------------------- the results
 
 
 def show(sweep: Sweep, left: str | None = None) -> None:
-    """Writes the table, the figure and the page of what there is. left: the time to the sweep's end; None: it is
+    """Writes the table, the figure and the page of the runs so far. left: the time left, as text; None: the sweep is
     over."""
     rows = results(sweep.folder, sweep.runs)
     write_csv(sweep.folder / "results.csv", rows)
@@ -193,9 +193,9 @@ def show(sweep: Sweep, left: str | None = None) -> None:
 
 
 def figure(sweep: Sweep):
-    """The matplotlib Figure of rows and columns; further swept settings make a table for each combination."""
+    """The matplotlib Figure of rows and columns, with a table for each combination of the other swept settings."""
     rows, columns, others = axes(sweep.options, sweep.swept)
-    # {label of a column: the moment that it shows, None for the end}
+    # {column label: the moment that it shows; None: the end}
     heads = moment_labels(sweep.runs) if columns == MOMENTS else dict.fromkeys(sweep.swept[columns])
     tables = list(itertools.product(*([(name, text) for text in sweep.swept[name]] for name in others)))
     by_values, cells = {frozenset(run.values.items()): run for run in sweep.runs}, {}
@@ -213,15 +213,15 @@ def figure(sweep: Sweep):
 
 
 def moment_labels(grid: list[Run]) -> dict[str, int | None]:
-    """Steps, or parts of runs whose steps differ. The moments of a short run may coincide: one column."""
+    """The steps, or fractions if the runs differ in length. Moments of a short run may coincide in one column."""
     steps = {(*runs.moments(run.config), run.config.steps) for run in grid}
     labels = map(str, steps.pop()) if len(steps) == 1 else ["start", "20 %", "40 %", "60 %", "80 %", "end"]
     return dict(zip(labels, [0, 1, 2, 3, 4, None], strict=True))
 
 
 def pictures(sweep: Sweep, run: Run, moment: int | None) -> list:
-    """What the figure shows of a run at one of its moments, None for the end: picture files, a list a prompt, or
-    texts."""
+    """What the figure shows of a run at a moment (None: the end): picture files, one list per prompt, or texts
+    instead."""
     home, particles = runs.run_folder(sweep.folder, run.name), run.config.particles
     if home is None:
         return [runs.WAITING]
@@ -240,7 +240,7 @@ def preview(sweep: Sweep) -> list[str]:
     seconds = [runs.run_result(sweep.folder, run.name).get("seconds") for run in sweep.runs]
     known = [value for value in seconds if value]
     left = sum(runs.status(sweep.folder, run.name) != runs.FINISHED for run in sweep.runs)
-    about = f", about {left * sum(known) / len(known) / 60:.0f} min one after another" if known else ""
+    about = f", about {left * sum(known) / len(known) / 60:.0f} min if run one at a time" if known else ""
     return [f"{left} of {len(sweep.runs)} runs are left{about}"]
 
 

@@ -1,4 +1,4 @@
-"""From the words of a command line to a Config."""
+"""Turns a command line into a Config."""
 
 from typing import Any
 
@@ -17,24 +17,24 @@ WITH_RESUME = ("resume", "steps", "prior.device", "log.", "quiet", "debug", "hel
 
 
 def parse(arguments: list[str], description: str | None = None) -> Config:
-    """The flags of a new run → its Config, resolved and validated. Flags come before the values of --config's file, and
-    those before the defaults of the checkpoint and of the method.
+    """The flags of a new run → its Config, resolved and validated. Flags take precedence over values from --config, and
+    those over the defaults of the checkpoint and the method.
 
-    Raises InputError in one line; tyro reports what it cannot parse itself, and exits with code 2.
+    Raises InputError; tyro itself reports what it cannot parse, and exits with code 2.
     """
     refuse_other_names(arguments)
     words = ["--help" if word == "--help-all" else word for word in arguments]
     options, given = tyro.cli(CommandLine, args=words, description=description), settings_in(arguments)
-    check_values(options)  # What the flags say, before values of other sources are beside it.
+    check_values(options)  # Check the flags by themselves, before values from other sources are merged in.
     flat = flatten(options)
     for name in given:
         if isinstance(flat.get(name), tuple) and given.count(name) > 1:
-            raise InputError(f"{flag(name)} is given twice; give all of its values after one")
+            raise InputError(f"{flag(name)} is given twice; give it once, followed by all of its values")
     if options.resume:
-        raise InputError(f"--resume {options.resume} is for sds2d.py alone")
+        raise InputError(f"--resume {options.resume} works only with sds2d.py")
     if options.prompts_file:
         if "prompt" in given:
-            raise InputError("--prompts-file is in place of --prompt; one of them is needed")
+            raise InputError("--prompts-file replaces --prompt; give only one of them")
         options.prompt = read_prompts(options.prompts_file)
         given.append("prompt")
     if options.config:
@@ -42,7 +42,7 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
         run = flatten(set_values(Config(), stored, options.config))
         kept, chooses = set(stored), ("algo.name", "rep.kind", "prior.path")
         if run["command"] and any(name in given and flat[name] != run[name] for name in chooses):
-            # Of a run with another method only what its user gave holds; the rest were that method's defaults.
+            # Now that one of these differs, keep only what that run's command gave: the rest were defaults.
             kept &= set(settings_in(run["command"]))
         set_values(options, {name: run[name] for name in kept.difference(given)}, options.config)
         given += kept
@@ -52,20 +52,20 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
 
 
 def read_options(cls: type, arguments: list[str], description: str | None = None) -> tuple[Any, list[str]]:
-    """The flags of another program → (an instance of its dataclass cls, the words that are no flags of its own)."""
+    """The flags of another program → (an instance of its dataclass cls, the remaining arguments)."""
     options, rest = tyro.cli(cls, args=arguments, description=description, return_unknown_args=True)
     return validated(cls, options), rest
 
 
 def parse_resume(arguments: list[str]) -> Config:
-    """`--resume DIR` and what may be given with it → the Config of the run in DIR."""
+    """`--resume DIR` and the flags allowed with it → the Config of the run in DIR."""
     given = settings_in(arguments)
     for name in given:
         if not name.startswith(WITH_RESUME):
-            raise InputError(f"{flag(name)}: --resume takes --steps, --prior.device and --log.* only")
+            raise InputError(f"{flag(name)}: --resume accepts only --steps, --prior.device and --log.*")
     options = tyro.cli(CommandLine, args=arguments)
     if not options.resume:
-        raise InputError("--resume needs the folder of a run")
+        raise InputError("--resume needs a run folder")
     folder = user_path(options.resume)
     stored = load(folder / "config.yaml")
     config = set_values(Config(), stored, folder / "config.yaml")
@@ -73,7 +73,7 @@ def parse_resume(arguments: list[str]) -> Config:
     filled = flatten(resolve(config, given=stored))
     for name in filled:
         if name != "out" and (name not in stored or name in empty and filled[name] is not None):
-            raise InputError(f"{folder / 'config.yaml'}: {name} is missing")
+            raise InputError(f"{folder / 'config.yaml'}: the setting {name} is missing")
     fixed, more = ALGORITHMS[config.algo.name].is_sampler, (options.steps or 0) - config.steps
     if "steps" in given and (more < 0 or more and fixed):
         needed = f"{config.steps}{'' if fixed else ' or more'}"
@@ -84,6 +84,6 @@ def parse_resume(arguments: list[str]) -> Config:
 
 
 def without_out(arguments: list[str]) -> tuple[str, ...]:
-    """The command line as it can be given again: a folder that exists would be refused."""
+    """The command line without --out, so that it can be run again: an existing folder would be refused."""
     pairs = zip(["", *arguments], arguments, strict=False)
     return tuple(word for before, word in pairs if "--out" not in (before, word) and not word.startswith("--out="))

@@ -1,4 +1,4 @@
-"""What is not given: defaults of the checkpoint, the method and the representation."""
+"""Defaults for settings that are not given, from the checkpoint, the method and the representation."""
 
 import math
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from representations import REPRESENTATIONS
 
 
 def defaults(config: Config) -> tuple[dict[str, Any], str]:
-    """Of the checkpoint (its sds2d.json), the method and the representation: {name: value}, and where they are from."""
+    """{name: value} from the checkpoint's sds2d.json, the method and the representation, and where they come from."""
     name, kind = config.algo.name, config.rep.kind
     algorithm, representation = ALGORITHMS[name], REPRESENTATIONS[kind]
     checkpoint = locate(config.prior.path)
@@ -24,10 +24,10 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     lines = {key: file.get(key, {}) for key in (kind, method, row)}
     for key, line in lines.items():
         if not isinstance(line, dict):
-            raise InputError(f"{checkpoint}/sds2d.json: {key} should be an object of settings")
+            raise InputError(f"{checkpoint}/sds2d.json: {key} must be an object of settings")
         for setting in line:
             if setting.split(".")[0] not in ("algo", "rep", "schedule", "steps", "particles"):
-                raise InputError(f"{checkpoint}/sds2d.json: {setting} is no setting that a checkpoint has defaults for")
+                raise InputError(f"{checkpoint}/sds2d.json: a checkpoint cannot set a default for {setting}")
     searched = lines[method] | lines[row]
     if config.paper:
         searched = {key: value for key, value in searched.items() if key.startswith(("rep.", "steps"))}
@@ -36,7 +36,7 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     values |= {"rep.init_color": (0.5, 0.5, 0.5), "rep.optimizer": "adam"}
     edit = {"rep.init": "source", "particles": 1} if algorithm.edits else {}
     values |= lines[kind] | edit | algorithm.defaults | searched | algorithm.required
-    # What the user gave may imply others, and a learning rate belongs to its optimizer.
+    # Given settings may imply others, and a default learning rate is for one optimizer only.
     values["particles"] = len(config.seeds) or values["particles"]
     if config.rep.init_images:
         values["rep.init"] = "image"
@@ -48,20 +48,20 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     if optimizer != values["rep.optimizer"] or "rep.lr" not in values:
         values["rep.lr"] = representation.learning_rates[optimizer]
     own = config.paper or method not in file
-    return values, f"of {name} itself" if own else f"{config.prior.path}/sds2d.json, {method}"
+    return values, f"built into {name}" if own else f"{config.prior.path}/sds2d.json, {method}"
 
 
 def resolve(config: Config, given: Collection[str] | None = None) -> Config:
-    """Fills what is not set, in place. Paths become absolute.
+    """Fills in unset settings, in place. Paths become absolute.
 
-    given: the settings that are set; None: of a Config made in Python, those that have not their class's value.
+    given: the names of the settings that are set; None: those that differ from Config(), for a Config made in Python.
     """
     check_values(config)
     flat, initial, (values, source) = flatten(config), flatten(Config()), defaults(config)
     known = [name for name in flat if flat[name] != initial[name]] if given is None else given
     new = {name: value for name, value in values.items() if name not in known or flat.get(name) is None}
     new = {name: value for name, value in new.items() if not unused(name, flat | new)}
-    # One that has been resolved has all its values, and some may be the class's.
+    # A Config that was resolved before is complete, even where a value equals that of Config().
     if given is not None or any(flat.get(name) is None and value is not None for name, value in new.items()):
         set_values(config, new, source)
     config.log.every = config.log.every or min(max(30, math.ceil(config.steps / 10)), math.ceil(config.steps / 5))

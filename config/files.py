@@ -1,4 +1,4 @@
-"""Settings and prompts in files."""
+"""Reads and writes files of settings and prompts."""
 
 import json
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from priors.checkpoint import user_path
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML without references, a few lines of which can stand for more than fits into memory."""
+    """YAML without references (aliases), a few lines of which can expand to more than fits into memory."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has references (*name)")
+            raise yaml.YAMLError("references such as *name are not allowed")
         return super().compose_node(parent, index)
 
 
 def load(file: str | Path) -> dict[str, Any]:
-    """A YAML file of settings, ours or a user's → {dotted name: value}. Raises InputError for anything else."""
+    """A YAML file of settings, from a run or a user → {dotted name: value}. Raises InputError for anything else."""
     try:
         if not user_path(file).is_file():  # A named pipe would block.
             raise ValueError("no such file")
@@ -30,17 +30,17 @@ def load(file: str | Path) -> dict[str, Any]:
         if len(text) > 2**22:
             raise ValueError("it is larger than 4 MB")
         content = yaml.load(text, PlainLoader)
-        json.dumps(content)  # no dates, no objects
-    except Exception as error:  # PyYAML raises whatever its constructors trip over.
+        json.dumps(content)  # refuses dates and other objects
+    except Exception as error:  # PyYAML's constructors can raise anything.
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise InputError(f"{file} cannot be read as settings ({reason})") from error
     if not isinstance(content, dict):
-        raise InputError(f"{file} has no settings; lines such as `steps: 100` are needed")
+        raise InputError(f"{file} has no settings; it needs lines such as `steps: 100`")
     return {name: value for name, value in nested_items(content) if name != "out"}
 
 
 def nested_items(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as dotted names and values."""
+    """The dotted names and values in nested mappings."""
     for name, value in content.items():
         if isinstance(value, dict) and name != "environment":
             yield from nested_items(value, f"{prefix}{name}.")
@@ -49,18 +49,18 @@ def nested_items(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def dump(config: Config) -> str:
-    """A Config as YAML, with all of its settings but the folder, which may be moved."""
+    """A Config as YAML: all of its settings except the folder, which may be moved."""
     settings = adapter(Config).dump_python(config, mode="json", exclude={"out"})
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def read_prompts(file: str) -> tuple[str, ...]:
-    """The lines of a text file that are not empty."""
+    """The non-empty lines of a text file."""
     try:
         lines = user_path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"--prompts-file {file} cannot be read ({first_line(error)})") from error
     prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts:
-        raise InputError(f"--prompts-file {file} has no prompts; a line for each is needed")
+        raise InputError(f"--prompts-file {file} has no prompts; it needs one per line")
     return prompts

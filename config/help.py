@@ -1,4 +1,4 @@
-"""The short help, and what people type where another flag is meant."""
+"""The short help, and hints for flags that have another name in other tools."""
 
 import importlib.metadata
 import json
@@ -15,11 +15,11 @@ from schedules.weight import WEIGHTS
 
 FOLDER = Path(__file__).parent
 INDENT = " " * 41  # of the right column in help.txt
-MEANT = json.loads((FOLDER / "other_names.json").read_text(encoding="utf-8"))  # {what other tools call it: our flag}
+MEANT = json.loads((FOLDER / "other_names.json").read_text(encoding="utf-8"))  # {other tools' flag: ours}
 
 
 def short_help(description: str) -> str:
-    """The description and the common flags, on one screen: help.txt with the names that there are."""
+    """The description and the common flags, on one screen: help.txt with the available names filled in."""
     tables = {"methods": ALGORITHMS, "representations": REPRESENTATIONS, "timesteps": TIMESTEPS, "weights": WEIGHTS}
     names = {word: " ".join(table) for word, table in tables.items()}
     text = (FOLDER / "help.txt").read_text(encoding="utf-8").format(description=description.strip(), **names)
@@ -32,8 +32,8 @@ def version() -> str:
 
 
 def refuse_other_names(arguments: list[str]) -> None:
-    """Raises InputError for a flag that is called otherwise here."""
+    """Raises InputError for a flag that has another name here."""
     for word in arguments:
         name = word.split("=")[0].replace("_", "-")
         if name in MEANT:
-            raise InputError(f"{name}: the flag is {MEANT[name]}")
+            raise InputError(f"unknown flag {name}; the flag is {MEANT[name]}")

@@ -1,4 +1,4 @@
-"""Every setting of a run as nested dataclasses, and access to them by their dotted names."""
+"""All settings of a run as nested dataclasses, and access to them by dotted name."""
 
 import functools
 import re
@@ -17,47 +17,47 @@ from recording.recorder import LogConfig
 from representations import RepresentationConfig
 from schedules.schedule import ScheduleConfig
 
-Seed = Annotated[NonNegativeInt, Field(lt=2**32)]  # Larger ones repeat.
+Seed = Annotated[NonNegativeInt, Field(lt=2**32)]  # Larger seeds would repeat.
 
 
 @dataclass
 class Config:
     prompt: Annotated[tuple[str, ...], Field(min_length=1)] = ("a red apple",)
-    """What to make. Several prompts make several rows."""
+    """What to make; one row of pictures per prompt."""
     negative_prompt: tuple[str, ...] = ("",)
-    """y⁻, what guidance leads away from: one for all prompts, one a prompt, or one a particle."""
+    """y⁻, what guidance steers away from: one for all prompts, one per prompt, or one per particle."""
     particles: PositiveInt | None = None
-    """Pictures for each prompt. None: 4, but 1 for edits."""
+    """Pictures per prompt. None: 4, or 1 for edits."""
     batch: PositiveInt | None = None
-    """How many of each prompt's particles a step takes, drawn at random. None: all."""
+    """How many particles of each prompt a step updates, drawn at random. None: all."""
     source_image: tuple[str, ...] = ()
-    """The picture that dds, pds and sdedit edit: an image file for all prompts, one a prompt, or one a particle."""
+    """Image file that dds, pds, flowedit or sdedit edits: one for all prompts, one per prompt, or one per particle."""
     source_prompt: tuple[str, ...] = ()
-    """What that picture shows, likewise."""
+    """What the source image shows, likewise."""
     source_mask: tuple[str, ...] = ()
-    """Where the edit may change it, the white of an image file, likewise. None: everywhere."""
+    """Image file that is white where the edit may change the source, likewise. By default, everywhere."""
     source_negative_prompt: tuple[str, ...] = ()
-    """y⁻ of the source. None: that of the prompt."""
+    """y⁻ of the source. By default, that of the prompt."""
     steps: Annotated[PositiveInt, Field(le=10**7)] | None = None
-    """Optimiser steps. None: 1000, unless the method or the checkpoint has a default of its own."""
+    """Optimiser steps. None: the checkpoint's or the method's default, or 1000."""
     seed: Seed = 0
-    """Row i of the batch draws its random numbers from seed + i."""
+    """Row i of the batch draws its random numbers with seed + i."""
     seeds: tuple[Seed, ...] = ()
-    """The seeds of a prompt's particles, in place of --seed."""
+    """The seeds of each prompt's particles, instead of --seed."""
     paper: bool = False
-    """The method and its schedule as its paper has them, not as they were searched for the checkpoint. Steps, start
-    and learning rate stay the checkpoint's."""
+    """Use the paper's settings for the method and its schedule, not those searched for the checkpoint. Steps, start and
+    learning rate remain the checkpoint's."""
     quiet: bool = False
-    """No progress on the screen; errors, warnings and the name of the result remain."""
+    """Print only errors, warnings and the path of the result."""
     out: str | None = None
-    """Folder of the run, which must not exist. None: outputs/<time>-<algo>-<rep>-<prompt>."""
+    """Folder for the run; must not exist yet. None: outputs/<time>-<algo>-<rep>-<prompt>."""
     algo: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     rep: RepresentationConfig = field(default_factory=RepresentationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     log: LogConfig = field(default_factory=LogConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    # What the user typed, and what an earlier run of this Config ran with (recording/environment.py).
+    # The command line, and the environment of an earlier run of this Config (recording/environment.py).
     command: tyro.conf.Suppress[tuple[str, ...]] = ()
     environment: tyro.conf.Suppress[dict] = field(default_factory=dict)
 
@@ -65,14 +65,13 @@ class Config:
 @dataclass
 class CommandLine(Config):
     config: str | None = None
-    """A YAML file of settings, such as the config.yaml of a run, or a few lines of it. Flags replace its values."""
+    """A YAML file of settings, such as the config.yaml of a run, or a few lines of it. Flags override its values."""
     resume: str | None = None
-    """Folder of a run, to continue from its last checkpoint. Only --steps, --prior.device and --log.* may be given
-    too."""
+    """Folder of a run to continue from its last checkpoint. Only --steps, --prior.device and --log.* may be added."""
     prompts_file: str | None = None
-    """A text file of prompts, one a line, in place of --prompt."""
+    """A text file of prompts, one per line, instead of --prompt."""
     list: bool = False
-    """Name the methods, representations, schedules and families of priors."""
+    """List the methods, representations, schedules and families of priors."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -81,7 +80,7 @@ adapter = functools.cache(TypeAdapter)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting of nested dataclasses: {"algo.guidance_scale": 7.5, …}."""
+    """All settings of nested dataclasses, flattened: {"algo.guidance_scale": 7.5, …}."""
     flat = {}
     for entry in fields(config):
         value, name = getattr(config, entry.name), prefix + entry.name
@@ -90,11 +89,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def set_values(config: Any, values: dict[str, Any], source: Any) -> Any:
-    """Sets {dotted name: value}, in place. source: where they are from, for errors."""
+    """Sets {dotted name: value}, in place. source: where they come from, for error messages."""
     known = flatten(config)
     for name, value in values.items():
         if name not in known:
-            raise InputError(f"{source}: there is no setting {name}")
+            raise InputError(f"{source}: unknown setting {name}")
         if isinstance(known[name], tuple) and not isinstance(value, list | tuple):
             value = (value,)  # as in `prompt: a fox`
         *path, last = name.split(".")
@@ -108,14 +107,14 @@ def flag(name: str) -> str:
 
 
 def settings_in(arguments: Iterable[str]) -> list[str]:
-    """The settings that a command line gives: schedule.shared_t of --schedule.no-shared-t, too."""
+    """The settings that a command line gives; --schedule.no-shared-t also counts as schedule.shared_t."""
     names = [word.removeprefix("--").split("=")[0].replace("-", "_") for word in arguments if word.startswith("--")]
     return [re.sub(r"(^|\.)no_", r"\1", name) for name in names]
 
 
 def validated(cls: type, config: Any, source: str = "") -> Any:
-    """A dataclass with its values converted to the types of the dataclass cls. Raises InputError, which begins with
-    the source, for one that is wrong."""
+    """A config as the dataclass cls, its values converted to the types of cls. Raises InputError for an invalid value;
+    the message begins with the source."""
     try:
         return adapter(cls).validate_python(asdict(config))
     except ValidationError as error:
@@ -125,9 +124,9 @@ def validated(cls: type, config: Any, source: str = "") -> Any:
 
 
 def check_values(config: Config, source: str = "") -> None:
-    """Every setting by itself: its type and its limits. Raises InputError; what stands for another type is
-    converted."""
+    """Checks the type and limits of each setting by itself, and converts values where possible. Raises
+    InputError."""
     vars(config).update(vars(validated(Config, config, source)))
     for name, value in flatten(config).items():
-        if "\\udc" in ascii(value):  # Bytes of the command line that are not UTF-8 arrive as surrogates.
-            raise InputError(f"{source}{flag(name)} {ascii(value)} is not UTF-8")
+        if "\\udc" in ascii(value):  # Bytes on the command line that are not UTF-8 arrive as surrogates.
+            raise InputError(f"{source}{flag(name)} {ascii(value)} is not valid UTF-8")

@@ -1,4 +1,4 @@
-"""What is refused before anything is loaded or written: settings that do not go together."""
+"""Refuses settings that do not go together, before anything is loaded or written."""
 
 import importlib.util
 import itertools
@@ -22,7 +22,7 @@ EDITING_IN_STEPS = [name for name in EDITORS if name in DISTILLING]
 GUIDED = [name for name, cls in ALGORITHMS.items() if "algo.guidance_scale" in cls.defaults]
 RESCALED = [name for name in GUIDED if ALGORITHMS[name].is_guided]
 OWN = {kind: [entry.name for entry in fields(cls.Settings)] for kind, cls in REPRESENTATIONS.items() if cls.Settings}
-# What only some choices use: (prefix, settings or groups of them, {the setting that chooses: its values}).
+# Settings that only some choices use: (prefix, settings or groups of them, {choosing setting: its values}).
 USES = [
     ("algo.", "guidance_scale", {"algo.name": GUIDED}),
     ("algo.", "guidance_rescale perp_neg_prompts perp_neg_weights", {"algo.name": RESCALED}),
@@ -52,16 +52,16 @@ CHOICES = [(f"{prefix}{name}.", choices) for prefix, names, choices in USES for 
 
 
 def unused(name: str, flat: dict[str, Any]) -> str | None:
-    """Why the choices in `flat` do not use a setting, or None."""
+    """Why a setting is not used with the choices in `flat`, or None."""
     for setting, choices in CHOICES:
         if f"{name}.".startswith(setting) and all(flat[key] not in choices[key] for key in choices):
             users = " or ".join(f"{flag(key)} {', '.join(map(str, choices[key]))}" for key in choices)
-            return f"{flag(name)} is for {users}, not {', '.join(str(flat[key]) for key in choices)}"
+            return f"{flag(name)} works only with {users}, not {', '.join(str(flat[key]) for key in choices)}"
     return None
 
 
 def validate(config: Config, new: bool = True) -> Config:
-    """Raises InputError for what can be known to be wrong before anything is loaded or written.
+    """Raises InputError for any mistake that can be found before anything is loaded or written.
 
     new: whether the run's folder must not exist yet.
     """
@@ -72,32 +72,32 @@ def validate(config: Config, new: bool = True) -> Config:
     for key, value in flat.items():
         reason, users = unused(key, flat), USED_BY.get(key.removeprefix("schedule."))
         require(value == initial[key] or not reason, reason)
-        if users and not reason and key != "schedule.t_max":  # the prior has a default
+        if users and not reason and key != "schedule.t_max":  # which has a default in the prior
             chooser = f"schedule.{next(iter(users))}"
             require(value not in (None, ()), f"{flag(chooser)} {flat[chooser]} needs {flag(key)}")
     for key, value, names in (("schedule.timestep", "ddim", SAMPLERS), ("rep.init", "source", EDITORS)):
-        message = f"{flag(key)} {value} is for --algo.name {', '.join(names)}, not {name}"
+        message = f"{flag(key)} {value} works only with --algo.name {', '.join(names)}, not {name}"
         require(flat[key] != value or name in names, message)
     seeds, particles, rows = config.seeds, config.particles, len(config.prompt) * config.particles
-    require(not (seeds and config.seed), "--seeds is in place of --seed; one of them is needed")
+    require(not (seeds and config.seed), "--seeds replaces --seed; give only one of them")
     highest = config.seed + rows - 1
-    require(highest < 2**32, f"--seed {config.seed}: of {rows} particles the last has {highest}; below 2^32 is needed")
-    message = f"{len(seeds)} --seeds: {particles} are needed, one for each of a prompt's --particles"
+    require(highest < 2**32, f"--seed {config.seed}: the last of {rows} particles gets {highest}; must be below 2^32")
+    message = f"{len(seeds)} --seeds: must be {particles}, one for each of a prompt's --particles"
     require(len(seeds) in (0, particles), message)
     counts, optional = sorted({1, len(config.prompt), rows}), ("source_negative_prompt", "source_mask")
     for key in ("negative_prompt", "source_image", "source_prompt", *optional, "rep.init_images"):
-        message = f"{name} from {config.rep.init} needs {flag(key)}, {' or '.join(map(str, counts))} of them"
+        message = f"{name} from {config.rep.init}: number of {flag(key)} values must be {' or '.join(map(str, counts))}"
         absent = not flat[key] and (key in optional or unused(key, flat))
-        require(absent or len(flat[key]) in counts, f"{message}; {len(flat[key])} are given")
+        require(absent or len(flat[key]) in counts, f"{message}, not {len(flat[key])}")
     batch = config.batch or particles
-    require(batch <= particles, f"--batch {batch}: each prompt has {particles} --particles")
+    require(batch <= particles, f"--batch {batch}: each prompt has only {particles} --particles")
     prompts, weights = config.algo.perp_neg_prompts, config.algo.perp_neg_weights
     message = f"{len(prompts)} --algo.perp-neg-prompts need as many --algo.perp-neg-weights, not {len(weights)}"
     require(len(prompts) == len(weights), message)
     least, most = config.rep.min_width, config.rep.max_width
-    require(least <= most, f"--rep.min-width {least:g} is more than --rep.max-width {most:g}")
+    require(least <= most, f"--rep.min-width {least:g} is greater than --rep.max-width {most:g}")
     _, least = REPULSION.get(config.algo.repulsion, (None, 1))
-    message = f"--algo.repulsion {config.algo.repulsion} needs {least} --particles or more in each step"
+    message = f"--algo.repulsion {config.algo.repulsion} needs at least {least} --particles in each step"
     require(batch >= least, message)
     validate_points("--schedule.timestep-points", config.schedule.timestep_points, config.steps, timesteps=True)
     validate_points("--schedule.weight-points", config.schedule.weight_points, config.steps)
@@ -106,5 +106,5 @@ def validate(config: Config, new: bool = True) -> Config:
     for path in (*config.source_image, *config.source_mask, *config.rep.init_images):
         open_image(path)
     there = new and config.out is not None and os.path.lexists(config.out)
-    require(not there, f"--out {config.out} exists; name another folder")
+    require(not there, f"--out {config.out} already exists; choose another folder")
     return config

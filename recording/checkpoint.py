@@ -1,6 +1,6 @@
-"""checkpoint.pt: all that a run needs to continue, bit-identical to an uninterrupted one.
+"""checkpoint.pt: everything that a run needs to continue, bit-identical to an uninterrupted one.
 
-It is read by torch.load with weights_only, which runs no code.
+It is read by torch.load with weights_only=True, which runs no code.
 """
 
 import io
@@ -24,8 +24,8 @@ def parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 
 def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, optimizer: torch.optim.Optimizer) -> None:
-    """The state before `step`; t: the timesteps of the step before. Raises FloatingPointError for what is not
-    finite."""
+    """Saves the state before `step`. t: the timesteps of the previous step. Raises FloatingPointError if the state is
+    not finite."""
     state = {
         "step": step,
         "parameters": [parameter.detach() for parameter in parameters(optimizer)],
@@ -41,16 +41,16 @@ def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, op
         with open(path, "wb") as file:
             file.write(buffer.getbuffer())
             file.flush()
-            os.fsync(file.fileno())  # A machine that stops must not leave the new name with incomplete content.
+            os.fsync(file.fileno())  # If the machine crashes, no truncated file may have the final name.
 
     write_atomic(folder / NAME, write)
 
 
 def load_checkpoint(folder: Path, steps: int, algorithm: Method, optimizer: torch.optim.Optimizer) -> int:
-    """Puts the last checkpoint into the parts of a run of so many steps → the step to continue with; 0 where there is
-    none.
+    """Loads the last checkpoint into the parts of a run of `steps` steps → the step to continue with; 0 without a
+    checkpoint.
 
-    Raises InputError for a file that is damaged or belongs to another run.
+    Raises InputError if the file is damaged or belongs to another run.
     """
     file = folder / NAME
     if not os.path.lexists(file):
@@ -59,27 +59,27 @@ def load_checkpoint(folder: Path, steps: int, algorithm: Method, optimizer: torc
         state = torch.load(file, map_location="cpu", weights_only=True)
         for parameter, value in zip(parameters(optimizer), state["parameters"], strict=True):
             if value.shape != parameter.shape or value.dtype != parameter.dtype:
-                raise ValueError(f"parameters of shape {list(value.shape)}; {list(parameter.shape)} is needed")
+                raise ValueError(f"parameters of shape {list(value.shape)} instead of {list(parameter.shape)}")
             parameter.data.copy_(value)
         optimizer.load_state_dict(state["optimizer"])
         algorithm.load_state_dict(state["algorithm"])
         algorithm.particles.load_state_dict(state["particles"])
         if type(state["step"]) is not int or not 0 <= state["step"] <= steps or len(state) > 5:
-            raise ValueError(f"{sorted(state)} of step {state['step']}; the run has {steps} steps")
+            raise ValueError(f"{sorted(state)} at step {state['step']}; the run has {steps} steps")
         return state["step"]
-    except Exception as error:  # whatever a damaged file leads to, the user needs its name
-        raise InputError(f"{file} is no checkpoint of this run: {first_line(error)}") from error
+    except Exception as error:  # A damaged file can raise anything; name the file.
+        raise InputError(f"{file} is not a checkpoint of this run: {first_line(error)}") from error
 
 
 def canonical(state: Any) -> Any:
-    """The same state, its equal strings one object: pickle would write others after a resume, in other bytes."""
+    """The same state with its strings interned: otherwise pickle would write different bytes after a resume."""
     if isinstance(state, dict):
         return {sys.intern(key) if isinstance(key, str) else key: canonical(value) for key, value in state.items()}
     return type(state)(map(canonical, state)) if isinstance(state, list | tuple) else state
 
 
 def tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) of everything in nested dictionaries and lists."""
+    """(name, tensor) for each tensor in nested dictionaries and lists."""
     if isinstance(state, torch.Tensor):
         yield name, state
     elif isinstance(state, dict | list | tuple):
@@ -88,13 +88,13 @@ def tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def require_finite_state(state: dict, step: int, t: list[int]) -> None:
-    """Raises FloatingPointError for what `step` has left: Adam, for one, stops silently after an infinite square."""
+    """Raises FloatingPointError if `step` left a state that is not finite: Adam stops silently if a square is inf."""
     for name, value in tensors(state):
         finite = value.isfinite()
         if not finite.all():
             place = "all particles"
-            if value.shape[:1] == (len(t),) and not name.startswith("algorithm"):  # a row a particle
+            if value.shape[:1] == (len(t),) and not name.startswith("algorithm"):  # one row per particle
                 row = finite.flatten(1).all(1).tolist().index(False)
                 place = f"timestep {t[row]}, particle {row}"
-            message = "a lower learning rate, guidance scale or weight is needed"
+            message = "use a lower learning rate, guidance scale or weight"
             raise FloatingPointError(f"step {step}, {place}: the state {name} is not finite; {message}")

@@ -1,4 +1,4 @@
-"""What a page shows of several runs: pictures under a common slider, curves over each other, results."""
+"""The data of a page that compares runs: pictures under a common slider, overlaid curves, results."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from recording.page import CURVES, TITLES, points, recorded, records
 
 
 def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
-    """What a page at `page` needs of runs, {label: folder}: pictures with their steps and addresses, and curves."""
+    """The data of runs {label: folder} for a page at `page`: pictures with their steps and URLs, and curves."""
     parts = []
     for label, folder in runs.items():
         lines, home = records(folder), quote(Path(os.path.relpath(folder, page.parent)).as_posix())
@@ -28,7 +28,7 @@ def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
 
 
 def results(runs: dict[str, Path]) -> dict[str, list[float | None]]:
-    """{name: a number a run}: seconds, and the last scores, means over the particles."""
+    """{name: one number per run}: seconds, and the last scores, averaged over the particles."""
     table = {"seconds": [], "clip_score": [], "directional": []}
     for folder in runs.values():
         lines = records(folder)

@@ -1,5 +1,4 @@
-"""What a run depends on besides its settings, for config.yaml: versions, hashes of its files, the commit, the
-device."""
+"""What a run depends on besides its settings, for config.yaml: versions, file hashes, the commit and the device."""
 
 import hashlib
 import importlib.metadata
@@ -31,28 +30,28 @@ def environment(prior: Prior, config) -> dict:
 
 
 def commit() -> str | None:
-    """The git commit of this code, with "-dirty" where files differ from it; None outside git."""
-    # Without the lock that refreshes the index: one that a killed run leaves would block the user's own git.
+    """The git commit of this code, with "-dirty" if files differ from it; None outside a git repository."""
+    # Without the index lock: if a killed run left one behind, it would block the user's own git.
     words = ["git", "--no-optional-locks", "-C", ROOT, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         found = (ROOT / ".git").exists() and subprocess.run(words, capture_output=True, text=True).stdout.strip()
         return found or None
-    except OSError:  # There is no git.
+    except OSError:  # git is not installed.
         return None
 
 
 def changes(then: dict, now: dict, resume: bool) -> list[str]:
-    """Lines for what differs from an earlier run of the same settings; {} stands for none.
+    """One line for each difference from the environment `then` of an earlier run; {} if there was none.
 
-    Raises InputError for another prior or other pictures in a run that is to be resumed.
+    Raises InputError if a run is resumed with another prior or other input images.
     """
     if not then:
         return []
     images = then.get("images_sha256") or {}
-    other = [] if then.get("prior_sha256") == now["prior_sha256"] else ["the prior's files differ from that run's"]
+    other = [] if then.get("prior_sha256") == now["prior_sha256"] else ["the prior's files differ from the old run's"]
     changed = [path for path, sha in now["images_sha256"].items() if images.get(path) != sha]
-    other += [f"{path} differs from that run's" for path in changed]
+    other += [f"{path} differs from the old run's" for path in changed]
     if other and resume:
-        raise InputError(f"{other[0]}; --config begins a new run")
+        raise InputError(f"{other[0]}; start a new run with --config")
     names = [name for name in now if not name.endswith("_sha256") and then.get(name) != now[name]]
     return other + [f"{name} was {then.get(name)}, is {now[name]}: the last bits may differ" for name in names]

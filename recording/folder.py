@@ -1,4 +1,4 @@
-"""A run's folder on disk: made by one process, locked by one process, and its files whole or not there."""
+"""A run's folder on disk: created and locked by one process at a time; files are written atomically."""
 
 import contextlib
 import csv
@@ -18,7 +18,7 @@ from errors import InputError
 
 
 def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
-    """writer(part) must make the file `part`, which then replaces `path`; each process has a part of its own."""
+    """writer(part) must write the file `part`, which then replaces `path`; its name is unique to the process."""
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         writer(part)
@@ -33,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """A line a row; the first has all columns."""
+    """One line per row; the first row has all columns."""
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]))
     table.writeheader()
@@ -42,9 +42,9 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
-    """A new folder with its config.yaml, whose text is `config`, in one atomic step → its path.
+    """Atomically makes a new folder with `config` as its config.yaml → its path.
 
-    unique: whether a number is added to a name that is taken. Otherwise, and for other faults, raises InputError.
+    unique: add a number to a name that is taken. Otherwise, and for any other failure, raises InputError.
     """
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     for number in itertools.count(1):
@@ -52,8 +52,8 @@ def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
         try:
             part.mkdir(parents=True, exist_ok=True)
             (part / "config.yaml").write_text(config, encoding="utf-8")
-            if os.path.lexists(name):  # Renaming would replace an empty folder; one that is not empty it refuses.
-                raise FileExistsError(errno.EEXIST, "it exists")
+            if os.path.lexists(name):  # os.rename replaces an empty folder, and refuses only a non-empty one.
+                raise FileExistsError(errno.EEXIST, "it already exists")
             os.rename(part, name)
             break
         except OSError as error:
@@ -65,23 +65,23 @@ def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path):
-    """Inside, no other process can lock the folder; the lock ends with the process. Raises InputError where one has
-    it."""
+    """Locks the folder against other processes; the lock also ends with the process. Raises InputError if another
+    process holds it."""
     try:
         with filelock.FileLock(folder / ".lock", timeout=0):
             yield
     except filelock.Timeout as error:
-        raise InputError(f"{folder} is being written by another process; wait for it, or stop it") from error
+        raise InputError(f"{folder} is being written by another process; wait for it or stop it") from error
 
 
 def read_records(file: Path) -> list[dict]:
-    """The lines of metrics.jsonl or scores.jsonl, if there is one; the last may be cut off, or still being written."""
+    """The complete lines of metrics.jsonl or scores.jsonl, if it exists; the last may be cut off or half written."""
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def truncate_records(folder: Path, step: int) -> None:
-    """Deletes what a run recorded at `step` and later, and partial files."""
+    """Deletes everything recorded at `step` or later, and partial files."""
     for name in ("metrics.jsonl", "scores.jsonl"):
         if (folder / name).is_file():
             lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -94,7 +94,7 @@ def truncate_records(folder: Path, step: int) -> None:
 
 
 def step_of(line: str) -> int:
-    """The step of a whole line of metrics.jsonl or scores.jsonl, numbers and lists of numbers; -1 for any other."""
+    """The step of a line of metrics.jsonl or scores.jsonl; -1 unless it is complete and all its values are numeric."""
     try:
         values = json.loads(line)
         numbers = [number for value in values.values() for number in (value if isinstance(value, list) else [value])]

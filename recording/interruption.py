@@ -1,5 +1,5 @@
-"""Ctrl-C and SIGTERM: the step is finished, and then everything that a finished run leaves; the second time is the
-end."""
+"""Ctrl-C and SIGTERM: the first finishes the step and writes all files of a finished run; the second exits at
+once."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import threading
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by `signal`, and has written everything: 128 + signal is the exit code."""
+    """A run was stopped by `signal` and has written everything; the exit code is 128 + signal."""
 
     def __init__(self, number):
         super().__init__(signal.Signals(number).name)
@@ -15,10 +15,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """While it is entered, self.signal is the first SIGINT or SIGTERM that came, else None; a second one ends the
+    """Inside this context, self.signal is the first SIGINT or SIGTERM received, or None; a second one ends the
     process.
 
-    Threads other than the main one get no signals: there it does nothing.
+    Only the main thread receives signals; in other threads, it does nothing.
     """
 
     signal = None
@@ -35,7 +35,7 @@ class Interruption:
 
     def _note(self, number, frame):
         if self.signal:
-            os._exit(128 + number)  # A file that is being written does not replace the old one.
+            os._exit(128 + number)  # A half-written file does not replace the old one.
         self.signal = number
-        # No print: the main thread may be in the middle of one.
-        os.write(2, b"\nfinishing the step and writing what there is; a second time ends it at once\n")
+        # Not print(): the main thread may be in the middle of one.
+        os.write(2, b"\nfinishing the step and writing all files; press Ctrl-C again to stop at once\n")

@@ -1,4 +1,4 @@
-"""index.html: one page for a run's folder, opened from disk, with nothing loaded from elsewhere."""
+"""index.html: one page for a run's folder, which opens from disk and loads nothing from elsewhere."""
 
 import filecmp
 import re
@@ -11,11 +11,11 @@ import yaml
 from recording.folder import read_records
 
 TITLES = {
-    "images": "The picture",
-    "gradients": "|g|, the gradient's magnitude over the latents",
-    "x0": "The clean image that the prior predicts",
-    "pseudo_gt": "The pseudo ground truth, the clean image that g leads to",
-    "lora": "The clean image that φ, the prior with its LoRA, predicts",
+    "images": "The pictures",
+    "gradients": "|g|, the magnitude of the gradient for the latents",
+    "x0": "The clean image predicted by the prior",
+    "pseudo_gt": "The pseudo ground truth, the clean image that g points to",
+    "lora": "The clean image predicted by φ, the prior with its LoRA",
     "ellipses": "The Gaussians' outlines at one standard deviation",
     "density": "The density of the Gaussians",
     "paths": "The curves and their control points",
@@ -23,14 +23,14 @@ TITLES = {
 CURVES = {
     "t": "t, the timestep",
     "weight": "w(t), the weight",
-    "grad_norm": "‖g‖, the gradient's norm",
+    "grad_norm": "‖g‖, the gradient norm",
     "clip_score": "CLIP score, 100 cos(image, prompt)",
-    "directional": "Directional CLIP similarity, 100 cos(change of the image, change of the prompt)",
+    "directional": "Directional CLIP similarity, 100 cos(change in the image, change in the prompt)",
 }
-POINTS = 500  # of a curve; more cannot be seen
+POINTS = 500  # per curve; more would not be visible
 
 HERE = Path(__file__).parent
-# template(name): a page of recording/html or sweeps, with the parts that it includes.
+# template(name): a page from recording/html or sweeps, which can include others.
 template = jinja2.Environment(
     loader=jinja2.FileSystemLoader([HERE / "html", HERE.parent / "sweeps"]), autoescape=True
 ).get_template
@@ -42,21 +42,21 @@ def records(folder: Path) -> list[dict]:
 
 
 def recorded(folder: Path) -> dict[str, list[int]]:
-    """{folder of recorded pictures: the steps that it has}, in the order of a page."""
+    """{folder of recorded pictures: its steps}, in page order."""
     steps = {path.name: steps_in(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     return {name: steps[name] for name in dict.fromkeys((*TITLES, *steps)) if steps.get(name)}
 
 
 def page(folder: Path, progress: str | None = None) -> str:
-    """The page of a run's folder, as text. progress: how far a run is that has not ended; its page loads itself
-    again."""
+    """The page of a run's folder, as HTML. progress: how far the run is, if it is not over; the page then reloads
+    itself."""
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
     config = yaml.load(settings, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C is ten times as fast
     command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
     lines, pictures, titles = records(folder), recorded(folder), dict(TITLES)
     last = [folder / name / f"step_{pictures[name][-1]:06d}.png" for name in ("x0", "pseudo_gt") if name in pictures]
-    if len(last) == 2 and filecmp.cmp(*last, shallow=False):  # SDS's gradient leads to what the prior predicts.
-        titles["x0"] += ", which is the pseudo ground truth, too"
+    if len(last) == 2 and filecmp.cmp(*last, shallow=False):  # as for SDS
+        titles["x0"] += ", which is also the pseudo ground truth"
         del pictures["pseudo_gt"], titles["pseudo_gt"]
     panels = [{"name": name, "title": titles.get(name, name), "steps": s} for name, s in pictures.items()]
     curves = [{"title": title, "points": points(name, lines)} for name, title in CURVES.items()]
@@ -87,14 +87,14 @@ def time_left(seconds: float) -> str:
 
 
 def steps_in(folder: Path, name: str = "step") -> list[int]:
-    """The steps of which a folder has a picture of that name, in order."""
+    """The steps for which a folder has a picture of that name, sorted."""
     matches = [re.fullmatch(rf"{name}_(\d{{6,}})\.png", path.name) for path in folder.glob(f"{name}_*.png")]
     return sorted(int(match[1]) for match in matches if match)
 
 
 def points(name: str, lines: list[dict]) -> list[list[float]]:
-    """A quantity over the steps: [step, least, mean, greatest] over the particles, neighbours pooled into POINTS
-    points."""
+    """A quantity over the steps: [step, min, mean, max] over the particles, with neighbouring steps pooled into at most
+    POINTS points."""
     values = [(line["step"], line[name]) for line in lines if name in line]
     size = -(-len(values) // POINTS) or 1
     parts = [values[start : start + size] for start in range(0, len(values), size)]

@@ -1,4 +1,4 @@
-"""Tensors as pictures: grids with labels, and heat maps."""
+"""Tensors as images: labelled grids and heat maps."""
 
 import functools
 import importlib.util
@@ -12,7 +12,7 @@ from representations.heat_map import heat_map
 
 
 def to_pillow(image: torch.Tensor) -> Image.Image:
-    """(3, H, W) float; what is outside [0, 1] is shown as 0 or 1, what is not finite as magenta."""
+    """(3, H, W) float → image. Values are clamped to [0, 1]; pixels that are not finite become magenta."""
     magenta = torch.tensor([1.0, 0.0, 1.0], device=image.device).to(image).view(3, 1, 1)
     image = torch.where(image.isfinite().all(0), image, magenta)
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
@@ -20,15 +20,15 @@ def to_pillow(image: torch.Tensor) -> Image.Image:
 
 @functools.cache
 def font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: unlike Pillow's own font it has arrows, mathematics and many
+    """DejaVu Sans, which ships with matplotlib. Unlike Pillow's own font, it has arrows, math symbols and many
     scripts."""
-    package = Path(importlib.util.find_spec("matplotlib").origin).parent  # A second to import, for a path.
+    package = Path(importlib.util.find_spec("matplotlib").origin).parent  # Importing it would take a second.
     return ImageFont.truetype(package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 14)
 
 
 def wrap(text: str, width: int, most: int = 3) -> list[str]:
-    """The text in at most so many lines of at most `width` pixels; what does not fit into the last is cut off."""
-    text = " ".join(text.split())[: most * width]  # No letter is narrower than a pixel.
+    """The text in at most `most` lines of at most `width` pixels each; the rest is cut off."""
+    text = " ".join(text.split())[: most * width]  # No character is narrower than a pixel.
     lines, letters = [text], int(width * len(text) / max(1, font().getlength(text))) + 2
     while letters > 1 and max(map(font().getlength, lines)) > width:
         letters -= 1
@@ -37,10 +37,10 @@ def wrap(text: str, width: int, most: int = 3) -> list[str]:
 
 
 def grid(images: torch.Tensor, labels: list[str], columns: int, tile: int, smooth: bool = True) -> Image.Image:
-    """Rows of `columns` images (B, 3, H, W), over each row its label.
+    """Rows of `columns` images (B, 3, H, W), with a label above each row.
 
-    tile: least width of one image, which is enlarged by a whole factor; smooth: whether that interpolates.
-    Both sides are even numbers of pixels, as video needs.
+    tile: minimum width of each image, which is enlarged by an integer factor; smooth: whether to interpolate.
+    The grid's height and width are even, as video needs.
     """
     gap, factor = 8, max(1, -(-tile // images.shape[-1]))
     height, width = (factor * side for side in images.shape[-2:])
@@ -63,14 +63,14 @@ def grid(images: torch.Tensor, labels: list[str], columns: int, tile: int, smoot
 def heat_grid(
     values: torch.Tensor, labels: list[str], columns: int, tile: int, largest: float | None = None, log: bool = False
 ) -> Image.Image:
-    """Values (B, h, w) of 0 or more as a grid of heat maps, all on one colour scale, with its bar at the right.
+    """Values (B, h, w) ≥ 0 as a grid of heat maps on one colour scale, with a colour bar on the right.
 
-    largest: the end of the scale, None: the greatest value; log: a logarithmic scale, over three decades.
+    largest: the end of the scale; None: the maximum. log: a logarithmic scale over three decades.
     """
     end = values.max().item() if largest is None else largest
     shown = 1 + (values / max(end, 1e-30)).clamp(min=1e-9).log10() / 3 if log else values / max(end, 1e-30)
     sheet = grid(heat_map(shown, 1.0), labels, columns, tile, smooth=False)
-    width, room, top = 16, 104, 26  # The bar begins below a label of one line.
+    width, room, top = 16, 104, 26  # The bar starts below a label of one line.
     height = min(sheet.height - 8 - top, 3 * tile)
     whole = Image.new("RGB", (sheet.width + room, sheet.height), "white")
     whole.paste(sheet)

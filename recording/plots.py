@@ -11,23 +11,23 @@ COLORS = {"t": "#2b5c8a", "w": "#b5532a", "W_d": "#8a8a8a", "W_p": "#3f8f5b", "W
 
 
 def plot_schedule(path: Path, schedule: Schedule) -> None:
-    """t and w over the run, and for dreamtime W_d, W_p and W over t.
+    """Plots t and w over the run, and for dreamtime W_d, W_p and W over t.
 
-    Where t is random: the range that it is drawn from, and the range and the mean of w over it.
+    If t is random: its range and mean, and the range and mean of w over that range.
     """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It reports that it builds its font cache.
-    from matplotlib.figure import Figure  # A second to import.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # or it reports building its font cache
+    from matplotlib.figure import Figure  # takes a second to import
 
     config, N = schedule.config, schedule.steps
     figure = Figure(figsize=(12, 4), dpi=100)
     axes = figure.subplots(1, 3 if schedule.dreamtime else 2)
-    # Room for the labels, by hand: matplotlib's own layouts draw everything twice, and every run waits for this.
+    # Fixed margins for the labels: matplotlib's layout engines draw everything twice, and every run waits for this.
     figure.subplots_adjust(left=0.065, right=0.985, bottom=0.14, top=0.91, wspace=0.25)
     steps = torch.linspace(0, N - 1, min(N, 1000)).long().tolist()
     t = [torch.arange(int(schedule.bounds[0][step]), int(schedule.bounds[1][step]) + 1) for step in steps]
     w = [schedule.weight(each, step) for each, step in zip(t, steps, strict=True)]
     for panel, values, name in ((axes[0], t, "t"), (axes[1], w, "w")):
-        # Each value from its step to the next: short runs and jumps look as they are.
+        # Each value holds from its step to the next, so that short runs and jumps are drawn as they are.
         rows = [[each.min().item(), each.double().mean().item(), each.max().item()] for each in values]
         least, mean, greatest = zip(*rows, rows[-1], strict=True)
         panel.step([*steps, N], mean, where="post", color=COLORS[name], linewidth=2, label="mean")

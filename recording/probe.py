@@ -1,4 +1,4 @@
-"""The method's gradient and predictions at timesteps other than the step's own, without a trace in the run."""
+"""The method's gradient and predictions at timesteps other than the step's own, without affecting the run."""
 
 import copy
 
@@ -9,9 +9,9 @@ from errors import InputError
 
 
 def probe_timesteps(given: tuple[float, ...], algorithm: Method) -> list[int]:
-    """--log.timesteps for this prior and method: at least the method's min_t, each once; none for a sampler.
+    """--log.timesteps for this prior and method, raised to min_t, without duplicates; none for a sampler.
 
-    Raises InputError for one beyond the prior's last.
+    Raises InputError for a timestep beyond the prior's last.
     """
     T, last = len(algorithm.prior.alphas_cumprod), algorithm.prior.noising.max_t
     steps = [] if algorithm.is_sampler else [round(t * T) if t <= 1 else round(t) for t in given]
@@ -23,10 +23,10 @@ def probe_timesteps(given: tuple[float, ...], algorithm: Method) -> list[int]:
 def probe(
     algorithm: Method, z: torch.Tensor, timesteps: list[int], progress: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The gradient at each of R timesteps, (R·B, C, h, w), and the clean latents there, likewise:
+    """The gradient at each of R timesteps, (R·B, C, h, w), and the clean latents of the same shape:
     {name: those of a prediction, "pseudo_gt": the pseudo ground truth}.
 
-    The method's state and all random numbers of the run stay as they are, and each call draws the same noise.
+    The method's state and the run's random numbers are unaffected, and each call draws the same noise.
     """
     state, predictions = copy.deepcopy(algorithm.state_dict()), algorithm.predictions
     gradients, clean = [], {}

@@ -1,4 +1,4 @@
-"""Calls in several processes at once."""
+"""Runs calls in parallel processes."""
 
 import concurrent.futures
 import multiprocessing
@@ -14,12 +14,12 @@ from errors import InputError
 
 
 def in_processes(function: Callable, calls: list[tuple], count: int, threads: int) -> Iterator[int]:
-    """function(*call) for each of the calls, `count` at once in processes with so many threads, one per GPU if there
-    are GPUs → the index of each call as it ends.
+    """Runs function(*call) for each call in `count` processes of `threads` threads each, spread over the GPUs if any →
+    the index of each call as it ends.
 
     Raises what a call raises, and InputError if a process dies.
     """
-    # Set before the processes import OpenMP and numba: in several processes, their threads wait by spinning.
+    # Set before the processes import OpenMP and numba, whose idle threads would spin and slow each other down.
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(threads)
     context, names = multiprocessing.get_context("spawn"), gpus()
     queue = context.Queue()
@@ -32,21 +32,21 @@ def in_processes(function: Callable, calls: list[tuple], count: int, threads: in
             end.result()
             yield index[end]
     except concurrent.futures.process.BrokenProcessPool as error:
-        raise InputError("a process died; if memory is short, run fewer at once (--jobs, --workers)") from error
+        raise InputError("a process died; if memory ran out, use fewer --jobs or --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    """The GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
 
 
 def start_process(queue, threads: int) -> None:
-    """Begins a process. It takes a GPU from the queue, and ends with its parent, or it would wait for work forever;
-    Ctrl-C reaches all processes, and the parent reports it."""
+    """Sets up a process. It takes a GPU from the queue, and exits with its parent, or it would wait for work
+    forever. Ctrl-C reaches all processes, and the parent reports it."""
     if gpu := queue.get():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA starts later, with the first prior.
 
@@ -54,7 +54,7 @@ def start_process(queue, threads: int) -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    tqdm.set_lock(threading.RLock())  # Its own is a semaphore, which a killed process would leave.
+    tqdm.set_lock(threading.RLock())  # Its own is a semaphore, which a killed process would leak.
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(threads)  # Sums depend on how they are split.
+    torch.set_num_threads(threads)  # The last bits of a sum depend on how it is split.

@@ -1,4 +1,4 @@
-"""Everything that a run leaves in its folder. docs/USAGE.md lists the files."""
+"""Writes everything that a run leaves in its folder. docs/USAGE.md lists the files."""
 
 import json
 import shutil
@@ -32,38 +32,37 @@ from representations.representation import Representation
 @dataclass
 class LogConfig:
     every: PositiveInt | None = None
-    """Steps between two recordings: the picture, the gradient, the predicted clean image, the scores, a video
-    frame. Each costs about two steps. None: 30, but at least five recordings a run and at most ten."""
+    """Steps between recordings of the picture, the gradient, the predicted clean image, the scores and a video frame.
+    A recording costs about two steps. None: 30, but at least five and at most ten recordings per run."""
     timesteps: tuple[NonNegative, ...] = (0.1, 0.5, 0.9)
-    """Timesteps at which gradient and predictions are recorded as well, whatever t a step has; up to 1 fractions of
-    T. Each costs as much as a step."""
+    """Extra timesteps at which to record gradient and predictions, whatever the step's t; numbers up to 1 are fractions
+    of T. Each costs as much as a step."""
     timesteps_every: PositiveInt | None = None
-    """Steps between two such recordings, besides the one at the end. None: at the end only."""
+    """Steps between recordings at these timesteps, besides the one at the end. None: only at the end."""
     checkpoint_every: PositiveInt | None = None
-    """Steps between two checkpoints, from which --resume continues; there is one at the end, too. None: as
-    log.every."""
+    """Steps between the checkpoints that --resume continues from; there is also one at the end. None: log.every."""
     fps: Annotated[PositiveInt, Field(le=240)] = 10
-    """Frames a second of the video, which lasts four seconds at least."""
+    """Frames per second of the video, which lasts at least four seconds."""
     gif: bool = False
-    """The video as video.gif, too."""
+    """Also save the video as video.gif."""
     arrays: bool = False
-    """At each recording the latents, the gradient and the clean latents, too, as arrays/step_000000.safetensors."""
+    """Also record the latents, the gradient and the clean latents, as arrays/step_000000.safetensors."""
     gradient_scale: Literal["linear", "log"] = "linear"
-    """The colours of the gradient's maps. Their scale ends at the 99th percentile of the whole run."""
+    """Colour scale of the gradient maps. It ends at the 99th percentile of the whole run."""
     tensorboard: bool = False
-    """Numbers and grids as events for TensorBoard, too, in the folder tensorboard."""
+    """Also write numbers and grids as TensorBoard events, in the folder tensorboard."""
     tile: PositiveInt = 192
-    """Least width of one picture in a grid, in pixels; smaller ones are enlarged by a whole factor."""
+    """Minimum width of a picture in a grid, in pixels; smaller ones are enlarged by an integer factor."""
 
 
 def save_sheet(path: Path, sheet: Image.Image) -> None:
-    """The run waits for it: of such pictures Z_RLE makes smaller files in less time."""
+    """Saves a PNG. The run waits for this; Z_RLE makes smaller files of such pictures in less time."""
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, lambda part: sheet.save(part, compress_level=1, compress_type=zlib.Z_RLE))
 
 
 class Recorder:
-    """Records one run in its folder, which is there already."""
+    """Records one run in its folder, which must exist."""
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class Recorder:
         timesteps: list[int],
         evaluator: Evaluator | None = None,
     ):
-        """timesteps: those of --log.timesteps, by probe_timesteps."""
+        """timesteps: --log.timesteps, from probe_timesteps."""
         self.folder, self.log, self.evaluator, self.optimizer = folder, config.log, evaluator, optimizer
         self.algorithm, self.representation, self.prior = algorithm, representation, algorithm.prior
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
@@ -84,7 +83,7 @@ class Recorder:
         self.pending, self.t = [], torch.zeros(len(algorithm.particles), dtype=torch.long)
 
     def begin(self, resume: bool) -> int:
-        """→ the first step. To resume, restores the last checkpoint, if there is one, and deletes later records."""
+        """→ the first step. With resume, restores the last checkpoint, if any, and deletes later records."""
         step = 0
         if resume:
             step = load_checkpoint(self.folder, self.steps, self.algorithm, self.optimizer)
@@ -107,8 +106,8 @@ class Recorder:
         return images
 
     def after_step(self, step: int, z, t, weight, gradient, seconds: float) -> None:
-        """Records a step's numbers, and its maps and a checkpoint where they are due. On a GPU the numbers stay
-        there until flush(), so that no step waits for them."""
+        """Records a step's numbers, and its maps and a checkpoint if they are due. On a GPU the numbers stay there
+        until flush(), so that no step waits for them."""
         norms = step_norms(z, gradient, parameters(self.optimizer), self.algorithm)
         particles = torch.arange(len(self.t))[self.algorithm.particles.recorded_rows]
         self.t[particles] = t
@@ -117,7 +116,7 @@ class Recorder:
         if self.prior.device.type == "cpu":
             self.flush()
         if step % self.log.every == 0:
-            self.flush()  # A gradient that is not finite has no map.
+            self.flush()  # Raises before a gradient that is not finite is drawn.
             rows = t.unflatten(0, (len(self.labels), -1)).tolist()
             times = [" ".join(map(str, dict.fromkeys(row))) for row in rows]
             labels = [f"{label} · t = {time}" for label, time in zip(self.labels, times, strict=True)]
@@ -132,8 +131,8 @@ class Recorder:
             self.checkpoint(step + 1)
 
     def finish(self, step: int) -> torch.Tensor:
-        """After `step` steps, the last or where the run was stopped: a checkpoint and all final files → the final
-        images."""
+        """Writes a checkpoint and all final files after `step` steps, at the end or where the run was stopped → the
+        final images."""
         self.checkpoint(step)
         images = self.picture(step)
         for index, image in enumerate(images):
@@ -149,13 +148,13 @@ class Recorder:
         return images
 
     def progress(self, step: int) -> str:
-        """How far the run is, and how long the rest takes at the speed so far."""
+        """How far the run is, and how long the rest will take at the speed so far."""
         first, start = self.start
         rest = (time.perf_counter() - start) / (step - first) * (self.steps - step) if step > first else None
         return f"step {step} of {self.steps}" + ("" if rest is None else f", {time_left(rest)}")
 
     def summarize(self) -> None:
-        """The video and the page of the recorded pictures, if there are any."""
+        """Writes the video and the page of the recorded pictures, if any."""
         pictures = [self.folder / "images" / f"step_{step:06d}.png" for step in steps_in(self.folder / "images")]
         if pictures:
             save_video(self.folder / "video.mp4", pictures, self.log.fps)
@@ -166,7 +165,7 @@ class Recorder:
     # -------------------------------------------------------------------------------------------------------- numbers
 
     def flush(self) -> None:
-        """Writes the pending steps. Raises FloatingPointError at the first that has something that is not finite."""
+        """Writes the pending steps. Raises FloatingPointError at the first with a value that is not finite."""
         lines = []
         try:
             for line, norms in self.pending:
@@ -185,14 +184,14 @@ class Recorder:
             file.writelines(f"{json.dumps(line)}\n" for line in lines)
 
     def checkpoint(self, step: int) -> None:
-        """The state after `step` steps; the metrics before it are on disk first."""
+        """Saves the state after `step` steps; the metrics up to it are written first."""
         self.flush()
         save_checkpoint(self.folder, step, self.t.tolist(), self.algorithm, self.optimizer)
 
     # ------------------------------------------------------------------------------------------------------- pictures
 
     def save(self, name: str, sheet: Image.Image, same: str | None = None) -> None:
-        """A sheet as DIR/name, and for TensorBoard. same: a file that has this sheet already."""
+        """Saves a sheet as DIR/name, and for TensorBoard. same: a file that already has this sheet."""
         if same:
             (self.folder / name).parent.mkdir(exist_ok=True)
             write_atomic(self.folder / name, lambda part: shutil.copyfile(self.folder / same, part))
@@ -208,12 +207,12 @@ class Recorder:
         write_atomic(path, lambda part: save_file(tensors, part, metadata))
 
     def draw_gradients(self) -> None:
-        """The gradient's maps of the whole run again, on one scale."""
+        """Redraws the gradient maps of the whole run on one scale."""
         maps = {}
         for file in (self.folder / "gradients").glob("step_*.safetensors"):
             with safe_open(file, "pt") as data:
                 maps[file.with_suffix(".png")] = data.get_tensor("norm"), json.loads(data.metadata()["labels"])
-        # Not torch's quantile, which takes no more than 16 million numbers.
+        # not torch.quantile, which is limited to 16 million elements
         end = float(np.quantile(np.concatenate([norm.flatten() for norm, _ in maps.values()]), 0.99)) if maps else 0.0
         for file, (norm, labels) in maps.items():
             save_sheet(file, self.heat_map(norm, labels, len(norm) // len(labels), end))
@@ -222,7 +221,7 @@ class Recorder:
         return heat_grid(norm, labels, columns, self.log.tile, largest, self.log.gradient_scale == "log")
 
     def sheet(self, images: torch.Tensor) -> Image.Image:
-        """Rows of prompts, columns of particles; in an edit the source before its row, or before each particle."""
+        """One row per prompt, one column per particle; in an edit, the source before its row or each particle."""
         sources, columns, labels = self.algorithm.particles.source_images, self.columns, self.labels
         if sources is None:
             return grid(images, labels, columns, self.log.tile)
@@ -237,7 +236,7 @@ class Recorder:
 
     @torch.no_grad()
     def picture(self, step: int) -> torch.Tensor:
-        """The pictures before step `step`, the representation's views, their scores → the images."""
+        """Records the images before step `step`, the representation's views and the scores → the images."""
         self.flush()
         images = self.representation.images().detach().clone()
         places = [f"before step {step}, particle {row}" for row in range(len(images))]
@@ -251,7 +250,7 @@ class Recorder:
         return images
 
     def probe(self, step: int) -> None:
-        """Gradient and predictions at --log.timesteps: grids, rows timesteps, columns particles."""
+        """Records gradient and predictions at --log.timesteps: grids, rows timesteps, columns particles."""
         if not self.timesteps:
             return
         self.flush()
@@ -265,12 +264,12 @@ class Recorder:
 
     @torch.no_grad()
     def maps(self, gradient: torch.Tensor, clean: dict, labels: list[str], columns: int, path: str) -> None:
-        """|g| and {name: clean latents} as grids, in the files path.format(name)."""
+        """Saves |g| and {name: clean latents} as grids, in the files path.format(name)."""
         norm = gradient.norm(dim=1).cpu()
         self.save(path.format("gradients"), self.heat_map(norm, labels, columns))
         sheets = {}
         for name, latents in clean.items():
-            # SDS's pseudo ground truth is the prediction up to rounding: one decoding, and one PNG, is enough.
+            # SDS's pseudo ground truth is its prediction up to rounding: decode it and write the PNG only once.
             same = next((other for other in sheets if torch.allclose(clean[other], latents, atol=1e-3)), None)
             sheets[name] = sheets[same] if same else grid(self.prior.decode(latents), labels, columns, self.log.tile)
             self.save(path.format(name), sheets[name], same and path.format(same))

@@ -8,20 +8,20 @@ from PIL import Image
 
 
 def open_writer(folder: Path, step: int):
-    """The writer of a run that begins at `step`: what an earlier process wrote from that step on is void."""
-    from torch.utils.tensorboard import SummaryWriter  # An optional package.
+    """The writer of a run that starts at `step`. Discards what an earlier process wrote from that step on."""
+    from torch.utils.tensorboard import SummaryWriter  # an optional package
 
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
 
 def add_sheet(writer, name: str, sheet: Image.Image) -> None:
-    """A grid that is saved as name, "images/step_000100.png"."""
+    """Adds a grid that is saved as `name`, such as "images/step_000100.png"."""
     tag, step = re.fullmatch(r"(.+?)(?:/step)?_(\d+)\.png", name).groups()
     writer.add_image(tag, np.asarray(sheet), int(step), dataformats="HWC")
 
 
 def add_numbers(writer, lines: list[dict]) -> None:
-    """Lines of metrics.jsonl or scores.jsonl; a list has a number a particle."""
+    """Adds lines of metrics.jsonl or scores.jsonl; a list has one number per particle."""
     for line in lines:
         for name, values in line.items():
             if isinstance(values, list) and name != "particles":

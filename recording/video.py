@@ -1,5 +1,5 @@
-"""video.mp4 and video.gif, from pictures on disk: a run that was killed has lost none. Of the video one is in memory at
-a time."""
+"""video.mp4 and video.gif, from the pictures on disk, so that a killed run loses none. The MP4 keeps only one of them
+in memory at a time."""
 
 import io
 import math
@@ -13,13 +13,13 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 
 from recording.folder import write_atomic
 
-SECONDS = 4  # of a video at least
-LARGEST = 4096  # pixels of a side that video codecs take
+SECONDS = 4  # minimum length of a video
+LARGEST = 4096  # greatest side in pixels that video codecs accept
 
 
 def frames(pictures: list[Path], fps: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Each picture (H, W, 3), its sides even and shrunk to what codecs take, and its number of frames: as many as
-    SECONDS need, and a second more for the last."""
+    """Each picture (H, W, 3), with even sides and shrunk to what codecs accept, and its number of frames: enough for
+    SECONDS in total, and one second more for the last."""
     each = math.ceil(SECONDS * fps / len(pictures))
     for picture in pictures:
         with av.open(io.BytesIO(picture.read_bytes()), format="png_pipe") as file:
@@ -30,13 +30,13 @@ def frames(pictures: list[Path], fps: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def save_video(path: Path, pictures: list[Path], fps: int) -> None:
-    """H.264 in BT.709's colours, and marked so: players that find no mark guess them from the height.
+    """H.264 in BT.709, and tagged as such: without tags, players guess the colour space from the height.
 
-    pictures: files of one size, in order. Raises OSError where the disk is full.
+    pictures: files of the same size, in order. Raises OSError if the disk is full.
     """
-    encoded = io.BytesIO()  # A full disk is reported where somebody can catch it.
+    encoded = io.BytesIO()  # so that a full disk raises an error that can be caught
     with av.open(encoded, "w", format="mp4") as video:
-        # With mbtree x264 encodes the same frames in a different way each time; veryfast takes half the time.
+        # With mbtree, x264 encodes the same frames differently each time; veryfast halves the time.
         stream = video.add_stream("libx264", rate=fps, options={"mbtree": "0", "preset": "veryfast"})
         stream.pix_fmt, stream.colorspace, stream.color_range = "yuv420p", Colorspace.ITU709, ColorRange.MPEG
         stream.color_primaries, stream.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
@@ -45,14 +45,14 @@ def save_video(path: Path, pictures: list[Path], fps: int) -> None:
                 stream.height, stream.width = picture.shape[:2]
             frame = av.VideoFrame.from_ndarray(picture).reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
             for _ in range(count):
-                frame.pts = None  # the next of the video
+                frame.pts = None  # the encoder sets it
                 video.mux(stream.encode(frame))
         video.mux(stream.encode())
     write_atomic(path, lambda part: part.write_bytes(encoded.getvalue()))
 
 
 def save_gif(path: Path, pictures: list[Path], fps: int) -> None:
-    """The same as a GIF, which plays anywhere and has 256 colours."""
+    """The same as a GIF, which plays anywhere but has only 256 colours."""
     shown, counts = zip(*frames(pictures, fps), strict=True)
     options = {"extension": ".gif", "duration": [1000 * count / fps for count in counts], "loop": 0}  # milliseconds
     write_atomic(path, lambda part: imageio.imwrite(part, list(shown), **options))

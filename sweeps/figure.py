@@ -1,5 +1,5 @@
-"""The figure of a sweep: rows and columns of pictures, the settings that they differ in written at the left and on
-top."""
+"""The figure of a sweep: rows and columns of pictures, labelled at the left and on top with the settings that
+differ."""
 
 import math
 import textwrap
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-GAP, INNER, LINE = 12, 2, 20  # pixels between cells, between the pictures of a cell, from one line of text to the next
-DPI, SIZE = 100, 10  # of the figure, and of its text in points
+GAP, INNER, LINE = 12, 2, 20  # in pixels: between cells, between pictures in a cell, height of a text line
+DPI, SIZE = 100, 10  # of the figure, and font size in points
 GREY, PALE = "#6e6e6e", "#e9e9e9"
 
 
@@ -20,14 +20,14 @@ class Axis:
 
 
 def draw(rows: Axis, columns: Axis, tables: list[str], cells: dict[tuple[int, int, int], list], tile: int):
-    """→ a matplotlib Figure, one unit a pixel, so that pictures stay sharp.
+    """→ a matplotlib Figure with one unit per pixel, so that pictures stay sharp.
 
-    tables  titles, one a table of rows × columns
-    cells   {(table, row, column), indices: a run's picture files, a list a prompt; or texts where there are none}.
-            Those of one prompt make a square, those of several a line each.
-    tile    about how wide a picture is; it is enlarged or reduced by a whole factor
+    tables  titles, one per table of rows × columns
+    cells   {(table, row, column) as indices: a run's picture files, one list per prompt, or texts if it has none}. The
+            pictures of a single prompt form a square; several prompts get one line each.
+    tile    approximate width of each picture, which is scaled by an integer factor
     """
-    from matplotlib.figure import Figure  # costs a second
+    from matplotlib.figure import Figure  # takes a second to import
 
     cells = {index: content(parts, tile) for index, parts in cells.items()}
     sizes = [part.size for part in cells.values() if isinstance(part, Image.Image)] or [(tile, tile)]
@@ -71,7 +71,7 @@ def draw(rows: Axis, columns: Axis, tables: list[str], cells: dict[tuple[int, in
 
 
 def content(parts: list, tile: int) -> Image.Image | list[str]:
-    """The pictures of a cell as one, or the texts in their place."""
+    """The pictures of a cell as one image, or the texts instead."""
     if isinstance(parts[0], str):
         return parts
     pictures = [sharp(file, tile) for files in parts for file in files]
@@ -85,7 +85,7 @@ def content(parts: list, tile: int) -> Image.Image | list[str]:
 
 
 def sharp(file: Path, tile: int) -> Image.Image:
-    """The picture about `tile` wide: every pixel a square of pixels, or squares of pixels averaged into one."""
+    """The picture at about `tile` pixels wide, enlarged by nearest neighbour or reduced by averaging squares."""
     with Image.open(file) as picture:
         picture = picture.convert("RGB")
     if picture.width >= 2 * tile:
@@ -95,7 +95,7 @@ def sharp(file: Path, tile: int) -> Image.Image:
 
 
 def measure(text: str) -> int:
-    """The width of a line in pixels."""
+    """The width of a line of text in pixels."""
     from matplotlib.textpath import TextPath
 
     path = TextPath((0, 0), f"{text.replace('$', 'S')}.", SIZE * DPI / 72)  # An empty path has no width.
@@ -103,6 +103,6 @@ def measure(text: str) -> int:
 
 
 def wrap(text: str, width: int, most: int) -> str:
-    """The text in at most `most` lines of about `width` pixels, words that are longer broken, the end cut off with …"""
+    """The text in at most `most` lines of about `width` pixels; longer words are broken, and … replaces the rest."""
     letters = max(2, int(width * len(text) / max(1, measure(text))))
     return textwrap.fill(text, letters, max_lines=most, placeholder="…")

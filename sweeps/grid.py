@@ -1,4 +1,4 @@
-"""The grid of a sweep: flags of sds2d.py, any of them with several values, and the runs that these make."""
+"""The grid of a sweep: flags of sds2d.py, any of them with several values, and the runs that they make."""
 
 import itertools
 import re
@@ -12,7 +12,7 @@ from errors import InputError
 
 @dataclass
 class Run:
-    """One run. values: {setting: text} of the swept ones; config: its resolved Config, without a folder."""
+    """One run. values: {swept setting: text}; config: its resolved Config, without a folder."""
 
     name: str
     values: dict[str, str]
@@ -21,7 +21,7 @@ class Run:
 
 
 def title(values: Iterable[tuple[str, str]]) -> str:
-    """Settings and their values, as figure and page name a run."""
+    """Settings and their values, as the figure and the page name a run."""
     return "   ".join(f"{name} {text}" for name, text in values)
 
 
@@ -34,10 +34,10 @@ def types(cls: type, prefix: str = "") -> dict[str, Any]:
 
 
 def read_grid(arguments: list[str]) -> dict[str, dict[str, list[str]]]:
-    """{setting, as algo.name: {a value as labels show it: its words on a command line}}.
+    """{setting, such as algo.name: {value as shown in labels: its arguments on a command line}}.
 
-    Each word after a flag is a value, and so are those of a flag that is given again. Where sds2d.py itself takes
-    several words, as for --prompt, they are one value, and only giving the flag again adds another.
+    Each argument after a flag is a value, also when the flag is repeated. If the flag itself takes several arguments,
+    like --prompt, they are one value, and only repeating the flag adds another.
     """
     given, grid, hints = [], {}, types(Config)
     for word in arguments:
@@ -47,10 +47,10 @@ def read_grid(arguments: list[str]) -> dict[str, dict[str, list[str]]]:
         elif given:
             given[-1][1].append(word)
         else:
-            raise InputError(f"{word!r} is given before any flag (--help lists them)")
+            raise InputError(f"{word!r} must follow a flag (see --help)")
     for flag, words in given:
-        (setting,) = settings_in([flag])  # schedule.shared_t of --schedule.no-shared-t, too
-        hint = hints.get(setting, tuple)  # sds2d.py refuses flags that it does not know.
+        (setting,) = settings_in([flag])  # also schedule.shared_t for --schedule.no-shared-t
+        hint = hints.get(setting, tuple)  # sds2d.py refuses unknown flags.
         one_value = tuple in (hint, *map(get_origin, (hint, *get_args(hint)))) or len(words) < 2
         values = grid.setdefault(setting.replace("_", "-"), {})
         for value in [words] if one_value else [[word] for word in words]:
@@ -58,17 +58,17 @@ def read_grid(arguments: list[str]) -> dict[str, dict[str, list[str]]]:
             if hint is bool:
                 text = "no" if "no-" in flag.replace("_", "-") else "yes"
             if text in values:
-                raise InputError(f"{flag} {text} is given twice; the values of a sweep differ")
-            dash = value and value[0].startswith("-")  # which would be taken for a flag
+                raise InputError(f"{flag} {text} is given twice; the values of a sweep must differ")
+            dash = value and value[0].startswith("-")  # which would look like a flag
             values[text] = [f"{flag}={value[0]}", *value[1:]] if dash else [flag, *value]
     return grid
 
 
 def make_runs(grid: dict[str, dict[str, list[str]]]) -> tuple[dict[str, list[str]], list[Run]]:
-    """→ ({swept setting: its values' texts}, the runs), the last of the swept ones varying fastest."""
+    """→ ({swept setting: its values' texts}, the runs), with the last swept setting varying fastest."""
     swept = {name: list(values) for name, values in grid.items() if len(values) > 1}
     if not swept:
-        raise InputError("nothing is swept: give a flag several values, as in --algo.name sds vsd; or use sds2d.py")
+        raise InputError("nothing is swept: give a flag several values, as in --algo.name sds vsd, or use sds2d.py")
     combinations, runs = list(itertools.product(*(values.items() for values in grid.values()))), []
     for index, values in enumerate(combinations):
         texts = {name: text for name, (text, _) in zip(grid, values, strict=True) if name in swept}

@@ -1,4 +1,4 @@
-"""What a sweep says in words: results.csv, a line a run, and index.html, which links every run."""
+"""The results of a sweep: results.csv, with one line per run, and index.html, which links to every run."""
 
 import shlex
 import statistics
@@ -12,7 +12,7 @@ from sweeps.runs import FINISHED, run_folder, run_result, status
 
 
 def results(folder: Path, runs: list[Run]) -> list[dict]:
-    """One dict a run, in their order; None where a run has no such number."""
+    """One dict per run, in order; None where a run has no such number."""
     rows = []
     for index, run in enumerate(runs):
         home, result = run_folder(folder, run.name), run_result(folder, run.name)
@@ -25,15 +25,15 @@ def results(folder: Path, runs: list[Run]) -> list[dict]:
 
 
 def last_mean(lines: list[dict], name: str) -> float | None:
-    """The mean over the particles in the last line that has such a number."""
+    """The mean over the particles in the last line that has this number."""
     return next((statistics.fmean(line[name]) for line in reversed(lines) if name in line), None)
 
 
 def save_page(
     path: Path, runs: list[Run], rows: list[dict], command: list[str], summary: str, left: str | None = None
 ) -> None:
-    """index.html: the figure, and a table of the runs. command: the sweep's own; left: the time to its end, where it
-    goes on: the page loads itself again."""
+    """Writes index.html: the figure, and a table of the runs. command: the sweep's arguments; left: the time left, if
+    the sweep is still running; the page then reloads itself."""
     commands = [shlex.join(["python", "sds2d.py", *run.arguments]) for run in runs]
     lines = list(zip(runs, rows, commands, strict=True))
     finished = {

@@ -1,8 +1,8 @@
 """One run of a sweep, and its folder.
 
-    DIR/unfinished/NAME  until it ends;  DIR/runs/NAME  once it is finished;  DIR/failed/NAME  where it failed
+    DIR/unfinished/NAME  until it ends;  DIR/runs/NAME  once it is finished;  DIR/failed/NAME  if it failed
 
-A folder moves as a whole, so its place is the run's status, whatever was killed and when.
+Folders are moved atomically, so the location is the run's status, whatever was killed and when.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ _loaded = {}
 
 
 def shared_prior(config: PriorConfig) -> Prior:
-    """This process's prior; the last one is kept, and freed before another is loaded."""
+    """The prior of this process; the last one is cached, and freed before another is loaded."""
     key = astuple(config)
     if key not in _loaded:
         _loaded.clear()
@@ -57,18 +57,18 @@ def shared_prior(config: PriorConfig) -> Prior:
 
 
 def moments(config: Config) -> list[int]:
-    """The steps of a run that a figure shows besides the end: at each fifth, the last that --log.every records."""
+    """The steps of a run that a figure shows besides the end: the last recorded one up to each fifth of the run."""
     return [config.steps * part // 5 // config.log.every * config.log.every for part in range(5)]
 
 
 def moment_name(step: int) -> str:
-    """How the names of its pictures in a run's folder begin."""
+    """How the names of the pictures of a moment begin, in the run's folder."""
     return f"moments/step_{step:06d}"
 
 
 def execute(folder: Path, name: str, arguments: list[str]) -> None:
-    """Runs sds2d.py with these arguments in this process, as DIR/runs/NAME or, whatever fails, DIR/failed/NAME."""
-    if status(folder, name) == FINISHED:  # A worker may die after its run's end.
+    """Runs sds2d.py with these arguments in this process → DIR/runs/NAME or, if anything fails, DIR/failed/NAME."""
+    if status(folder, name) == FINISHED:  # A worker may have died after its run finished.
         return
     out, start = folder / "unfinished" / name, time.perf_counter()
     shutil.rmtree(folder / "failed" / name, ignore_errors=True)
@@ -83,7 +83,7 @@ def execute(folder: Path, name: str, arguments: list[str]) -> None:
                     write_atomic(out / f"{moment_name(step)}_{particle:02d}.png", to_pillow(image).save)
 
         sds2d.run(config, shared_prior(config.prior), watch, resume)
-    except Exception as error:  # A run that fails does not end the sweep.
+    except Exception as error:  # A failed run does not end the sweep.
         expected = isinstance(error, InputError | FloatingPointError)
         reason = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
         fail(folder, name, reason, time.perf_counter() - start, traceback.format_exc())
@@ -93,7 +93,7 @@ def execute(folder: Path, name: str, arguments: list[str]) -> None:
 
 
 def open_run(out: Path) -> Config | None:
-    """The Config of a run that was stopped in this folder; None, and nothing is left there, if there is none."""
+    """The Config of a run that was stopped in this folder; if there is none, deletes the folder and returns None."""
     with contextlib.suppress(InputError):
         return parse_resume(["--resume", str(out)])
     shutil.rmtree(out, ignore_errors=True)
@@ -101,7 +101,7 @@ def open_run(out: Path) -> Config | None:
 
 
 def fail(folder: Path, name: str, reason: str, seconds: float | None = None, details: str = "") -> None:
-    """Marks a run as failed; what it has written is kept."""
+    """Marks a run as failed; its files are kept."""
     out = folder / "unfinished" / name
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "error.txt", f"{reason}\n\n{details}")

@@ -1,8 +1,8 @@
 const [left, right, top_, bottom] = [52, 448, 10, 166]
 const colors = ["#b8366d", "#2f7fc1", "#3a9a5b", "#c9821a", "#7a55c7", "#159a9a", "#a0522d", "#7d8794"]
 
-// One quantity over the steps as an SVG figure: a line of the particles' mean for each run, of which a point is
-// [step, least, mean, greatest]; of a single run also a band from the least to the greatest.
+// One quantity over the steps, as an SVG figure: a line for each run, the mean over its particles. A point of a run is
+// [step, min, mean, max]. A single run also gets a band from min to max.
 function curve(title, runs, last) {
   const every = runs.flat(), band = runs.length === 1, high = Math.max(...every.map(p => p[band ? 3 : 2]))
   let low = Math.min(...every.map(p => p[band ? 1 : 2]))
@@ -24,7 +24,7 @@ function curve(title, runs, last) {
   return figure
 }
 
-// The step that is shown, as a line in every curve.
+// Marks the current step with a line in every curve.
 function mark(step, last) {
   for (const line of document.querySelectorAll("svg .now"))
     for (const end of ["x1", "x2"]) line.setAttribute(end, left + (right - left) * step / (last || 1))
