@@ -252,8 +252,10 @@ def main():
             print("\n".join(preview(sweep)))
             sys.exit()
         execute_all(sweep)
-    except (InputError, OSError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         code, line = explain(error)
+        if line is None:
+            raise
         if code > 128 and sweep and (sweep.folder / "sweep.json").is_file():
             again = sweep.command if sweep.options.out else [*sweep.command, "--out", str(sweep.folder)]
             line = f"stopped; {sweep.summary()}; python sweep.py {shlex.join(again)} continues"

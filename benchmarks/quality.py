@@ -64,26 +64,15 @@ class QualityOptions(Options):
 def main(arguments: list[str]) -> None:
     options, given = read_options(QualityOptions, arguments)
     truth = Truth(parse(given).prior.path, "real/prompts.json")
-    methods = sorted((name for name, cls in ALGORITHMS.items() if not cls.edits), key=lambda name: name != "ddim")
-    rows = [row if " " in row else f"{row} latent" for row in options.rows or methods]
-    for row in rows:
-        if row.split()[0] not in methods:
-            raise InputError(f"--rows {row}: one of {', '.join(methods)} is needed")
-    if options.quick and options.write_docs:
-        raise InputError("--write-docs is for the whole table, not for --quick")
-    count = QUICK if options.quick else options.prompts or len(truth.cases)
-    if not 2 <= count <= len(truth.cases):
-        raise InputError(f"--prompts {count}: from 2 to {len(truth.cases)} are needed")
+    rows, count = selection(options, len(truth.cases))
     prompts = [tuple(case) for case in truth.cases[:count]]
     runs = [{"prompt": (with_background(*prompt),), "seed": PARTICLES * i} for i, prompt in enumerate(prompts)]
     runs = [run | {"particles": PARTICLES} for run in runs]
-    reference = load_file(truth.folder / "real" / "features.safetensors")["features"].double()
     known, used = read_shipped() if options.shipped else {}, []
     paper = "--paper" in given
-    name = "quick" if options.quick else "paper" if paper else "quality"
     searched = [word for word in given if word != "--paper"]
 
-    def add(rows):
+    def make_rows(rows):
         row_cells = {}
         for row in rows:
             row_cells[row] = cells(options.folder, searched, row, runs, truth.sha256)
@@ -95,35 +84,71 @@ def main(arguments: list[str]) -> None:
         used.extend(cell.file.stem for cell in turns)
         return {row: row_scores(made, prompts, truth, known) for row, made in row_cells.items()}
 
-    by_row = add(rows)
+    reference = load_file(truth.folder / "real" / "features.safetensors")["features"].double()
     real = scores(real_pictures(truth)[:count], truth.judge, prompts, truth.captions)
+    by_row = make_rows(rows)
     measured = replicates({REAL: real} | by_row, real, reference, count)
-    if not options.rows and name == "quality":
-        ranking = sorted(
-            (row for row in rows if not row.startswith("ddim")), key=lambda row: measured[row]["frechet"][0]
-        )
-        best = [row.replace("latent", kind) for kind in REPRESENTATIONS if kind != "latent" for row in ranking[:BEST]]
-        measured |= replicates(add(best), real, reference, count)
+    if not (options.rows or options.quick or paper):
+        distance = {row: measured[row]["frechet"][0] for row in rows if not row.startswith("ddim")}
+        best = sorted(distance, key=distance.get)[:BEST]
+        others = [row.replace("latent", kind) for kind in REPRESENTATIONS if kind != "latent" for row in best]
+        measured |= replicates(make_rows(others), real, reference, count)
     table = {row: intervals(columns) for row, columns in measured.items()}
     text = f"""{markdown(table, COLUMNS)}
 
 {count} prompts × {PARTICLES} particles; 95 % intervals over the prompts. The Fréchet distance is extrapolated to many \
 pictures. Diversity and saturation are parts of the real ones, \
 {real["diversity"].mean():.3f} and {real["saturation"].mean():.3f}. Seconds are medians, on one core."""
-    if BASE in measured and not paper:
-        others = {row: measured[row] for row in measured if row not in (REAL, BASE)}
-        text += f"\n\nDifferences to {BASE} on the same prompts (paired bootstrap); bold where 95 % lie to one side \
-of 0:\n\n{markdown({row: differences(values, measured[BASE]) for row, values in others.items()}, DIFFERENCES)}"
-    latents = {row: by_row[row] for row in rows if row.endswith(" latent")}
-    if count > QUICK and len(latents) > 2 and not paper:
-        quick, rho = replicates(latents, real, reference, QUICK), {}
-        for key in ("frechet", "top1", "diversity", "saturation"):
-            rho[key] = rank_correlation(*([part[row][key][0].item() for row in latents] for part in (measured, quick)))
-        listed = ", ".join(f"{COLUMNS[key][0]} {value:.2f}" for key, value in rho.items())
-        text += f"\n\nRank correlation of these rows with those of --quick, on latents: {listed}."
+    if not paper:
+        latents = {row: scores for row, scores in by_row.items() if row.endswith(" latent")}
+        text += differences_to_base(measured) + agreement_with_quick(latents, measured, real, reference, count)
+    name = "quick" if options.quick else "paper" if paper else "quality"
     report(name, text, options, table, COLUMNS, () if paper else FIGURE)
     if options.write_docs and not paper:
         write_shipped({name: known[name] for name in used})
+
+
+def selection(options: QualityOptions, available: int) -> tuple[list[str], int]:
+    """The rows, and the number of prompts. Raises InputError."""
+    methods = sorted((name for name, cls in ALGORITHMS.items() if not cls.edits), key=lambda name: name != "ddim")
+    rows = [row if " " in row else f"{row} latent" for row in options.rows or methods]
+    for row in rows:
+        if row.split()[0] not in methods:
+            raise InputError(f"--rows {row}: one of {', '.join(methods)} is needed")
+    if options.quick and options.write_docs:
+        raise InputError("--write-docs is for the whole table, not for --quick")
+    count = QUICK if options.quick else options.prompts or available
+    if not 2 <= count <= available:
+        raise InputError(f"--prompts {count}: from 2 to {available} are needed")
+    return rows, count
+
+
+def differences(columns: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> dict[str, tuple]:
+    """intervals() of a row minus the base row."""
+    return intervals({key: columns[key] - base[key] for key in DIFFERENCES})
+
+
+def differences_to_base(measured: dict[str, dict]) -> str:
+    """A table of the differences of all other rows from BASE; "" if that row is not among them."""
+    if BASE not in measured:
+        return ""
+    others = {row: columns for row, columns in measured.items() if row not in (REAL, BASE)}
+    table = {row: differences(columns, measured[BASE]) for row, columns in others.items()}
+    return (
+        f"\n\nDifferences to {BASE} on the same prompts (paired bootstrap); bold where 95 % lie to one side of 0:\n\n\
+{markdown(table, DIFFERENCES)}"
+    )
+
+
+def agreement_with_quick(by_row: dict, measured: dict, real: dict, reference: torch.Tensor, count: int) -> str:
+    """A sentence with the rank correlations of these rows with those of --quick; "" where there are too few."""
+    if count <= QUICK or len(by_row) <= 2:
+        return ""
+    quick, listed = replicates(by_row, real, reference, QUICK), []
+    for key in ("frechet", "top1", "diversity", "saturation"):
+        rho = rank_correlation(*([part[row][key][0].item() for row in by_row] for part in (measured, quick)))
+        listed.append(f"{COLUMNS[key][0]} {rho:.2f}")
+    return f"\n\nRank correlation of these rows with those of --quick, on latents: {', '.join(listed)}."
 
 
 def real_pictures(truth: Truth) -> torch.Tensor:
@@ -172,11 +197,6 @@ def intervals(columns: dict[str, torch.Tensor]) -> dict[str, tuple[float, float,
     """{column: (1 + R,)} → {column: (number, low, high)}."""
     around = {"frechet": columns["frechet"][0].item()}  # its replicates are biased to one side
     return {key: (x[0].item(), *interval(x[1:], around.get(key))) for key, x in columns.items()}
-
-
-def differences(columns: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> dict[str, tuple]:
-    """intervals() of a row minus the base row."""
-    return intervals({key: columns[key] - base[key] for key in DIFFERENCES})
 
 
 def read_shipped() -> dict[str, dict]:

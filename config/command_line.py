@@ -62,7 +62,9 @@ def parse_resume(arguments: list[str]) -> Config:
     given = settings_in(arguments)
     for name in given:
         if not name.startswith(WITH_RESUME):
-            raise InputError(f"{flag(name)}: --resume accepts only --steps, --prior.device and --log.*")
+            raise InputError(
+                f"{flag(name)}: --resume accepts only --steps, --prior.device, --log.*, --quiet and --debug"
+            )
     options = tyro.cli(CommandLine, args=arguments)
     if not options.resume:
         raise InputError("--resume needs a run folder")

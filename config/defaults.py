@@ -47,8 +47,8 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     optimizer = config.rep.optimizer or values["rep.optimizer"]
     if optimizer != values["rep.optimizer"] or "rep.lr" not in values:
         values["rep.lr"] = representation.learning_rates[optimizer]
-    own = config.paper or method not in file
-    return values, f"built into {name}" if own else f"{config.prior.path}/sds2d.json, {method}"
+    source = f"{config.prior.path}/sds2d.json, {method}" if method in file else f"built into {name}"
+    return values, f"{source}, but the paper's for the method" if config.paper else source
 
 
 def resolve(config: Config, given: Collection[str] | None = None) -> Config:

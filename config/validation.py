@@ -86,9 +86,14 @@ def validate(config: Config, new: bool = True) -> Config:
     require(len(seeds) in (0, particles), message)
     counts, optional = sorted({1, len(config.prompt), rows}), ("source_negative_prompt", "source_mask")
     for key in ("negative_prompt", "source_image", "source_prompt", *optional, "rep.init_images"):
-        message = f"{name} from {config.rep.init}: number of {flag(key)} values must be {' or '.join(map(str, counts))}"
-        absent = not flat[key] and (key in optional or unused(key, flat))
-        require(absent or len(flat[key]) in counts, f"{message}, not {len(flat[key])}")
+        needed, given = " or ".join(map(str, counts)), len(flat[key])
+        by = (
+            f"--rep.init {config.rep.init}"
+            if key == "rep.init_images"
+            else f"--algo.name {name}{', an edit,' * (name in EDITORS)}"
+        )
+        require(given or key in optional or unused(key, flat), f"{by} needs {flag(key)}")
+        require(given in (0, *counts), f"{flag(key)}: {given} values are given, {needed} needed")
     batch = config.batch or particles
     require(batch <= particles, f"--batch {batch}: each prompt has only {particles} --particles")
     prompts, weights = config.algo.perp_neg_prompts, config.algo.perp_neg_weights

@@ -17,7 +17,7 @@ def require_finite(norms: torch.Tensor, places: list[str], what: str, prior: Pri
     """Raises FloatingPointError for the first of the norms (N,) that is not finite. places: where each is from."""
     for place, finite in zip(places, norms.isfinite().tolist(), strict=True):
         if not finite:
-            network = "autoencoder" if what in ("latent", "decoded picture") else "UNet"
+            network = "autoencoder" if what in ("latent", "decoded picture") else "denoiser"
             cause = f"the checkpoint's {network} is broken, or its input was too large"
             if prior.dtype == torch.float16:
                 cause = f"float16 ends at 65,504, which the {network} exceeded: "

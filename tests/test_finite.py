@@ -63,6 +63,7 @@ def stands_at(folder, step):
     assert (
         (folder / "index.html").is_file() and not (folder / "final.png").exists() and not list(folder.rglob(".*.part*"))
     )
+    assert "final.png" not in (folder / "index.html").read_text()
 
 
 def test_a_prediction(go, gaussian, tmp_path, monkeypatch):
@@ -70,7 +71,7 @@ def test_a_prediction(go, gaussian, tmp_path, monkeypatch):
         gaussian, "network", breaks(gaussian.network, 6, 3)
     )  # the second particle's conditional prediction
     with pytest.raises(
-        FloatingPointError, match=r"^step 5, timestep \d+, particle 1: the gradient is not finite; .*UNet is broken"
+        FloatingPointError, match=r"^step 5, timestep \d+, particle 1: the gradient is not finite; .*denoiser is broken"
     ):
         go(gaussian)
     stands_at(tmp_path / "run", 4)
