@@ -20,9 +20,8 @@ from config.files import load
 from config.settings import flag
 from errors import InputError, explain
 from priors.checkpoint import user_path
-from recording.comparison import comparison, results
 from recording.folder import write_text
-from recording.page import template
+from recording.page import comparison, template
 
 
 @dataclass
@@ -51,8 +50,8 @@ def main():
         if os.path.lexists(out):
             raise InputError(f"--out {out} already exists; choose another folder")
         runs = dict(zip(labels, folders, strict=True))
-        parts = {"data": comparison(runs, out / "index.html"), "settings": differences(runs), "results": results(runs)}
-        text = template("comparison.html").render(labels=labels, **parts)
+        data = comparison(runs, out / "index.html")
+        text = template("comparison.html").render(labels=labels, data=data, settings=differences(runs))
         out.mkdir(parents=True)
         write_text(out / "index.html", text)
         print(out / "index.html")

@@ -124,7 +124,7 @@ def run(
         validate(resolve(config))
     prior = prior or Prior(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
-    algorithm, representation, schedule, optimizer = parts = build(config, prior)
+    algorithm, _, schedule, _ = parts = build(config, prior)
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
     timesteps = probe_timesteps(config.log.timesteps, algorithm)
     then, config.environment = config.environment, environment(prior, config)
@@ -139,8 +139,8 @@ def run(
         print(describe(config, schedule), file=sys.stderr)
     folder = Path(config.out)
     with lock_folder(folder), Interruption() as interruption:
-        recorder = Recorder(folder, config, algorithm, representation, optimizer, timesteps, scores)
-        step = recorder.begin(resume)
+        recorder = Recorder(config, parts, timesteps, scores, resume)
+        step = recorder.first
         if resume:  # which may have more steps, or another device
             write_text(folder / "config.yaml", dump(config))
         bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step", disable=config.quiet or None)

@@ -20,7 +20,6 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from config.command_line import parse, read_options
-from errors import InputError, explain
+from errors import InputError, explain, require
 from priors.checkpoint import read_json, user_path
 from recording.folder import lock_folder, write_atomic, write_csv, write_text
 from recording.page import time_left
@@ -98,11 +97,11 @@ def plan(arguments: list[str]) -> Sweep:
         arguments = [*read_json(user_path(options.out) / "sweep.json")["command"], *arguments]
         options, rest = read_options(Options, arguments, __doc__)
     swept, grid = make_runs(read_grid(rest))
-    if options.only and (max(options.only) >= len(grid) or options.jobs):
-        raise InputError(f"--only {max(options.only)}: must be from 0 to {len(grid) - 1}, and without --jobs")
+    for number in options.only:
+        good = number < len(grid) and not options.jobs
+        require(good, f"--only {number}: must be from 0 to {len(grid) - 1}, and without --jobs")
     for label in options.labels:
-        if "=" not in label:
-            raise InputError(f"--labels {label}: must be OLD=NEW")
+        require("=" in label, f"--labels {label}: must be OLD=NEW")
     axes(options, swept)
     folder = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-sweep-{'-'.join(swept)[:60]}")
     for run in grid:
@@ -112,12 +111,12 @@ def plan(arguments: list[str]) -> Sweep:
             raise InputError(f"{error} (in the run with {title(run.values.items())})") from error
     sweep = Sweep(options, folder, swept, grid, arguments)
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        if not (folder / "sweep.json").is_file():
-            raise InputError(f"--out {folder} exists but has no sweep in it; choose another folder")
+        is_sweep = (folder / "sweep.json").is_file()
+        require(is_sweep, f"--out {folder} exists but has no sweep in it; choose another folder")
         made = read_json(folder / "sweep.json")
-        if sweep.contents() != made.get("runs"):
-            other = shlex.join(made.get("command", []))
-            raise InputError(f"--out {folder} has another sweep in it ({other}); choose another folder")
+        other = shlex.join(made.get("command", []))
+        same = sweep.contents() == made.get("runs")
+        require(same, f"--out {folder} has another sweep in it ({other}); choose another folder")
     return sweep
 
 
@@ -134,17 +133,6 @@ def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[
 
 
 # ------------------------------------------------------------------------------------------------------------- the runs
-
-
-def execute_runs(folder: Path, pending: list[Run], jobs: int) -> Iterator[Run]:
-    """Executes the runs, `jobs` at a time, in this process if `jobs` is 1 → each run as it ends."""
-    calls = [(folder, run.name, run.arguments) for run in pending]
-    if jobs > 1:
-        yield from (pending[index] for index in in_processes(runs.execute, calls, jobs, torch.get_num_threads()))
-    else:
-        for run, call in zip(pending, calls, strict=True):
-            runs.execute(*call)
-            yield run
 
 
 def execute_all(sweep: Sweep) -> None:
@@ -168,7 +156,9 @@ def execute_all(sweep: Sweep) -> None:
         if pending:
             show(sweep, "")
         start, count = time.perf_counter(), min(options.jobs or 1, len(pending))
-        for number, run in enumerate(execute_runs(folder, pending, count), 1):
+        calls = [(folder, run.name, run.arguments) for run in pending]
+        for number, index in enumerate(in_processes(runs.execute, calls, count, torch.get_num_threads()), 1):
+            run = pending[index]
             reason = runs.run_result(folder, run.name).get("error")
             status = f"{runs.status(folder, run.name)}{f': {reason}' if reason else ''}"
             print(f"[{number}/{len(pending)}] {title(run.values.items())} {status}", file=sys.stderr)

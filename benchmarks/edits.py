@@ -14,7 +14,7 @@ from benchmarks.pictures import cells, load, make
 from benchmarks.scores import interval, resampled
 from benchmarks.tables import Options, Truth, markdown, report
 from config.command_line import parse, read_options
-from errors import InputError
+from errors import require
 from priors.evaluation import background_colours
 from recording.folder import write_atomic
 from recording.pictures import grid
@@ -89,8 +89,7 @@ def main(arguments: list[str]) -> None:
     data = Edits(parse(given).prior.path)
     rows = [row if " " in row else f"{row} latent" for row in options.rows]
     for name in (row.split()[0] for row in rows):
-        if name not in ALGORITHMS:
-            raise InputError(f"--rows {name}: one of {', '.join(ALGORITHMS)} is needed")
+        require(name in ALGORITHMS, f"--rows {name}: one of {', '.join(ALGORITHMS)} is needed")
     made = {row: cells(options.folder / "edits", given, row, data.runs(row.split()[0]), data.sha256) for row in rows}
     make([cell for turn in zip(*made.values(), strict=True) for cell in turn], options.workers)
     pictures = {"the source as it is": data.source, "the drawn target": data.target}

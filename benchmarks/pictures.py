@@ -8,7 +8,6 @@ import inspect
 import itertools
 import json
 import time
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +20,12 @@ import sds2d
 from algorithms import ALGORITHMS
 from config.command_line import parse
 from config.settings import Config, flag, flatten, set_values, settings_in
-from errors import InputError
-from priors.prior import Prior, PriorConfig
+from errors import require
 from recording.folder import write_atomic
 from recording.pictures import to_pillow
 from recording.processes import in_processes
 from representations import REPRESENTATIONS
+from sweeps.runs import shared_prior
 
 ROOT = Path(__file__).resolve().parent.parent
 # Settings that change no picture.
@@ -46,12 +45,11 @@ def cells(folder: Path, given: list[str], row: str, runs: list[dict[str, Any]], 
     A cell's name has a hash of everything that its picture depends on, so other settings, source pictures, code or
     weights make a new cell.
     """
-    if len(row.split()) != 2:
-        raise InputError(f"row {row!r}: a method and a representation are needed, as 'sds latent'")
+    require(len(row.split()) == 2, f"row {row!r}: a method and a representation are needed, as 'sds latent'")
     name, kind = row.split()
     settings = {"algo.name": name, "rep.kind": kind} | runs[0]
-    if taken := sorted(settings.keys() & settings_in(given)):
-        raise InputError(f"{', '.join(map(flag, taken))}: the table's rows set it themselves")
+    taken = sorted(settings.keys() & settings_in(given))
+    require(not taken, f"{', '.join(map(flag, taken))}: the table's rows set it themselves")
     flags = [(flag(k), *map(str, v if isinstance(v, tuple) else (v,))) for k, v in settings.items()]
     base, initial, made = parse([*given, *itertools.chain(*flags)]), flatten(Config()), []
     for index, run in enumerate(runs):
@@ -98,24 +96,15 @@ def make(cells: list[Cell], workers: int) -> None:
 
     Finished cells are kept: the same call continues a stopped one.
     """
-    missing = [cell for cell in cells if not cell.file.is_file()]
-    bar = functools.partial(tqdm, total=len(missing), unit="run", smoothing=0.05)
-    if workers == 1 and missing:
-        for cell in bar(missing):
-            make_cell(cell)
-    elif missing:
-        for _ in bar(in_processes(make_cell, [(cell,) for cell in missing], min(workers, len(missing)), 1)):
-            pass
-
-
-@functools.lru_cache(1)
-def load_prior(*settings) -> Prior:
-    return Prior(PriorConfig(*settings))
+    missing = [(cell,) for cell in cells if not cell.file.is_file()]
+    ended = in_processes(make_cell, missing, min(workers, len(missing)), 1)
+    for _ in tqdm(ended, total=len(missing), unit="run", smoothing=0.05, disable=not missing):
+        pass
 
 
 def make_cell(cell: Cell) -> None:
     """Runs the cell's steps without recording, and writes its pictures; the PNG also has the seconds."""
-    prior, start = load_prior(*astuple(cell.config.prior)), time.perf_counter()
+    prior, start = shared_prior(cell.config.prior), time.perf_counter()
     parts = sds2d.build(cell.config, prior)
     for step in range(cell.config.steps):
         sds2d.distill(*parts, step)

@@ -21,7 +21,7 @@ from benchmarks.pictures import cells, load, make, side_by_side
 from benchmarks.scores import distances, interval, median, rank_correlation, resampled, scores
 from benchmarks.tables import ROOT, Options, Truth, markdown, report
 from config.command_line import parse, read_options
-from errors import InputError
+from errors import require
 from priors.evaluation import with_background
 from recording.folder import write_atomic
 from representations import REPRESENTATIONS
@@ -113,13 +113,10 @@ def selection(options: QualityOptions, available: int) -> tuple[list[str], int]:
     methods = sorted((name for name, cls in ALGORITHMS.items() if not cls.edits), key=lambda name: name != "ddim")
     rows = [row if " " in row else f"{row} latent" for row in options.rows or methods]
     for row in rows:
-        if row.split()[0] not in methods:
-            raise InputError(f"--rows {row}: one of {', '.join(methods)} is needed")
-    if options.quick and options.write_docs:
-        raise InputError("--write-docs is for the whole table, not for --quick")
+        require(row.split()[0] in methods, f"--rows {row}: one of {', '.join(methods)} is needed")
+    require(not (options.quick and options.write_docs), "--write-docs is for the whole table, not for --quick")
     count = QUICK if options.quick else options.prompts or available
-    if not 2 <= count <= available:
-        raise InputError(f"--prompts {count}: from 2 to {available} are needed")
+    require(2 <= count <= available, f"--prompts {count}: from 2 to {available} are needed")
     return rows, count
 
 
@@ -134,10 +131,8 @@ def differences_to_base(measured: dict[str, dict]) -> str:
         return ""
     others = {row: columns for row, columns in measured.items() if row not in (REAL, BASE)}
     table = {row: differences(columns, measured[BASE]) for row, columns in others.items()}
-    return (
-        f"\n\nDifferences to {BASE} on the same prompts (paired bootstrap); bold where 95 % lie to one side of 0:\n\n\
-{markdown(table, DIFFERENCES)}"
-    )
+    title = f"Differences to {BASE} on the same prompts (paired bootstrap); bold where 95 % lie to one side of 0:"
+    return f"\n\n{title}\n\n{markdown(table, DIFFERENCES)}"
 
 
 def agreement_with_quick(by_row: dict, measured: dict, real: dict, reference: torch.Tensor, count: int) -> str:

@@ -19,15 +19,7 @@ SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-SD3 = {
-    "sample_size": 128,
-    "num_layers": 24,
-    "num_attention_heads": 24,
-    "pos_embed_max_size": 192,
-    "caption_projection_dim": 1536,
-    "joint_attention_dim": 4096,
-    "pooled_projection_dim": 2048,
-}
+SD3 = {"num_layers": 24, "num_attention_heads": 24, "pos_embed_max_size": 192, "caption_projection_dim": 1536}
 # {name: (pipeline, part, class of the denoiser, its configuration, channels of the latents)}
 ARCHITECTURES = {
     "sd15": ("StableDiffusion", "unet", "UNet2DConditionModel", {"sample_size": 64, "cross_attention_dim": 768}, 4),
@@ -51,23 +43,16 @@ def save_random(folder: Path, name: str, **parts) -> Path:
     The text encoders have one layer and know only letters: a prompt is embedded once per run, then they are freed.
     """
     import diffusers
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModel,
-        CLIPTextModelWithProjection,
-        CLIPTokenizer,
-        T5Config,
-        T5EncoderModel,
-        T5Tokenizer,
-    )
+    import transformers
 
     pipeline, part, _, _, channels = ARCHITECTURES[name]
-    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", model_max_length=77)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", model_max_length=77)
     special = {f"{key}_token_id": getattr(tokenizer, f"{key}_token_id") for key in ("bos", "eos", "pad")}
 
-    def clip(cls, width):
+    def clip(width, projected):
         sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width}
-        return cls(CLIPTextConfig(**sizes, **special, num_hidden_layers=1, vocab_size=len(tokenizer)))
+        config = transformers.CLIPTextConfig(**sizes, **special, num_hidden_layers=1, vocab_size=len(tokenizer))
+        return (transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel)(config)
 
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
     vae = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": channels}
@@ -79,14 +64,14 @@ def save_random(folder: Path, name: str, **parts) -> Path:
     try:
         given = {"tokenizer": tokenizer, "vae": diffusers.AutoencoderKL(**vae, **blocks), part: denoiser(name)} | parts
         given["scheduler"] = flow if part == "transformer" else diffusers.DDIMScheduler(**betas, steps_offset=1)
-        projected = CLIPTextModelWithProjection if name == "sd3" else CLIPTextModel
-        given.setdefault("text_encoder", clip(projected, 768))
+        given.setdefault("text_encoder", clip(768, projected=name == "sd3"))
         if name in ("sdxl", "sd3"):
-            given |= {"tokenizer_2": tokenizer, "text_encoder_2": clip(CLIPTextModelWithProjection, 1280)} | parts
+            given |= {"tokenizer_2": tokenizer, "text_encoder_2": clip(1280, projected=True)} | parts
         if name == "flux":
             pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz")]
-            t5 = T5EncoderModel(T5Config(d_model=4096, num_layers=1, num_heads=1, vocab_size=len(pieces)))
-            given |= {"tokenizer_2": T5Tokenizer(vocab=pieces), "text_encoder_2": t5} | parts
+            t5 = transformers.T5Config(d_model=4096, num_layers=1, num_heads=1, vocab_size=len(pieces))
+            given |= {"tokenizer_2": transformers.T5Tokenizer(vocab=pieces)}
+            given |= {"text_encoder_2": transformers.T5EncoderModel(t5)} | parts
     finally:
         torch.set_default_dtype(before)
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from errors import InputError
+from errors import require
 from representations import RepresentationConfig
 from representations.bezier import Bezier
 from representations.rasterizer import rasterize
@@ -67,8 +67,7 @@ def rendering_seconds(scene: list[torch.Tensor], side: int, rounds: int) -> floa
 
 
 def main(arguments: list[str]) -> None:
-    if arguments:
-        raise InputError(f"rasterizer takes no flags: {' '.join(arguments)}")
+    require(not arguments, f"rasterizer takes no flags: {' '.join(arguments)}")
     rendering_seconds(gaussian_scene(1, 10, 16), 16, 1)  # compiles
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print("| particles | Gaussians | canvas | ms | memory so far, MB |\n| --- | --- | --- | --- | --- |")

@@ -1,15 +1,14 @@
-"""`python benchmark.py search --row "cfd latent" --grid "algo.guidance-scale 2 3 5" "rep.lr 0.02 0.05 0.1"`: defaults
-for a method on a representation.
+"""`python benchmark.py search --algo.name cfd --algo.guidance-scale 2 3 5 --rep.lr 0.02 0.05 0.1`: defaults for a
+method on a representation.
 
-Combinations of the grid are tried on a quarter of the prompts, the better half of them on twice as many, and the better
-half of these on all. None of the prompts is in the quality table. Better means a smaller Fréchet distance to DDIM's
-pictures of the same prompts.
+Flags take several values, as in sweep.py. Their combinations are tried on a quarter of the prompts, the better half of
+them on twice as many, and the better half of these on all. None of the prompts is in the quality table. Better means a
+smaller Fréchet distance to DDIM's pictures of the same prompts.
 """
 
 import itertools
 import json
 import random
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +19,16 @@ from benchmarks.pictures import cells, load, make
 from benchmarks.scores import distances, scores
 from benchmarks.tables import Options, Truth
 from config.command_line import parse, read_options
-from config.settings import flatten
-from errors import InputError
+from config.settings import flatten, settings_in
 from priors.evaluation import draw_prompts, with_background
 from recording.folder import write_text
+from sweeps.grid import make_runs, read_grid, title
 
 PARTICLES = 4
 
 
 @dataclass
 class SearchOptions(Options):
-    row: str = "sds latent"
-    """The method and the representation."""
-    grid: tuple[str, ...] = ()
-    """Settings to try, each "SETTING VALUE VALUE …", such as "algo.guidance-scale 2 3 5"."""
     trials: PositiveInt = 24
     """Maximum number of combinations, drawn at random if the grid has more."""
     prompts: PositiveInt = 40
@@ -44,19 +39,17 @@ class SearchOptions(Options):
 
 def main(arguments: list[str]) -> None:
     options, given = read_options(SearchOptions, arguments)
-    if not options.grid or any(len(line.split()) < 2 for line in options.grid):
-        raise InputError('--grid needs settings with values, as --grid "rep.lr 0.02 0.05"')
-    row = options.row if " " in options.row else f"{options.row} latent"
-    name, kind = row.split()
-    truth = Truth(parse([*given, "--algo.name", name, "--rep.kind", kind]).prior.path, "real/prompts.json")
+    grid = read_grid(given)
+    row = " ".join(" ".join(grid.pop(key, [value])) for key, value in (("algo.name", "sds"), ("rep.kind", "latent")))
+    _, trials = make_runs(grid)
+    trials = random.Random(0).sample(trials, min(options.trials, len(trials)))
+    prior = [word for key in grid if key.startswith("prior.") for words in grid[key].values() for word in words]
+    truth = Truth(parse(prior).prior.path, "real/prompts.json")
     table = [tuple(case) for case in truth.cases]
     prompts = [prompt for prompt in draw_prompts(truth.captions, 400, seed=1) if prompt not in table]
     prompts = prompts[: max(4, options.prompts)]
     runs = [{"prompt": (with_background(*prompt),), "seed": 1000 + PARTICLES * i} for i, prompt in enumerate(prompts)]
     runs = [run | {"particles": PARTICLES} for run in runs]
-    lines = [shlex.split(line) for line in options.grid]
-    trials = list(itertools.product(*([(name, value) for value in values] for name, *values in lines)))
-    trials = random.Random(0).sample(trials, min(options.trials, len(trials)))
 
     def row_cells(row, flags, count):
         return cells(options.folder / "search", flags, row, runs[:count], truth.sha256)
@@ -64,15 +57,11 @@ def main(arguments: list[str]) -> None:
     def measure(cells):
         return scores(load(cells)[0], truth.judge, prompts[: len(cells)], truth.captions)
 
-    def with_trial(trial):
-        return [*given, *(word for name, value in trial for word in (f"--{name}", value))]
-
-    prior = [word for words in groups(given) if words[0].startswith("--prior") for word in words]  # DDIM's flags
     for share in (4, 2, 1):
         count = len(prompts) // share
         even = torch.full((1, count), 1 / count, dtype=torch.float64)
         reference = row_cells("ddim latent", prior, count)
-        tried = [row_cells(row, with_trial(trial), count) for trial in trials]
+        tried = [row_cells(row, trial.arguments, count) for trial in trials]
         make([*reference, *itertools.chain(*tried)], options.workers)
         sampled, ranked = measure(reference), []
         for trial, made in zip(trials, tried, strict=True):
@@ -80,23 +69,16 @@ def main(arguments: list[str]) -> None:
             distance = distances(found["features"], sampled["features"], even).item()
             names, five = found["top1"].mean(), found["top5"].mean()
             diversity = found["diversity"].mean() / sampled["diversity"].mean()
-            words = " ".join(f"{name} {value}" for name, value in trial)
             line = f"distance {distance:.4f}, top-1 {names:.0%}, top-5 {five:.0%}, diversity {diversity:.2f}"
-            print(f"{count} prompts: {line}: {words}", flush=True)
+            print(f"{count} prompts: {line}: {title(trial.values.items())}", flush=True)
             ranked.append((distance, trial, flatten(made[0].config)))
         ranked.sort(key=lambda one: one[0])
         trials = [trial for _, trial, _ in ranked[: max(1, len(ranked) // 2)]]
-    _, trial, settings = ranked[0]
-    best = {name.replace("-", "_"): settings[name.replace("-", "_")] for name, _ in trial}
+    *_, settings = ranked[0]
+    best = {name: settings[name] for name in settings_in(f"--{key}" for key in grid if not key.startswith("prior."))}
     print(f'"{row}": {json.dumps(best)}')
     if options.write:
         write_defaults(truth.folder / "sds2d.json", row, best)
-
-
-def groups(words: list[str]) -> list[list[str]]:
-    """Each flag with its values."""
-    starts = [index for index, word in enumerate(words) if word.startswith("--")]
-    return [words[start:end] for start, end in zip(starts, [*starts, len(words)][1:], strict=True)]
 
 
 def write_defaults(file: Path, row: str, settings: dict) -> None:

@@ -28,10 +28,6 @@ from benchmarks.tables import Options, report
 from config.command_line import parse, read_options
 from priors.prior import Prior
 from representations import REPRESENTATIONS
-from representations.bezier import Bezier
-from representations.field import Field
-from representations.gaussian2d import Gaussian2D
-from representations.latent import Latent
 from representations.rasterizer import rasterize
 
 
@@ -81,10 +77,10 @@ def bare_calls(prior: Prior, algorithm: Method, representation, calls: list[tupl
     """→ a function that only makes the same calls of the networks and of the rasterizer, or of the field's network."""
     rows = len(algorithm.particles)
     pixels = torch.rand(rows, 3, *prior.image_size, device=prior.device, requires_grad=True)
-    gaussians = []
-    if isinstance(representation, Gaussian2D | Bezier):
+    gaussians, kind = [], representation.config.kind
+    if kind in ("gaussian2d", "bezier"):
         gaussians = [value.detach().requires_grad_() for value in representation.gaussians()]
-        gaussians += [representation.background] if isinstance(representation, Gaussian2D) else []
+        gaussians += [representation.background] if kind == "gaussian2d" else []
 
     def bare():
         for inputs, phi, learns in calls:
@@ -93,14 +89,14 @@ def bare_calls(prior: Prior, algorithm: Method, representation, calls: list[tupl
                 if learns:
                     output.backward(output.detach())
                     algorithm.optimizer.zero_grad(set_to_none=True)
-        if not isinstance(representation, Latent):
+        if kind != "latent":
             latents = prior.encode(pixels)
             latents.backward(torch.ones_like(latents))
             pixels.grad = None
         if gaussians:
             images = rasterize(*gaussians, prior.image_size)
             images.backward(torch.ones_like(images))
-        elif isinstance(representation, Field):
+        elif kind == "field":
             images = representation.images()
             images.backward(torch.ones_like(images))
 

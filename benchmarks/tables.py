@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from errors import InputError
+from errors import require
 from priors.checkpoint import checkpoint_file, digest, locate, user_path
 from priors.evaluation import Judge
 from recording.folder import write_atomic, write_csv, write_text
@@ -38,8 +38,8 @@ class Truth:
     def __init__(self, path: str, cases: str):
         """cases: the JSON file of the list."""
         self.folder = Path(locate(path))
-        if not all((self.folder / name).exists() for name in (cases, "captions.json", "clip")):
-            raise InputError(f"--prior.path {path}: a folder with {cases}, captions.json and clip/ is needed")
+        complete = all((self.folder / name).exists() for name in (cases, "captions.json", "clip"))
+        require(complete, f"--prior.path {path}: a folder with {cases}, captions.json and clip/ is needed")
         self.cases = json.loads((self.folder / cases).read_text(encoding="utf-8"))
         self.captions, self.sha256 = checkpoint_file(self.folder, "captions.json"), digest(self.folder)
         self.judge = Judge(self.folder / "clip")
@@ -94,8 +94,7 @@ def report(
         file = ROOT / "docs" / "BENCHMARKS.md"
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         page, count = marks.subn(lambda mark: f"{mark[1]}\n{text}\n\n{mark[2]}", file.read_text(encoding="utf-8"))
-        if count != 1:
-            raise InputError(f"{file.name} needs one place marked <!-- {name} --> … <!-- /{name} -->")
+        require(count == 1, f"{file.name} needs one place marked <!-- {name} --> … <!-- /{name} -->")
         write_text(file, page)
 
 

@@ -10,7 +10,7 @@ from config.files import load, read_prompts
 from config.help import refuse_other_names
 from config.settings import CommandLine, Config, check_values, flag, flatten, set_values, settings_in, validated
 from config.validation import validate
-from errors import InputError
+from errors import require
 from priors.checkpoint import user_path
 
 WITH_RESUME = ("resume", "steps", "prior.device", "log.", "quiet", "debug", "help")
@@ -28,13 +28,11 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
     check_values(options)  # Check the flags by themselves, before values from other sources are merged in.
     flat = flatten(options)
     for name in given:
-        if isinstance(flat.get(name), tuple) and given.count(name) > 1:
-            raise InputError(f"{flag(name)} is given twice; give it once, followed by all of its values")
-    if options.resume:
-        raise InputError(f"--resume {options.resume} works only with sds2d.py")
+        twice = isinstance(flat.get(name), tuple) and given.count(name) > 1
+        require(not twice, f"{flag(name)} is given twice; give it once, followed by all of its values")
+    require(not options.resume, f"--resume {options.resume} works only with sds2d.py")
     if options.prompts_file:
-        if "prompt" in given:
-            raise InputError("--prompts-file replaces --prompt; give only one of them")
+        require("prompt" not in given, "--prompts-file replaces --prompt; give only one of them")
         options.prompt = read_prompts(options.prompts_file)
         given.append("prompt")
     if options.config:
@@ -61,25 +59,21 @@ def parse_resume(arguments: list[str]) -> Config:
     """`--resume DIR` and the flags allowed with it → the Config of the run in DIR."""
     given = settings_in(arguments)
     for name in given:
-        if not name.startswith(WITH_RESUME):
-            raise InputError(
-                f"{flag(name)}: --resume accepts only --steps, --prior.device, --log.*, --quiet and --debug"
-            )
+        message = f"{flag(name)}: --resume accepts only --steps, --prior.device, --log.*, --quiet and --debug"
+        require(name.startswith(WITH_RESUME), message)
     options = tyro.cli(CommandLine, args=arguments)
-    if not options.resume:
-        raise InputError("--resume needs a run folder")
+    require(options.resume, "--resume needs a run folder")
     folder = user_path(options.resume)
     stored = load(folder / "config.yaml")
     config = set_values(Config(), stored, folder / "config.yaml")
     empty = [name for name, value in flatten(config).items() if value is None]
     filled = flatten(resolve(config, given=stored))
     for name in filled:
-        if name != "out" and (name not in stored or name in empty and filled[name] is not None):
-            raise InputError(f"{folder / 'config.yaml'}: the setting {name} is missing")
+        there = name == "out" or name in stored and (name not in empty or filled[name] is None)
+        require(there, f"{folder / 'config.yaml'}: the setting {name} is missing")
     fixed, more = ALGORITHMS[config.algo.name].is_sampler, (options.steps or 0) - config.steps
-    if "steps" in given and (more < 0 or more and fixed):
-        needed = f"{config.steps}{'' if fixed else ' or more'}"
-        raise InputError(f"--steps {options.steps}: the run in {folder} needs {needed}")
+    message = f"--steps {options.steps}: the run in {folder} needs {config.steps}{'' if fixed else ' or more'}"
+    require("steps" not in given or more == 0 or more > 0 and not fixed, message)
     changes = {name: value for name, value in flatten(options).items() if name in given and name in filled}
     set_values(config, changes | {"out": str(folder)}, "--resume")
     return validate(config, new=False)

@@ -8,7 +8,7 @@ from typing import Any
 from algorithms import ALGORITHMS
 from config.settings import Config, check_values, flatten, set_values
 from config.validation import unused
-from errors import InputError
+from errors import require
 from priors.checkpoint import EMBEDDED, checkpoint_file, locate, user_path
 from representations import REPRESENTATIONS
 
@@ -23,11 +23,10 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     row = next((f"{key} {kind}" for key in (name, method) if f"{key} {kind}" in file), f"{name} {kind}")
     lines = {key: file.get(key, {}) for key in (kind, method, row)}
     for key, line in lines.items():
-        if not isinstance(line, dict):
-            raise InputError(f"{checkpoint}/sds2d.json: {key} must be an object of settings")
+        require(isinstance(line, dict), f"{checkpoint}/sds2d.json: {key} must be an object of settings")
         for setting in line:
-            if setting.split(".")[0] not in ("algo", "rep", "schedule", "steps", "particles"):
-                raise InputError(f"{checkpoint}/sds2d.json: a checkpoint cannot set a default for {setting}")
+            allowed = setting.split(".")[0] in ("algo", "rep", "schedule", "steps", "particles")
+            require(allowed, f"{checkpoint}/sds2d.json: a checkpoint cannot set a default for {setting}")
     searched = lines[method] | lines[row]
     if config.paper:
         searched = {key: value for key, value in searched.items() if key.startswith(("rep.", "steps"))}
@@ -38,12 +37,9 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     values |= lines[kind] | edit | algorithm.defaults | searched | algorithm.required
     # Given settings may imply others, and a default learning rate is for one optimizer only.
     values["particles"] = len(config.seeds) or values["particles"]
-    if config.rep.init_images:
-        values["rep.init"] = "image"
-    elif config.rep.init_color:
-        values["rep.init"] = "constant"
-    elif config.rep.init_std is not None:
-        values["rep.init"] = "noise"
+    rep = config.rep
+    implied = {"image": rep.init_images, "constant": rep.init_color, "noise": rep.init_std is not None}
+    values["rep.init"] = next((init for init, given in implied.items() if given), values["rep.init"])
     optimizer = config.rep.optimizer or values["rep.optimizer"]
     if optimizer != values["rep.optimizer"] or "rep.lr" not in values:
         values["rep.lr"] = representation.learning_rates[optimizer]

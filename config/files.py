@@ -1,14 +1,13 @@
 """Reads and writes files of settings and prompts."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from config.settings import Config, adapter
-from errors import InputError, first_line
+from config.settings import Config, adapter, nested_items
+from errors import InputError, first_line, require
 from priors.checkpoint import user_path
 
 
@@ -24,28 +23,16 @@ class PlainLoader(yaml.SafeLoader):
 def load(file: str | Path) -> dict[str, Any]:
     """A YAML file of settings, from a run or a user → {dotted name: value}. Raises InputError for anything else."""
     try:
-        if not user_path(file).is_file():  # A named pipe would block.
-            raise ValueError("no such file")
+        require(user_path(file).is_file(), "no such file")  # A named pipe would block.
         text = user_path(file).read_text(encoding="utf-8")
-        if len(text) > 2**22:
-            raise ValueError("it is larger than 4 MB")
+        require(len(text) <= 2**22, "it is larger than 4 MB")
         content = yaml.load(text, PlainLoader)
         json.dumps(content)  # refuses dates and other objects
     except Exception as error:  # PyYAML's constructors can raise anything.
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise InputError(f"{file} cannot be read as settings ({reason})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} has no settings; it needs lines such as `steps: 100`")
+    require(isinstance(content, dict), f"{file} has no settings; it needs lines such as `steps: 100`")
     return {name: value for name, value in nested_items(content) if name != "out"}
-
-
-def nested_items(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted names and values in nested mappings."""
-    for name, value in content.items():
-        if isinstance(value, dict) and name != "environment":
-            yield from nested_items(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def dump(config: Config) -> str:
@@ -61,6 +48,5 @@ def read_prompts(file: str) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         raise InputError(f"--prompts-file {file} cannot be read ({first_line(error)})") from error
     prompts = tuple(line.strip() for line in lines if line.strip())
-    if not prompts:
-        raise InputError(f"--prompts-file {file} has no prompts; it needs one per line")
+    require(prompts, f"--prompts-file {file} has no prompts; it needs one per line")
     return prompts

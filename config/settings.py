@@ -2,15 +2,15 @@
 
 import functools
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import tyro
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from algorithms import AlgorithmConfig
-from errors import InputError
+from errors import InputError, require
 from priors.evaluation import EvalConfig
 from priors.prior import PriorConfig
 from recording.recorder import LogConfig
@@ -79,21 +79,25 @@ class CommandLine(Config):
 adapter = functools.cache(TypeAdapter)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """All settings of nested dataclasses, flattened: {"algo.guidance_scale": 7.5, …}."""
-    flat = {}
-    for entry in fields(config):
-        value, name = getattr(config, entry.name), prefix + entry.name
-        flat |= flatten(value, f"{name}.") if is_dataclass(value) else {name: value}
-    return flat
+    return dict(nested_items(asdict(config)))
+
+
+def nested_items(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted names and values in nested mappings."""
+    for name, value in content.items():
+        if isinstance(value, dict) and name != "environment":
+            yield from nested_items(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def set_values(config: Any, values: dict[str, Any], source: Any) -> Any:
     """Sets {dotted name: value}, in place. source: where they come from, for error messages."""
     known = flatten(config)
     for name, value in values.items():
-        if name not in known:
-            raise InputError(f"{source}: unknown setting {name}")
+        require(name in known, f"{source}: unknown setting {name}")
         if isinstance(known[name], tuple) and not isinstance(value, list | tuple):
             value = (value,)  # as in `prompt: a fox`
         *path, last = name.split(".")
@@ -128,5 +132,5 @@ def check_values(config: Config, source: str = "") -> None:
     InputError."""
     vars(config).update(vars(validated(Config, config, source)))
     for name, value in flatten(config).items():
-        if "\\udc" in ascii(value):  # Bytes on the command line that are not UTF-8 arrive as surrogates.
-            raise InputError(f"{source}{flag(name)} {ascii(value)} is not valid UTF-8")
+        # Bytes on the command line that are not UTF-8 arrive as surrogates.
+        require("\\udc" not in ascii(value), f"{source}{flag(name)} {ascii(value)} is not valid UTF-8")

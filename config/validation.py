@@ -8,7 +8,7 @@ from typing import Any
 
 from algorithms import ALGORITHMS
 from algorithms.repulsion import REPULSION
-from config.settings import Config, check_values, flag, flatten
+from config.settings import Config, flag, flatten
 from errors import require
 from representations import REPRESENTATIONS
 from representations.start import open_image
@@ -65,7 +65,6 @@ def validate(config: Config, new: bool = True) -> Config:
 
     new: whether the run's folder must not exist yet.
     """
-    check_values(config)
     flat, initial, name = flatten(config), flatten(Config()), config.algo.name
     for key, needed in ALGORITHMS[name].required.items():
         require(flat[key] == needed, f"{flag(key)} {flat[key]}: {name} needs {needed}")
@@ -87,11 +86,7 @@ def validate(config: Config, new: bool = True) -> Config:
     counts, optional = sorted({1, len(config.prompt), rows}), ("source_negative_prompt", "source_mask")
     for key in ("negative_prompt", "source_image", "source_prompt", *optional, "rep.init_images"):
         needed, given = " or ".join(map(str, counts)), len(flat[key])
-        by = (
-            f"--rep.init {config.rep.init}"
-            if key == "rep.init_images"
-            else f"--algo.name {name}{', an edit,' * (name in EDITORS)}"
-        )
+        by = "--rep.init image" if key == "rep.init_images" else f"--algo.name {name}{', an edit,' * (name in EDITORS)}"
         require(given or key in optional or unused(key, flat), f"{by} needs {flag(key)}")
         require(given in (0, *counts), f"{flag(key)}: {given} values are given, {needed} needed")
     batch = config.batch or particles

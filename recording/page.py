@@ -1,9 +1,14 @@
-"""index.html: one page for a run's folder, which opens from disk and loads nothing from elsewhere."""
+"""index.html: one page for a run's folder, or for several runs; it opens from disk and loads nothing from
+elsewhere."""
 
 import filecmp
+import os
 import re
 import shlex
+import statistics
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import yaml
@@ -53,33 +58,50 @@ def page(folder: Path, progress: str | None = None) -> str:
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
     config = yaml.load(settings, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C is ten times as fast
     command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
-    lines, pictures, titles = records(folder), recorded(folder), dict(TITLES)
+    lines, data = records(folder), comparison({"": folder}, folder / "index.html")
+    pictures, titles = data["runs"][0]["pictures"], dict(data["names"])
     last = [folder / name / f"step_{pictures[name][-1]:06d}.png" for name in ("x0", "pseudo_gt") if name in pictures]
     if len(last) == 2 and filecmp.cmp(*last, shallow=False):  # as for SDS
         titles["x0"] += ", which is also the pseudo ground truth"
-        del pictures["pseudo_gt"], titles["pseudo_gt"]
-    panels = [{"name": name, "title": titles.get(name, name), "steps": s} for name, s in pictures.items()]
-    curves = [{"title": title, "points": points(name, lines)} for name, title in CURVES.items()]
+        del titles["pseudo_gt"]
     files = sorted(path.name for path in folder.iterdir())
     probes = {name: steps[-1] for name in titles if (steps := steps_in(folder / "timesteps", name))}
     return template("page.html").render(
         config=config,
         progress=progress,
         done=len([line for line in lines if "t" in line]),
-        seconds=sum(line.get("seconds", 0) for line in lines),
         probes=[(f"{titles[name]}, at step {step}", f"{name}_{step:06d}.png") for name, step in probes.items()],
         files=files,
         parts=[name for name in files if name.endswith((".svg", ".ply"))],
         command=command,
         settings=settings,
-        data={
-            "steps": panels[0]["steps"],
-            "panels": panels,
-            "curves": [c for c in curves if c["points"]],
-            "last": max((line["step"] for line in lines), default=0),
-            "running": bool(progress),
-        },
+        data=data | {"names": list(titles.items()), "running": bool(progress)},
     )
+
+
+def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
+    """The data of runs {label: folder} for a page at `page`: pictures with their steps and URLs, curves, results."""
+    parts, last = [], 0
+    for label, folder in runs.items():
+        lines, home = records(folder), quote(Path(os.path.relpath(folder, page.parent)).as_posix())
+        curves = {name: drawn for name in CURVES if (drawn := points(name, lines))}
+        part = {"label": label, "home": home, "pictures": recorded(folder), "curves": curves}
+        parts.append(part | {"seconds": sum(line.get("seconds", 0) for line in lines)})
+        parts[-1] |= {name: last_mean(lines, name) for name in ("clip_score", "directional")}
+        last = max(last, *(line["step"] for line in lines), 0)
+    names = dict.fromkeys(name for part in parts for name in part["pictures"])
+    return {
+        "runs": parts,
+        "names": [(name, TITLES.get(name, name)) for name in dict.fromkeys((*TITLES, *names)) if name in names],
+        "steps": sorted({step for part in parts for of_one in part["pictures"].values() for step in of_one}),
+        "curves": [(name, title) for name, title in CURVES.items() if any(name in part["curves"] for part in parts)],
+        "last": last,
+    }
+
+
+def last_mean(lines: list[dict], name: str) -> float | None:
+    """The mean over the particles in the last line that has this number."""
+    return next((statistics.fmean(line[name]) for line in reversed(lines) if name in line), None)
 
 
 def time_left(seconds: float) -> str:

@@ -14,11 +14,16 @@ from errors import InputError
 
 
 def in_processes(function: Callable, calls: list[tuple], count: int, threads: int) -> Iterator[int]:
-    """Runs function(*call) for each call in `count` processes of `threads` threads each, spread over the GPUs if any →
-    the index of each call as it ends.
+    """Runs function(*call) for each call in `count` processes of `threads` threads each, spread over the GPUs if any;
+    in this process if `count` is 1 → the index of each call as it ends.
 
     Raises what a call raises, and InputError if a process dies.
     """
+    if count <= 1:
+        for number, call in enumerate(calls):
+            function(*call)
+            yield number
+        return
     # Set before the processes import OpenMP and numba, whose idle threads would spin and slow each other down.
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(threads)
     context, names = multiprocessing.get_context("spawn"), gpus()

@@ -15,7 +15,6 @@ from pydantic import Field, PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from algorithms.method import Method
 from errors import NonNegative
 from priors.evaluation import Evaluator
 from recording.checkpoint import load_checkpoint, parameters, save_checkpoint
@@ -26,7 +25,6 @@ from recording.pictures import grid, heat_grid, to_pillow
 from recording.probe import probe
 from recording.tensorboard import add_numbers, add_sheet, open_writer
 from recording.video import save_gif, save_video
-from representations.representation import Representation
 
 
 @dataclass
@@ -64,34 +62,20 @@ def save_sheet(path: Path, sheet: Image.Image) -> None:
 class Recorder:
     """Records one run in its folder, which must exist."""
 
-    def __init__(
-        self,
-        folder: Path,
-        config,
-        algorithm: Method,
-        representation: Representation,
-        optimizer: torch.optim.Optimizer,
-        timesteps: list[int],
-        evaluator: Evaluator | None = None,
-    ):
-        """timesteps: --log.timesteps, from probe_timesteps."""
-        self.folder, self.log, self.evaluator, self.optimizer = folder, config.log, evaluator, optimizer
-        self.algorithm, self.representation, self.prior = algorithm, representation, algorithm.prior
+    def __init__(self, config, parts: tuple, timesteps: list[int], evaluator: Evaluator | None, resume: bool):
+        """parts: what build() returned; timesteps: --log.timesteps, from probe_timesteps. resume: restore the last
+        checkpoint, if any, and delete later records. `first` is the first step."""
+        self.algorithm, self.representation, _, self.optimizer = parts
+        self.folder, self.log, self.evaluator = Path(config.out), config.log, evaluator
+        self.prior, self.timesteps = self.algorithm.prior, timesteps
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
-        self.timesteps, self.tensorboard = timesteps, None
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
-        self.pending, self.t = [], torch.zeros(len(algorithm.particles), dtype=torch.long)
-
-    def begin(self, resume: bool) -> int:
-        """→ the first step. With resume, restores the last checkpoint, if any, and deletes later records."""
-        step = 0
+        self.pending, self.t = [], torch.zeros(len(self.algorithm.particles), dtype=torch.long)
+        self.first = load_checkpoint(self.folder, self.steps, self.algorithm, self.optimizer) if resume else 0
         if resume:
-            step = load_checkpoint(self.folder, self.steps, self.algorithm, self.optimizer)
-            truncate_records(self.folder, step)
-        if self.log.tensorboard:
-            self.tensorboard = open_writer(self.folder, step)
-        self.start = step, time.perf_counter()
-        return step
+            truncate_records(self.folder, self.first)
+        self.tensorboard = open_writer(self.folder, self.first) if self.log.tensorboard else None
+        self.start = time.perf_counter()
 
     # ------------------------------------------------------------------------------------------------ calls of the loop
 
@@ -149,9 +133,9 @@ class Recorder:
 
     def progress(self, step: int) -> str:
         """How far the run is, and how long the rest will take at the speed so far."""
-        first, start = self.start
-        rest = (time.perf_counter() - start) / (step - first) * (self.steps - step) if step > first else None
-        return f"step {step} of {self.steps}" + ("" if rest is None else f", {time_left(rest)}")
+        done, seconds = step - self.first, time.perf_counter() - self.start
+        rest = f", {time_left(seconds / done * (self.steps - step))}" if done else ""
+        return f"step {step} of {self.steps}{rest}"
 
     def summarize(self) -> None:
         """Writes the video and the page of the recorded pictures, if any."""

@@ -2,11 +2,12 @@
 differ."""
 
 import math
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+
+from recording.pictures import font, wrap
 
 GAP, INNER, LINE = 12, 2, 20  # in pixels: between cells, between pictures in a cell, height of a text line
 DPI, SIZE = 100, 10  # of the figure, and font size in points
@@ -35,22 +36,22 @@ def draw(rows: Axis, columns: Axis, tables: list[str], cells: dict[tuple[int, in
     width = max(side, 100)
     heads = [wrap(text, width, 4) for text in columns.texts]
     labels = [wrap(text, 200, max(1, height // LINE)) for text in rows.texts]
-    left = 3 * GAP + LINE + max(measure(line) for label in labels for line in label.split("\n"))
-    top = LINE * (bool(any(tables)) + 2 + max(head.count("\n") + 1 for head in heads))
+    left = 3 * GAP + LINE + max(measure(line) for label in labels for line in label)
+    top = LINE * (any(map(bool, tables)) + 2 + max(map(len, heads)))
     table_width = left + max(len(heads) * (width + GAP), measure(columns.name) + GAP)
     table_height = top + max(len(labels) * (height + GAP), measure(rows.name) + GAP)
     figure = Figure(figsize=(table_width / DPI, len(tables) * table_height / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
 
-    def write(x, y, text, **style):
-        axes.text(x, y, text, **{"size": SIZE, "va": "center", "parse_math": False} | style)
+    def write(x, y, lines, **style):
+        axes.text(x, y, "\n".join(lines), **{"size": SIZE, "va": "center", "parse_math": False} | style)
 
     for number, name in enumerate(tables):
         y = number * table_height
         write(GAP, y + LINE, wrap(name, table_width - 2 * GAP, 1), size=SIZE + 2)
         y += top
-        write(left, y - top + LINE * (1 + any(map(bool, tables))), columns.name, color=GREY)
-        write(GAP + LINE / 2, y, rows.name, color=GREY, rotation=90, ha="center", va="top")
+        write(left, y - top + LINE * (1 + any(map(bool, tables))), [columns.name], color=GREY)
+        write(GAP + LINE / 2, y, [rows.name], color=GREY, rotation=90, ha="center", va="top")
         for column, head in enumerate(heads):
             write(left + column * (width + GAP) + width / 2, y - 4, head, ha="center", va="bottom")
         for row, label in enumerate(labels):
@@ -63,8 +64,8 @@ def draw(rows: Axis, columns: Axis, tables: list[str], cells: dict[tuple[int, in
             axes.imshow(part, extent=extent, aspect="auto", interpolation="none")
         else:
             axes.fill([x, x + side, x + side, x], [y, y, y + height, y + height], PALE)
-            text = "\n".join(wrap(line, side - 8, max(1, height // LINE - 1)) for line in part)
-            write(x + side / 2, y + height / 2, text, ha="center", size=SIZE - 1)
+            lines = [short for line in part for short in wrap(line, side - 8, max(1, height // LINE - 1))]
+            write(x + side / 2, y + height / 2, lines, ha="center", size=SIZE - 1)
     axes.set(xlim=(0, table_width), ylim=(len(tables) * table_height, 0))
     axes.axis("off")
     return figure
@@ -96,13 +97,4 @@ def sharp(file: Path, tile: int) -> Image.Image:
 
 def measure(text: str) -> int:
     """The width of a line of text in pixels."""
-    from matplotlib.textpath import TextPath
-
-    path = TextPath((0, 0), f"{text.replace('$', 'S')}.", SIZE * DPI / 72)  # An empty path has no width.
-    return math.ceil(path.get_extents().x1)
-
-
-def wrap(text: str, width: int, most: int) -> str:
-    """The text in at most `most` lines of about `width` pixels; longer words are broken, and … replaces the rest."""
-    letters = max(2, int(width * len(text) / max(1, measure(text))))
-    return textwrap.fill(text, letters, max_lines=most, placeholder="…")
+    return math.ceil(font().getlength(text))

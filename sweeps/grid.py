@@ -7,7 +7,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from config.settings import Config, settings_in
-from errors import InputError
+from errors import require
 
 
 @dataclass
@@ -44,10 +44,9 @@ def read_grid(arguments: list[str]) -> dict[str, dict[str, list[str]]]:
         if word.startswith("--"):
             flag, equals, first = word.partition("=")
             given.append((flag, [first] if equals else []))
-        elif given:
-            given[-1][1].append(word)
         else:
-            raise InputError(f"{word!r} must follow a flag (see --help)")
+            require(given, f"{word!r} must follow a flag (see --help)")
+            given[-1][1].append(word)
     for flag, words in given:
         (setting,) = settings_in([flag])  # also schedule.shared_t for --schedule.no-shared-t
         hint = hints.get(setting, tuple)  # sds2d.py refuses unknown flags.
@@ -57,8 +56,7 @@ def read_grid(arguments: list[str]) -> dict[str, dict[str, list[str]]]:
             text = " · ".join(value) or "''"
             if hint is bool:
                 text = "no" if "no-" in flag.replace("_", "-") else "yes"
-            if text in values:
-                raise InputError(f"{flag} {text} is given twice; the values of a sweep must differ")
+            require(text not in values, f"{flag} {text} is given twice; the values of a sweep must differ")
             dash = value and value[0].startswith("-")  # which would look like a flag
             values[text] = [f"{flag}={value[0]}", *value[1:]] if dash else [flag, *value]
     return grid
@@ -67,8 +65,7 @@ def read_grid(arguments: list[str]) -> dict[str, dict[str, list[str]]]:
 def make_runs(grid: dict[str, dict[str, list[str]]]) -> tuple[dict[str, list[str]], list[Run]]:
     """→ ({swept setting: its values' texts}, the runs), with the last swept setting varying fastest."""
     swept = {name: list(values) for name, values in grid.items() if len(values) > 1}
-    if not swept:
-        raise InputError("nothing is swept: give a flag several values, as in --algo.name sds vsd, or use sds2d.py")
+    require(swept, "nothing is swept: give a flag several values, as in --algo.name sds vsd, or use sds2d.py")
     combinations, runs = list(itertools.product(*(values.items() for values in grid.values()))), []
     for index, values in enumerate(combinations):
         texts = {name: text for name, (text, _) in zip(grid, values, strict=True) if name in swept}

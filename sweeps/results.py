@@ -1,12 +1,10 @@
 """The results of a sweep: results.csv, with one line per run, and index.html, which links to every run."""
 
 import shlex
-import statistics
 from pathlib import Path
 
-from recording.comparison import comparison
 from recording.folder import write_text
-from recording.page import records, template
+from recording.page import comparison, last_mean, records, template
 from sweeps.grid import Run, title
 from sweeps.runs import FINISHED, run_folder, run_result, status
 
@@ -22,11 +20,6 @@ def results(folder: Path, runs: list[Run]) -> list[dict]:
         row["warnings"] = "; ".join(result.get("warnings", ()))
         rows.append(row | {"folder": home and home.relative_to(folder).as_posix(), "error": result.get("error")})
     return rows
-
-
-def last_mean(lines: list[dict], name: str) -> float | None:
-    """The mean over the particles in the last line that has this number."""
-    return next((statistics.fmean(line[name]) for line in reversed(lines) if name in line), None)
 
 
 def save_page(

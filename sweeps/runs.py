@@ -5,13 +5,11 @@
 Folders are moved atomically, so the location is the run's status, whatever was killed and when.
 """
 
-import contextlib
 import json
 import os
 import shutil
 import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -67,14 +65,18 @@ def moment_name(step: int) -> str:
 
 
 def execute(folder: Path, name: str, arguments: list[str]) -> None:
-    """Runs sds2d.py with these arguments in this process → DIR/runs/NAME or, if anything fails, DIR/failed/NAME."""
+    """Runs sds2d.py with these arguments in this process → DIR/runs/NAME or, if anything fails, DIR/failed/NAME. A run
+    that was stopped is continued."""
     if status(folder, name) == FINISHED:  # A worker may have died after its run finished.
         return
-    out, start = folder / "unfinished" / name, time.perf_counter()
+    out, start, result = folder / "unfinished" / name, time.perf_counter(), {"error": None}
     shutil.rmtree(folder / "failed" / name, ignore_errors=True)
     try:
-        config = open_run(out)
-        resume, config = config is not None, config or parse([*arguments, "--out", str(out)])
+        try:
+            config, resume = parse_resume(["--resume", str(out)]), True
+        except InputError:
+            shutil.rmtree(out, ignore_errors=True)
+            config, resume = parse([*arguments, "--out", str(out)]), False
 
         def watch(step, images):
             if step in moments(config):
@@ -83,35 +85,14 @@ def execute(folder: Path, name: str, arguments: list[str]) -> None:
                     write_atomic(out / f"{moment_name(step)}_{particle:02d}.png", to_pillow(image).save)
 
         sds2d.run(config, shared_prior(config.prior), watch, resume)
+        result["warnings"] = config.environment["warnings"]
     except Exception as error:  # A failed run does not end the sweep.
         expected = isinstance(error, InputError | FloatingPointError)
-        reason = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
-        fail(folder, name, reason, time.perf_counter() - start, traceback.format_exc())
-    else:
-        warnings = config.environment["warnings"]
-        settle(out, folder / "runs" / name, time.perf_counter() - start, warnings=warnings)
-
-
-def open_run(out: Path) -> Config | None:
-    """The Config of a run that was stopped in this folder; if there is none, deletes the folder and returns None."""
-    with contextlib.suppress(InputError):
-        return parse_resume(["--resume", str(out)])
-    shutil.rmtree(out, ignore_errors=True)
-    return None
-
-
-def fail(folder: Path, name: str, reason: str, seconds: float | None = None, details: str = "") -> None:
-    """Marks a run as failed; its files are kept."""
-    out = folder / "unfinished" / name
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "error.txt", f"{reason}\n\n{details}")
-    settle(out, folder / "failed" / name, seconds, reason)
-
-
-def settle(
-    out: Path, target: Path, seconds: float | None, error: str | None = None, warnings: Sequence[str] = ()
-) -> None:
-    result = {"seconds": seconds and round(seconds, 3), "error": error, "warnings": list(warnings)}
+        result["error"] = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "error.txt", f"{result['error']}\n\n{traceback.format_exc()}")
+    result["seconds"] = round(time.perf_counter() - start, 3)
     write_text(out / "run.json", json.dumps(result))
-    target.parent.mkdir(exist_ok=True)
-    os.replace(out, target)
+    place = folder / PLACES[FAILED if result["error"] else FINISHED]
+    place.mkdir(exist_ok=True)
+    os.replace(out, place / name)

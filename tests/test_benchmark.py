@@ -330,32 +330,13 @@ def test_edits_from_end_to_end(tmp_path, readme, capsys):
 
 def test_search_from_end_to_end(tmp_path, capsys):
     """The better of two rates is the one that does something; none of its prompts is in the table."""
-    command = ["search", "--row", "cfd latent", "--grid", "rep.lr 1e-9 0.3", "schedule.weight constant"]
-    command += [
-        "--prompts",
-        "4",
-        "--steps",
-        "12",
-        "--algo.cfd.gamma",
-        "0.5",
-        "--workers",
-        "1",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    benchmark.main(command)
+    command = "search --algo.name cfd --rep.lr 1e-9 0.3 --algo.cfd.gamma 0.5 --steps 12 --prompts 4 --workers 1"
+    benchmark.main([*command.split(), "--out", str(tmp_path / "out")])
     lines = capsys.readouterr().out.splitlines()
-    assert json.loads(f"{{{lines[-1]}}}") == {"cfd latent": {"rep.lr": 0.3, "schedule.weight": "constant"}}
+    best = {"rep.lr": 0.3, "algo.cfd.gamma": 0.5, "steps": 12}
+    assert json.loads(f"{{{lines[-1]}}}") == {"cfd latent": best}
     counts = [int(line.split()[0]) for line in lines[:-1]]
     assert counts == [1, 1, 2, 4]
-
-
-def test_search_needs_no_flags_beside_its_own():
-    assert search.groups([]) == []
-    assert search.groups(["--steps", "3", "--rep.betas", "0.9", "0.99"]) == [
-        ["--steps", "3"],
-        ["--rep.betas", "0.9", "0.99"],
-    ]
 
 
 def test_defaults_are_written_a_line_a_row(tmp_path):
@@ -368,9 +349,9 @@ def test_defaults_are_written_a_line_a_row(tmp_path):
 
 
 WRONG = [
-    ("search --grid rep.lr", "--grid"),
+    ("search --algo.name sds vsd --rep.lr 1 2", "sds vsd"),
     ("quality --rows sds|latent|too", "sds latent too"),
-    ("search", "--grid"),
+    ("search --algo.name cfd --rep.lr 1", "nothing is swept"),
     ("quality --rows sds dds", "--rows dds"),
     ("quality --prompts 1", "--prompts 1"),
     ("quality --workers 0", "--workers 0"),
@@ -461,8 +442,8 @@ def test_a_random_prior_is_measured(tmp_path, monkeypatch, capsys):
 
 
 def test_a_search_fixes_settings_of_its_method_and_representation(tmp_path, monkeypatch):
-    """They may be given beside the grid."""
+    """One value each, beside what is swept."""
     monkeypatch.setattr(search, "make", lambda cells, workers: (_ for _ in ()).throw(InterruptedError(len(cells))))
-    command = ["--row", "vsd field", "--grid", "rep.lr 1 2", "--prompts", "4", "--out", str(tmp_path)]
+    command = "--algo.name vsd --rep.kind field --rep.encoding hashgrid --algo.vsd.lora-rank 2 --rep.lr 1 2 --prompts 4"
     with pytest.raises(InterruptedError, match="3"):  # one of DDIM and two of the grid
-        search.main([*command, "--rep.encoding", "hashgrid", "--algo.vsd.lora-rank", "2"])
+        search.main([*command.split(), "--out", str(tmp_path)])
