@@ -67,7 +67,7 @@ def cells(folder: Path, given: list[str], row: str, runs: list[dict[str, Any]], 
 def row_code(name: str, kind: str) -> dict[str, str]:
     """source_code() of a method, a representation, the schedules and the step that connects them."""
     files = [Path(inspect.getfile(cls)) for cls in (ALGORITHMS[name], REPRESENTATIONS[kind])]
-    loop = [ast.unparse(ast.parse(inspect.getsource(function))) for function in (sds2d.build, sds2d.distill)]
+    loop = [bare(ast.parse(inspect.getsource(function))) for function in (sds2d.build, sds2d.distill)]
     return source_code([*files, ROOT / "schedules/schedule.py"]) | {"loop": "\n".join(loop)}
 
 
@@ -85,10 +85,16 @@ def source_code(files: list[Path]) -> dict[str, str]:
             if isinstance(node, ast.ImportFrom):
                 module = ROOT / node.module.replace(".", "/")
                 files += [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)]
-            if isinstance(body := getattr(node, "body", None), list):
-                node.body = [x for x in body if not (isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant))]
-        code[name] = ast.unparse(tree)
+        code[name] = bare(tree)
     return code
+
+
+def bare(tree: ast.Module) -> str:
+    """Code without comments and docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [x for x in body if not (isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant))]
+    return ast.unparse(tree)
 
 
 def make(cells: list[Cell], workers: int) -> None:

@@ -1,8 +1,8 @@
 """`python benchmark.py quality`: how well each method makes what the prompt says; with --paper, each method at its
 defaults and at the settings of its paper.
 
-Rows are the real drawings, DDIM sampling and every method that makes pictures, at its defaults, on latents; then
-the three with the least distance, on the other representations. Each prompt is the same run as `sds2d.py --prompt P
+Rows are the real drawings, DDIM sampling and every method that makes pictures, at its defaults, on latents; then SDS
+on the other representations. Each prompt is the same run as `sds2d.py --prompt P
 --seed S`.
 """
 
@@ -28,7 +28,6 @@ from representations import REPRESENTATIONS
 
 PARTICLES = 4
 QUICK = 14  # prompts, the first two of each category
-BEST = 3
 REAL = "real drawings"
 # Scores of the pictures in docs/BENCHMARKS.md, to compare a new method with them without making them again.
 SHIPPED = ROOT / "benchmarks" / "quality.safetensors"
@@ -50,8 +49,8 @@ FIGURE = ("top1", "frechet", "diversity")
 @dataclass
 class QualityOptions(Options):
     rows: tuple[str, ...] = ()
-    """Only these rows, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all, and the best three on the
-    other representations."""
+    """Only these rows, each a method or "METHOD KIND": --rows sds "vsd pixel". None: all on
+    latents, and sds on the other representations."""
     quick: bool = False
     """Fourteen prompts, two of each category, and only latents; the whole table reuses these pictures."""
     prompts: PositiveInt | None = None
@@ -64,35 +63,24 @@ class QualityOptions(Options):
 def main(arguments: list[str]) -> None:
     options, given = read_options(QualityOptions, arguments)
     truth = Truth(parse(given).prior.path, "real/prompts.json")
-    rows, count = selection(options, len(truth.cases))
+    paper = "--paper" in given
+    rows, count = selection(options, paper, len(truth.cases))
     prompts = [tuple(case) for case in truth.cases[:count]]
     runs = [{"prompt": (with_background(*prompt),), "seed": PARTICLES * i} for i, prompt in enumerate(prompts)]
     runs = [run | {"particles": PARTICLES} for run in runs]
-    known, used = read_shipped() if options.shipped else {}, []
-    paper = "--paper" in given
-    searched = [word for word in given if word != "--paper"]
-
-    def make_rows(rows):
-        row_cells = {}
-        for row in rows:
-            row_cells[row] = cells(options.folder, searched, row, runs, truth.sha256)
-            if paper:
-                row_cells[f"{row}, paper"] = cells(options.folder, given, row, runs, truth.sha256)
-        # One prompt of each row in turn, so that all rows of a stopped table are equally far and were timed alike.
-        turns = [cell for turn in zip(*row_cells.values(), strict=True) for cell in turn]
-        make([cell for cell in turns if cell.file.stem not in known], options.workers)
-        used.extend(cell.file.stem for cell in turns)
-        return {row: row_scores(made, prompts, truth, known) for row, made in row_cells.items()}
-
+    searched, row_cells = [word for word in given if word != "--paper"], {}
+    for row in rows:
+        row_cells[row] = cells(options.folder, searched, row, runs, truth.sha256)
+        if paper:
+            row_cells[f"{row}, paper"] = cells(options.folder, given, row, runs, truth.sha256)
+    # One prompt of each row in turn, so that all rows of a stopped table are equally far and were timed alike.
+    turns = [cell for turn in zip(*row_cells.values(), strict=True) for cell in turn]
+    known = read_shipped() if options.shipped else {}
+    make([cell for cell in turns if cell.file.stem not in known], options.workers)
+    by_row = {row: row_scores(made, prompts, truth, known) for row, made in row_cells.items()}
     reference = load_file(truth.folder / "real" / "features.safetensors")["features"].double()
     real = scores(real_pictures(truth)[:count], truth.judge, prompts, truth.captions)
-    by_row = make_rows(rows)
     measured = replicates({REAL: real} | by_row, real, reference, count)
-    if not (options.rows or options.quick or paper):
-        distance = {row: measured[row]["frechet"][0] for row in rows if not row.startswith("ddim")}
-        best = sorted(distance, key=distance.get)[:BEST]
-        others = [row.replace("latent", kind) for kind in REPRESENTATIONS if kind != "latent" for row in best]
-        measured |= replicates(make_rows(others), real, reference, count)
     table = {row: intervals(columns) for row, columns in measured.items()}
     text = f"""{markdown(table, COLUMNS)}
 
@@ -105,13 +93,14 @@ pictures. Diversity and saturation are parts of the real ones, \
     name = "quick" if options.quick else "paper" if paper else "quality"
     report(name, text, options, table, COLUMNS, () if paper else FIGURE)
     if options.write_docs and not paper:
-        write_shipped({name: known[name] for name in used})
+        write_shipped({cell.file.stem: known[cell.file.stem] for cell in turns})
 
 
-def selection(options: QualityOptions, available: int) -> tuple[list[str], int]:
+def selection(options: QualityOptions, paper: bool, available: int) -> tuple[list[str], int]:
     """The rows, and the number of prompts. Raises InputError."""
-    methods = sorted((name for name, cls in ALGORITHMS.items() if not cls.edits), key=lambda name: name != "ddim")
-    rows = [row if " " in row else f"{row} latent" for row in options.rows or methods]
+    methods = [name for name, cls in ALGORITHMS.items() if not cls.edits]
+    kinds = [] if options.quick or paper else [f"sds {kind}" for kind in REPRESENTATIONS if kind != "latent"]
+    rows = [row if " " in row else f"{row} latent" for row in options.rows or [*methods, *kinds]]
     for row in rows:
         require(row.split()[0] in methods, f"--rows {row}: one of {', '.join(methods)} is needed")
     require(not (options.quick and options.write_docs), "--write-docs is for the whole table, not for --quick")

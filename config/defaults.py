@@ -44,7 +44,7 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
     if optimizer != values["rep.optimizer"] or "rep.lr" not in values:
         values["rep.lr"] = representation.learning_rates[optimizer]
     source = f"{config.prior.path}/sds2d.json, {method}" if method in file else f"built into {name}"
-    return values, f"{source}, but the paper's for the method" if config.paper else source
+    return values, f"{source}; the paper's for the method" if config.paper else source
 
 
 def resolve(config: Config, given: Collection[str] | None = None) -> Config:
