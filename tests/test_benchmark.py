@@ -328,6 +328,7 @@ def test_edits_from_end_to_end(tmp_path, readme, capsys):
     assert 0 < float(sds["outside"]) < 0.05 and float(sds["seconds"]) > 0, "what the autoencoder loses"
 
 
+@pytest.mark.slow
 def test_search_from_end_to_end(tmp_path, capsys):
     """The better of two rates is the one that does something; none of its prompts is in the table."""
     command = "search --algo.name cfd --rep.lr 1e-9 0.3 --algo.cfd.gamma 0.5 --steps 12 --prompts 4 --workers 1"
@@ -390,6 +391,7 @@ def test_docs_without_their_marks(readme, tmp_path):
 # -------------------------------------------------------------------------------------------------------------- speed
 
 
+@pytest.mark.slow
 def test_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "alone", lambda flags, rounds: speed.measure(flags, 1))
     prior = Prior(PriorConfig(path=str(tiny)))
