@@ -234,6 +234,7 @@ def readme(monkeypatch, tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     """Two rows, two prompts, a few steps: what each cell shows is what sds2d.py makes; what is there is not made
     again."""

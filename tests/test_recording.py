@@ -55,6 +55,7 @@ def test_labels_are_shortened_to_the_width():
     assert wrap("", 100, 1) == [""]
 
 
+@pytest.mark.slow
 def test_video_frames_stay_within_what_codecs_take(tmp_path):
     def shape(width, height):
         Image.new("RGB", (width, height)).save(tmp_path / "sheet.png")
