@@ -103,7 +103,7 @@ def make(cells: list[Cell], workers: int) -> None:
     Finished cells are kept: the same call continues a stopped one.
     """
     missing = [(cell,) for cell in cells if not cell.file.is_file()]
-    ended = in_processes(make_cell, missing, min(workers, len(missing)), 1)
+    ended = in_processes(make_cell, missing, workers, 1)  # One cell, too, in a process with one thread.
     for _ in tqdm(ended, total=len(missing), unit="run", smoothing=0.05, disable=not missing):
         pass
 

@@ -58,7 +58,7 @@ def page(folder: Path, progress: str | None = None) -> str:
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
     config = yaml.load(settings, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C is ten times as fast
     command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
-    lines, data = records(folder), comparison({"": folder}, folder / "index.html")
+    data = comparison({"": folder}, folder / "index.html")
     pictures, titles = data["runs"][0]["pictures"], dict(data["names"])
     last = [folder / name / f"step_{pictures[name][-1]:06d}.png" for name in ("x0", "pseudo_gt") if name in pictures]
     if len(last) == 2 and filecmp.cmp(*last, shallow=False):  # as for SDS
@@ -69,7 +69,6 @@ def page(folder: Path, progress: str | None = None) -> str:
     return template("page.html").render(
         config=config,
         progress=progress,
-        done=len([line for line in lines if "t" in line]),
         probes=[(f"{titles[name]}, at step {step}", f"{name}_{step:06d}.png") for name, step in probes.items()],
         files=files,
         parts=[name for name in files if name.endswith((".svg", ".ply"))],
@@ -86,7 +85,8 @@ def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
         lines, home = records(folder), quote(Path(os.path.relpath(folder, page.parent)).as_posix())
         curves = {name: drawn for name in CURVES if (drawn := points(name, lines))}
         part = {"label": label, "home": home, "pictures": recorded(folder), "curves": curves}
-        parts.append(part | {"seconds": sum(line.get("seconds", 0) for line in lines)})
+        done = [line["seconds"] for line in lines if "seconds" in line]
+        parts.append(part | {"steps_done": len(done), "seconds": sum(done)})
         parts[-1] |= {name: last_mean(lines, name) for name in ("clip_score", "directional")}
         last = max(last, *(line["step"] for line in lines), 0)
     names = dict.fromkeys(name for part in parts for name in part["pictures"])

@@ -19,7 +19,7 @@ def in_processes(function: Callable, calls: list[tuple], count: int, threads: in
 
     Raises what a call raises, and InputError if a process dies.
     """
-    if count <= 1:
+    if count <= 1 or not calls:
         for number, call in enumerate(calls):
             function(*call)
             yield number

@@ -234,6 +234,17 @@ def readme(monkeypatch, tmp_path):
     return file
 
 
+def test_one_cell_has_a_process_of_its_own(tmp_path, monkeypatch):
+    """Its seconds are those of one core, however many cells are missing; one worker is this process."""
+    counts = []
+    monkeypatch.setattr(
+        pictures, "in_processes", lambda function, calls, count, threads: counts.append((count, threads)) or []
+    )
+    for workers in (1, 2):
+        pictures.make([pictures.Cell(tmp_path / "cell.png", None)], workers)
+    assert counts == [(1, 1), (2, 1)]
+
+
 @pytest.mark.slow
 def test_quality_from_end_to_end(tmp_path, readme, monkeypatch, capsys):
     """Two rows, two prompts, a few steps: what each cell shows is what sds2d.py makes; what is there is not made
