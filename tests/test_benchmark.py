@@ -352,13 +352,14 @@ def test_search_from_end_to_end(tmp_path, capsys):
     assert counts == [1, 1, 2, 4]
 
 
-def test_defaults_are_written_a_line_a_row(tmp_path):
+@pytest.mark.parametrize("row", ["sds latent", "sds bezier"])
+def test_defaults_are_written_a_line_a_row(row, tmp_path):
     file = tmp_path / "sds2d.json"
     file.write_text((EMBEDDED / "sds2d.json").read_text())
-    before = json.loads(file.read_text())
-    search.write_defaults(file, "sds latent", {"rep.lr": 0.3})
-    assert json.loads(file.read_text()) == before | {"sds latent": {"rep.lr": 0.3}}
-    assert len(file.read_text().splitlines()) == len(before) + 3
+    after = json.loads(file.read_text()) | {row: {"rep.lr": 0.3}}
+    search.write_defaults(file, row, {"rep.lr": 0.3})
+    assert json.loads(file.read_text()) == after
+    assert len(file.read_text().splitlines()) == len(after) + 2
 
 
 WRONG = [
