@@ -62,15 +62,19 @@ def save_random(folder: Path, name: str, **parts) -> Path:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        given = {"tokenizer": tokenizer, "vae": diffusers.AutoencoderKL(**vae, **blocks), part: denoiser(name)} | parts
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # FLUX has 12 billion weights to draw.
+            network = denoiser(name)
+        given = {"tokenizer": tokenizer, "vae": diffusers.AutoencoderKL(**vae, **blocks), part: network.cpu()} | parts
+        torch.cuda.empty_cache()
         given["scheduler"] = flow if part == "transformer" else diffusers.DDIMScheduler(**betas, steps_offset=1)
         given.setdefault("text_encoder", clip(768, projected=name == "sd3"))
         if name in ("sdxl", "sd3"):
             given |= {"tokenizer_2": tokenizer, "text_encoder_2": clip(1280, projected=True)} | parts
         if name == "flux":
             pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz")]
-            t5 = transformers.T5Config(d_model=4096, num_layers=1, num_heads=1, vocab_size=len(pieces))
-            given |= {"tokenizer_2": transformers.T5Tokenizer(vocab=pieces)}
+            t5_tokenizer = transformers.T5Tokenizer(vocab=pieces)
+            t5 = transformers.T5Config(d_model=4096, num_layers=1, num_heads=1, vocab_size=len(t5_tokenizer))
+            given |= {"tokenizer_2": t5_tokenizer}
             given |= {"text_encoder_2": transformers.T5EncoderModel(t5)} | parts
     finally:
         torch.set_default_dtype(before)

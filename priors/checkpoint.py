@@ -138,6 +138,8 @@ def load_class(cls: type, folder: Path, part: str, place: str, dtype: torch.dtyp
     for what, keys in (("lacks", info["missing_keys"]), ("has another shape of", info["mismatched_keys"])):
         for key in sorted(map(str, keys))[:1]:
             raise InputError(f"{place}: its file {what} {key}, and {len(keys) - 1} more; save the whole model again")
+    if cls.__module__.startswith("diffusers"):
+        model = model.to(dtype)  # diffusers keeps a file's own dtype if its first tensor has the wanted one.
     return model.eval().requires_grad_(False)
 
 

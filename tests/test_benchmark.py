@@ -446,13 +446,24 @@ def test_random_priors_are_as_large_as_the_real_ones(name, millions):
     assert count / 1e6 == pytest.approx(millions, abs=0.01)
 
 
-def test_a_random_prior_is_measured(tmp_path, monkeypatch, capsys):
+NARROW = {
+    "sd15": {"block_out_channels": (32, 32, 32, 32), "attention_head_dim": 2},
+    "sdxl": {"block_out_channels": (32, 32, 32), "attention_head_dim": 2, "transformer_layers_per_block": 1},
+    "sd3": {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16, "caption_projection_dim": 32},
+    "flux": {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2},
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_random_prior_is_measured(name, tmp_path, monkeypatch, capsys):
     """By the whole command, of a fraction of the width."""
-    unet, vae = families.unet(768), families.autoencoder()
-    monkeypatch.setattr(random_prior, "denoiser", lambda name: unet)
+    pipeline, part, cls, config, channels = random_prior.ARCHITECTURES[name]
+    monkeypatch.setitem(random_prior.ARCHITECTURES, name, (pipeline, part, cls, config | NARROW[name], channels))
+    vae = families.autoencoder(channels)
     monkeypatch.setattr(speed, "save_random", lambda folder, name: random_prior.save_random(folder, name, vae=vae))
     monkeypatch.setattr(speed, "alone", lambda flags, rounds: speed.measure(flags, 1))
-    benchmark.main(["speed", "--random", "sd15", "--rows", "sds", "--rounds", "1", "--out", str(tmp_path / "out")])
+    flags = ["--rows", "sds", "--rounds", "1", "--out", str(tmp_path / "out"), "--prior.size", "64"]
+    benchmark.main(["speed", "--random", name, *flags])
     assert "| sds | latent | 2B |" in capsys.readouterr().out
 
 
