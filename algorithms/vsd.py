@@ -22,7 +22,9 @@ class VSDSettings:
     lora_rank: PositiveInt = 4
     """Rank of the LoRA."""
     lora_lr: Rate = 1e-4
-    """Learning rate of φ, LoRA or copy (AdamW without weight decay)."""
+    """Learning rate of the LoRA (AdamW without weight decay)."""
+    full_lr: Rate = 1e-4
+    """Learning rate of the full copy (AdamW without weight decay)."""
     lora_updates: PositiveInt = 1
     """Updates of φ at each step."""
     lora_warm_up: NonNegativeInt = 0
@@ -54,7 +56,8 @@ class VSD(Method):
         elif setting.phi == "full":
             self.phi = Copy(prior)
         if self.phi:
-            self.optimizer = torch.optim.AdamW(self.phi.parameters, lr=setting.lora_lr, weight_decay=0)
+            lr = setting.lora_lr if setting.phi == "lora" else setting.full_lr
+            self.optimizer = torch.optim.AdamW(self.phi.parameters, lr=lr, weight_decay=0)
 
     def gradient(self, z, t, progress):
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)

@@ -36,8 +36,9 @@ USES = [
     ("rep.", "fit_steps", {"rep.init": ["image", "source"]}),
     ("rep.", "betas eps", {"rep.optimizer": ["adam", "adamw"]}),
     *(("algo.", name, {"algo.name": [name]}) for name in ALGORITHMS),
-    ("algo.vsd.", "lora_layers lora_rank", {"algo.vsd.phi": ["lora"]}),
-    ("algo.vsd.", "lora_lr lora_updates lora_warm_up lora_particles gamma", {"algo.vsd.phi": ["lora", "full"]}),
+    ("algo.vsd.", "lora_layers lora_rank lora_lr", {"algo.vsd.phi": ["lora"]}),
+    ("algo.vsd.", "full_lr", {"algo.vsd.phi": ["full"]}),
+    ("algo.vsd.", "lora_updates lora_warm_up lora_particles gamma", {"algo.vsd.phi": ["lora", "full"]}),
     ("algo.sdi.", "inversion_guidance_scale inversion_steps eta", {"algo.sdi.noise": ["inverted"]}),
     *(("schedule.", name, {f"schedule.{key}": users[key] for key in users}) for name, users in USED_BY.items()),
 ]

@@ -9,7 +9,7 @@ LEARNED = "part that learns"
 TOO_LONG = "its update was too large for float32; lower {}"
 CAUSES = {
     "parameter": TOO_LONG.format("--rep.lr, --algo.guidance-scale or the weight"),
-    LEARNED: TOO_LONG.format("--algo.vsd.lora-lr or --algo.lods.lr"),
+    LEARNED: TOO_LONG.format("--algo.vsd.lora-lr, --algo.vsd.full-lr or --algo.lods.lr"),
 }
 
 

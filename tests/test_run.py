@@ -530,6 +530,7 @@ FLAGS |= {
     for flag, value in {
         "vsd.lora-rank": "2",
         "vsd.lora-lr": "0.01",
+        "vsd.full-lr": "0.01",
         "vsd.lora-updates": "2",
         "vsd.lora-particles": "1",
         "vsd.lora-warm-up": "2",
@@ -673,6 +674,8 @@ def base_of(flag):
         base += ["--negative-prompt", "blue"]
     if flag == "--algo.vsd.gamma":  # Where φ is the prior, the two do not differ yet.
         base += ["--algo.vsd.lora-updates", "3", "--algo.vsd.lora-lr", "0.01"]
+    if flag == "--algo.vsd.full-lr":
+        base += ["--algo.vsd.phi", "full"]
     if sds2d.ALGORITHMS[name].edits:
         base += ["--source-image", "{noise}", "--source-prompt", "a fish"]
     return tuple(base)

@@ -289,19 +289,23 @@ def test_vsd_against_the_particles_themselves():
         torch.testing.assert_close(gradient[row], expected, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("settings", [dict(phi="full"), dict(lora_layers="all")], ids=["full", "all layers"])
+@pytest.mark.parametrize(
+    "settings", [dict(phi="full", full_lr=3e-4), dict(lora_layers="all", lora_lr=1e-3)], ids=["full", "all layers"]
+)
 def test_a_stronger_phi_learns_and_leaves_the_prior_as_it_was(settings):
     prior = embedded()
     particles = Particles(prior, ["a red apple", "a snowman"])
     z, t = torch.zeros(2, *prior.latent_shape), torch.tensor([300, 600])
     before = prior.predict_noise(z, t, particles.text)
-    config = AlgorithmConfig(name="vsd", guidance_scale=2.0, vsd=ALGORITHMS["vsd"].Settings(**settings, lora_lr=1e-3))
+    config = AlgorithmConfig(name="vsd", guidance_scale=2.0, vsd=ALGORITHMS["vsd"].Settings(**settings))
     vsd = ALGORITHMS["vsd"](prior, particles, config, 10)
     with vsd.phi.active():
         assert torch.equal(prior.predict_noise(z, t, particles.text), before)
     start = [value.detach().clone() for value in vsd.parameters()]
-    for _ in range(2):  # One factor of a LoRA begins at 0.
-        vsd.update(z, t, 0.5)
+    vsd.update(z, t, 0.5)
+    furthest = max((a - b).abs().max().item() for a, b in zip(start, vsd.parameters(), strict=True))
+    assert furthest == pytest.approx(settings.get("full_lr", settings.get("lora_lr")), rel=0.01)  # Adam's first step
+    vsd.update(z, t, 0.5)  # One factor of a LoRA begins at 0.
     changed = sum(not torch.equal(a, b) for a, b in zip(start, vsd.parameters(), strict=True))
     assert changed > 0.9 * len(start)
     assert torch.equal(prior.predict_noise(z, t, particles.text), before)
