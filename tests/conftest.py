@@ -176,7 +176,13 @@ def save_stable_diffusion(folder, version):
     return folder
 
 
+def pytest_addoption(parser):
+    parser.addoption("--cuda", action="store_true", help="for the tests that need a GPU; the others compute on the CPU")
+
+
 def pytest_configure(config):
+    if not config.getoption("--cuda"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # also for the commands that tests start
     config.addinivalue_line("markers", "nightly: takes an hour; `pytest -m nightly` runs it")
 
 

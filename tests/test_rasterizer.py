@@ -282,18 +282,21 @@ def test_what_gsplat_is_asked_for(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here: gsplat can't render")
-def test_gsplat_agrees():
-    """On CUDA the pictures are the same to 1/255, and so are the gradients, but for what float32 and atomic sums
-    lose."""
-    for seed in range(5):
-        given = scene(400, (64, 80), seed, dtype=torch.float32)
-        on_card = [value.detach().cuda().requires_grad_(True) for value in given]
-        image, other = rasterize(*given, BACKGROUND, (64, 80)), rasterize(*on_card, BACKGROUND.cuda(), (64, 80))
-        assert (image - other.cpu()).abs().max() <= 1 / 255
-        image.sum().backward()
-        other.sum().backward()
-        for ours, theirs in zip(given, on_card, strict=True):
-            assert relative(theirs.grad.cpu(), ours.grad.double()) < 1e-2
+@pytest.mark.parametrize(("thinnest", "tolerance"), [(20, 1e-3), (10_000, 3e-2)])
+@pytest.mark.parametrize("seed", range(5))
+def test_gsplat_agrees(seed, thinnest, tolerance):
+    """On CUDA the pictures are the same to 1/255, and so are the gradients, but for what float32 and atomic sums lose.
+    gsplat inverts covariances in float32, where the determinant of a thin Gaussian cancels."""
+    centers, scales, *rest = scene(400, (64, 80), seed, dtype=torch.float32)
+    scales = scales.detach().clamp(min=scales.detach().amax(-1, keepdim=True) / thinnest).requires_grad_(True)
+    given = [centers, scales, *rest]
+    on_card = [value.detach().cuda().requires_grad_(True) for value in given]
+    image, other = rasterize(*given, BACKGROUND, (64, 80)), rasterize(*on_card, BACKGROUND.cuda(), (64, 80))
+    assert (image - other.cpu()).abs().max() <= 1 / 255
+    image.sum().backward()
+    other.sum().backward()
+    for ours, theirs in zip(given, on_card, strict=True):
+        assert relative(theirs.grad.cpu(), ours.grad.double()) < tolerance
 
 
 def test_torch_keeps_its_threads():
