@@ -49,8 +49,8 @@ class PriorConfig:
     offload: bool = False
     """Keep the autoencoder in CPU memory while it is not used."""
     gradient_checkpointing: bool = False
-    """Recompute the activations of the autoencoder's encoder, and of a denoiser that learns (VSD, LODS), in the backward
-    pass, to save memory."""
+    """Recompute the activations of the autoencoder's encoder, and of a denoiser that learns (VSD, LODS), in the
+    backward pass, to save memory."""
 
 
 class Prior:
