@@ -99,6 +99,8 @@ class Prior:
             self.vae.to(self.device)
         if self.device.type == "cpu" and self.family.denoiser == "unet":
             self.denoiser.to(memory_format=torch.channels_last)  # convolutions 7 to 15 % faster on a CPU
+        if self.device.type == "cpu" and self.vae:
+            self.vae.decoder.to(memory_format=torch.channels_last)  # 30 % faster
         for network in (self.denoiser, self.vae) if config.gradient_checkpointing else ():
             if network and network._supports_gradient_checkpointing:
                 network.enable_gradient_checkpointing()
