@@ -111,6 +111,7 @@ class VSD(Method):
         return {"phi": phi, "optimizer": self.optimizer.state_dict()} if self.phi else {}
 
     def load_state_dict(self, state):
+        self.prior.free_text_encoders()  # The LoRA moves to a GPU with the denoiser; its optimizer's state would not.
         for value, saved in zip(self.parameters(), state.get("phi", []), strict=True):
             value.data.copy_(saved)
         if self.phi:

@@ -289,6 +289,25 @@ def test_vsd_against_the_particles_themselves():
         torch.testing.assert_close(gradient[row], expected, rtol=1e-9, atol=1e-10)
 
 
+def test_a_restored_phi_and_its_optimizer_go_together(monkeypatch):
+    """The denoiser, and the LoRA in it, move to the device at the first step; here they become float64 instead."""
+    config = AlgorithmConfig(name="vsd", guidance_scale=2.0, vsd=ALGORITHMS["vsd"].Settings())
+    states = []
+    for _ in range(2):
+        prior = embedded()
+        vsd = ALGORITHMS["vsd"](prior, Particles(prior, ["a red apple"]), config, 10)
+        if states:
+            monkeypatch.setattr(prior.denoiser, "to", lambda device, denoiser=prior.denoiser: denoiser.double())
+            vsd.load_state_dict(states[0])
+            prior.free_text_encoders()
+        else:
+            vsd.update(torch.zeros(1, *prior.latent_shape), torch.tensor([300]), 0.5)
+        states.append(vsd.state_dict())
+    assert vsd.optimizer.state
+    for parameter, values in vsd.optimizer.state.items():
+        assert parameter.dtype == values["exp_avg"].dtype == torch.float64
+
+
 @pytest.mark.parametrize(
     "settings", [dict(phi="full", full_lr=3e-4), dict(lora_layers="all", lora_lr=1e-3)], ids=["full", "all layers"]
 )
