@@ -100,9 +100,9 @@ def distill(
             z = representation.latents(particles.rows)  # (B, C, h, w), differentiable
             gradient = algorithm.gradient(z.detach(), t, progress)  # (B, C, h, w), no graph through the prior
             gradient = algorithm.repelled(gradient, t)  # unchanged without --algo.repulsion
-            algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
             optimizer.zero_grad(set_to_none=True)
             z.backward(per_row(weight, gradient) * gradient)  # on to the representation's parameters
+            algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
             optimizer.step()
             representation.project()
     return z.detach(), t, weight, gradient

@@ -168,12 +168,16 @@ class Prior:
         if not self.vae:
             return images * 2 - 1
         self.wake_vae()
-        encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
-        if hasattr(encoded, "latent_dist"):
-            latents = encoded.latent_dist.mean
-        else:  # AutoencoderTiny, AutoencoderDC
-            latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent
+        # A step's gradient needs all rows at once; sources and probes can take less memory.
+        parts = (images * 2 - 1).to(self.vae.dtype).split(len(images) if torch.is_grad_enabled() else 4)
+        latents = torch.cat([self.encode_part(part) for part in parts])
         return (latents.float() - (self.vae.config.get("shift_factor") or 0)) * self.vae.config.scaling_factor
+
+    def encode_part(self, images: torch.Tensor) -> torch.Tensor:
+        encoded = self.vae.encode(images)
+        if hasattr(encoded, "latent_dist"):
+            return encoded.latent_dist.mean
+        return encoded.latents if hasattr(encoded, "latents") else encoded.latent  # AutoencoderTiny, AutoencoderDC
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W), float32, near [0, 1] and not clamped."""
@@ -217,12 +221,17 @@ class Prior:
         eq. 12."""
         return self.add_noise(self.predict_clean(z_t, noise, t), noise, to)
 
-    def network(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """The denoiser's raw output (ε̂, ẑ_0, v or a flow), in z_t's dtype: z_t (N, C, h, w), t (N,), text (N,)."""
-        # All prompts are embedded, so their encoders can go: they need not fit in memory with the denoiser.
+    def free_text_encoders(self) -> None:
+        """Frees the text encoders once all prompts are embedded, and moves the denoiser to the device: they need not
+        fit there together."""
         if self.conditions and self.conditions.loaded:
             self.conditions.load(False)
+            torch.cuda.empty_cache()  # for other processes on this GPU
             self.denoiser.to(self.device)
+
+    def network(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """The denoiser's raw output (ε̂, ẑ_0, v or a flow), in z_t's dtype: z_t (N, C, h, w), t (N,), text (N,)."""
+        self.free_text_encoders()
         x, time = self.noising.scale[t], self.noising.time[t]
         x = (z_t if (x == 1).all() else per_row(x, z_t) * z_t).to(self.dtype)
         time = to_device(time if time.dtype == torch.long else time.float(), x.device)

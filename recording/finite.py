@@ -34,7 +34,7 @@ def step_norms(z: torch.Tensor, gradient: torch.Tensor, parameters: list, algori
     norms = {"latent": z.flatten(1).norm(dim=1), "gradient": gradient.flatten(1).norm(dim=1)}
     norms["parameter"] = sum(norm.expand(rows) for norm in each)
     if learned := algorithm.parameters():
-        norms[LEARNED] = sum(p.detach().norm() for p in learned).view(1)
+        norms[LEARNED] = torch.nn.utils.get_total_norm([p.detach() for p in learned]).view(1)
     return norms
 
 

@@ -1,6 +1,6 @@
 """The method's gradient and predictions at timesteps other than the step's own, without affecting the run."""
 
-import copy
+import io
 
 import torch
 
@@ -28,7 +28,8 @@ def probe(
 
     The method's state and the run's random numbers are unaffected, and each call draws the same noise.
     """
-    state, predictions = copy.deepcopy(algorithm.state_dict()), algorithm.predictions
+    state, predictions = io.BytesIO(), algorithm.predictions
+    torch.save(algorithm.state_dict(), state)  # in CPU memory: VSD's φ may not fit on a GPU twice
     gradients, clean = [], {}
     with algorithm.particles.stream("probe"):
         for timestep in timesteps:
@@ -38,6 +39,7 @@ def probe(
             predicted = algorithm.predictions | {"pseudo_gt": algorithm.pseudo_gt(z, t, gradients[-1])}
             for name, latents in predicted.items():
                 clean.setdefault(name, []).append(latents)
-    algorithm.load_state_dict(state)
+    state.seek(0)
+    algorithm.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
     algorithm.predictions = predictions
     return torch.cat(gradients), {name: torch.cat(rows) for name, rows in clean.items()}

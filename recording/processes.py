@@ -5,12 +5,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from tqdm import tqdm
 
-from errors import InputError
+from errors import InputError, require
 
 
 def in_processes(function: Callable, calls: list[tuple], count: int, threads: int) -> Iterator[int]:
@@ -40,6 +40,13 @@ def in_processes(function: Callable, calls: list[tuple], count: int, threads: in
         raise InputError("a process died; if memory ran out, use fewer --jobs or --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def require_any_gpu(devices: Iterable[str], count: int) -> None:
+    """Raises InputError for a device like cuda:1 if there are several processes, each of which sees one GPU."""
+    for device in set(devices) if count > 1 else ():
+        line = f"--prior.device {device}: each process has a GPU of its own; cuda is needed, and CUDA_VISIBLE_DEVICES"
+        require(":" not in device, f"{line} chooses the GPUs")
 
 
 def gpus() -> list[str]:

@@ -238,7 +238,8 @@ class Recorder:
         if not self.timesteps:
             return
         self.flush()
-        z = self.representation.latents().detach()
+        with torch.no_grad():
+            z = self.representation.latents()
         gradient, clean = probe(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
         before = f"--log.timesteps before step {step}"
         places = [f"{before}, timestep {t}, particle {row}" for t in self.timesteps for row in range(len(z))]

@@ -876,6 +876,30 @@ def test_warnings_name_what_is_not_understood_and_the_run_goes_on(tiny, tmp_path
     assert warnings[1].endswith("never taught: zebra, 🍎, quagga")
 
 
+def test_memory_is_that_of_one_graph_of_one_steps_particles(tiny, tmp_path, monkeypatch):
+    """The encoder stores activations for the batch alone, and for four pictures where nothing learns from them; they
+    are gone when φ learns."""
+    prior, encoded, learning, parts = Prior(PriorConfig(path=str(tiny))), [], [], []
+    encode, build, update = prior.vae.encode, sds2d.build, sds2d.ALGORITHMS["vsd"].update
+
+    def noted(images):
+        encoded.append((torch.is_grad_enabled(), len(images)))
+        return encode(images)
+
+    def learn(self, z, t, progress):
+        learning.append(all(p.grad is not None for group in parts[3].param_groups for p in group["params"]))
+        update(self, z, t, progress)
+
+    monkeypatch.setattr(prior.vae, "encode", noted)
+    monkeypatch.setattr(sds2d.ALGORITHMS["vsd"], "update", learn)
+    monkeypatch.setattr(sds2d, "build", lambda *given: parts.extend(build(*given)) or tuple(parts))
+    flags = ["--algo.name", "vsd", "--rep.kind", "pixel", "--particles", "6", "--batch", "2", "--steps", "2"]
+    sds2d.run(sds2d.parse(["--prior.path", str(tiny), *flags, "--out", str(tmp_path / "run")]), prior)
+    assert {rows for graph, rows in encoded if graph} == {2}
+    assert {rows for graph, rows in encoded if not graph} == {4, 2}, "the probe's six"
+    assert learning == [True, True]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads the process's memory from /proc")
 def test_a_long_run_needs_no_more_memory_than_a_short_one(gaussian, tiny, tmp_path):

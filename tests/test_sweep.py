@@ -247,6 +247,7 @@ WRONG = [
     ("--seed 0 1 --out {p}/full", ["full", "no sweep"]),
     ("--seed 0 1 --out /proc/sweep", ["/proc/sweep"]),
     ("--seed 0 1 --prior.device cuda:77", ["cuda:77"]),
+    ("--seed 0 1 --prior.device cuda:1 --jobs 2", ["cuda:1", "CUDA_VISIBLE_DEVICES"]),
     ("--rep.init image --rep.init-images {p}/missing.png --seed 0 1", ["missing.png"]),
 ]
 
