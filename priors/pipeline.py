@@ -55,18 +55,19 @@ class Pipeline:
         return [side * self.scale for side in ([own] * 2 if isinstance(own, int) else own or ())]
 
     def load(self, part: str):
-        """Loads a part. The autoencoder is float32 if it would overflow in float16 (threestudio #330)."""
-        dtype = self.dtype
-        if part == "vae":
-            if self.config.vae:
-                return self.load_vae(dtype)
-            config = checkpoint_file(self.folder / "vae", "config.json")
-            upcast = self.family.upcast and config.get("force_upcast", True)
-            dtype = torch.float32 if upcast and dtype == torch.float16 else dtype
+        """Loads a part."""
+        if part == "vae" and self.config.vae:
+            return self.load_vae()
+        dtype = self.vae_dtype(checkpoint_file(self.folder / part, "config.json")) if part == "vae" else self.dtype
         return load_part(self.folder, part, self.family, dtype, self.config.variant)
 
-    def load_vae(self, dtype):
-        """Loads --prior.vae, a folder that has its config.json or vae/, in the precision of the networks."""
+    def vae_dtype(self, config: dict) -> torch.dtype:
+        """float32 for an autoencoder that would overflow in float16 (threestudio #330)."""
+        upcast = self.family.upcast and config.get("force_upcast", config.get("_class_name") == "AutoencoderKL")
+        return torch.float32 if upcast and self.dtype == torch.float16 else self.dtype
+
+    def load_vae(self):
+        """Loads --prior.vae, a folder that has its config.json or vae/."""
         import diffusers
 
         folder = user_path(self.config.vae)
@@ -78,11 +79,13 @@ class Pipeline:
             except Exception as error:
                 raise InputError(f"--prior.vae {self.config.vae} could not be fetched ({first_line(error)})") from error
         part = "" if (folder / "config.json").is_file() else "vae"
-        name = checkpoint_file(folder / part, "config.json").get("_class_name")
+        config = checkpoint_file(folder / part, "config.json")
+        name = config.get("_class_name")
         if name not in self.family.parts.get("vae", ()):
             known = " or ".join(self.family.parts.get("vae", ())) or "none"
             raise InputError(f"--prior.vae {self.config.vae} is a {name}; {self.family.name} takes {known}")
-        return load_class(getattr(diffusers, name), folder, part, f"--prior.vae {self.config.vae}", dtype)
+        place, dtype = f"--prior.vae {self.config.vae}", self.vae_dtype(config)
+        return load_class(getattr(diffusers, name), folder, part, place, dtype)
 
     def fuse(self, lora: str) -> str:
         """Fuses the LoRA PATH or PATH:SCALE permanently into the denoiser and the text encoders → PATH."""

@@ -247,6 +247,15 @@ def test_an_autoencoder_of_ones_own(checkpoint, tmp_path):
         load(checkpoint("sd"), "sd", vae=str(checkpoint("sd") / "unet"))
 
 
+def test_an_autoencoder_that_overflows_is_float32(checkpoint, tmp_path):
+    """SDXL's own, and another that is given."""
+    for name, upcast in (("overflows", True), ("fixed", False)):
+        families.autoencoder(force_upcast=upcast).save_pretrained(tmp_path / name)
+    given = [{}, *({"vae": str(tmp_path / name)} for name in ("overflows", "fixed"))]
+    vaes = [load(checkpoint("sdxl"), "sdxl", dtype="float16", **options).vae for options in given]
+    assert [vae.dtype for vae in vaes] == [torch.float32, torch.float32, torch.float16]
+
+
 def test_offload_and_gradient_checkpointing_change_nothing(checkpoint):
     images = torch.rand(1, 3, 64, 64)
     gradients = []
