@@ -241,8 +241,10 @@ def test_one_cell_has_a_process_of_its_own(tmp_path, monkeypatch):
         pictures, "in_processes", lambda function, calls, count, threads: counts.append((count, threads)) or []
     )
     for workers in (1, 2):
-        pictures.make([pictures.Cell(tmp_path / "cell.png", None)], workers)
+        pictures.make([pictures.Cell(tmp_path / "cell.png", sds2d.parse([]))], workers)
     assert counts == [(1, 1), (2, 1)]
+    with pytest.raises(InputError, match="--prior.device cuda:1"):  # Each process would see one GPU, cuda:0.
+        pictures.make([pictures.Cell(tmp_path / "cell.png", sds2d.parse(["--prior.device", "cuda:1"]))], 2)
 
 
 @pytest.mark.slow
