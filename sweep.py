@@ -31,7 +31,7 @@ from errors import InputError, explain, require
 from priors.checkpoint import read_json, user_path
 from recording.folder import lock_folder, write_atomic, write_csv, write_text
 from recording.page import time_left
-from recording.processes import in_processes, require_any_gpu
+from recording.processes import in_processes, require_no_gpu_number
 from sweeps import runs
 from sweeps.figure import Axis, draw
 from sweeps.grid import Run, make_runs, read_grid, title
@@ -141,7 +141,7 @@ def execute_all(sweep: Sweep) -> None:
     pending = [run for run in sweep.chosen() if runs.status(folder, run.name) != runs.FINISHED]
     priors = [run.config.prior for run in pending]
     pending.sort(key=lambda run: priors.index(run.config.prior))  # so that each prior is loaded once
-    require_any_gpu((prior.device for prior in priors), options.jobs or 1)
+    require_no_gpu_number((prior.device for prior in priors), options.jobs or 1)
     if pending and not options.jobs and all(prior == priors[0] for prior in priors):
         runs.shared_prior(priors[0])  # If it cannot be loaded, stop here instead of failing every run.
     try:

@@ -23,7 +23,7 @@ from config.settings import Config, flag, flatten, set_values, settings_in
 from errors import require
 from recording.folder import write_atomic
 from recording.pictures import to_pillow
-from recording.processes import in_processes, require_any_gpu
+from recording.processes import in_processes, require_no_gpu_number
 from representations import REPRESENTATIONS
 from sweeps.runs import shared_prior
 
@@ -103,7 +103,7 @@ def make(cells: list[Cell], workers: int) -> None:
     Finished cells are kept: the same call continues a stopped one.
     """
     missing = [(cell,) for cell in cells if not cell.file.is_file()]
-    require_any_gpu((cell.config.prior.device for cell in cells), workers)
+    require_no_gpu_number((cell.config.prior.device for cell in cells), workers)
     ended = in_processes(make_cell, missing, workers, 1)  # One cell, too, in a process with one thread.
     for _ in tqdm(ended, total=len(missing), unit="run", smoothing=0.05, disable=not missing):
         pass

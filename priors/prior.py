@@ -174,6 +174,7 @@ class Prior:
         return (latents.float() - (self.vae.config.get("shift_factor") or 0)) * self.vae.config.scaling_factor
 
     def encode_part(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (n, 3, H, W) in [-1, 1], in the autoencoder's dtype → its latents, neither shifted nor scaled."""
         encoded = self.vae.encode(images)
         if hasattr(encoded, "latent_dist"):
             return encoded.latent_dist.mean

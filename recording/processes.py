@@ -42,11 +42,11 @@ def in_processes(function: Callable, calls: list[tuple], count: int, threads: in
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def require_any_gpu(devices: Iterable[str], count: int) -> None:
+def require_no_gpu_number(devices: Iterable[str], count: int) -> None:
     """Raises InputError for a device like cuda:1 if there are several processes, each of which sees one GPU."""
     for device in set(devices) if count > 1 else ():
-        line = f"--prior.device {device}: each process has a GPU of its own; cuda is needed, and CUDA_VISIBLE_DEVICES"
-        require(":" not in device, f"{line} chooses the GPUs")
+        needed = "cuda is needed; CUDA_VISIBLE_DEVICES chooses the GPUs"
+        require(":" not in device, f"--prior.device {device}: several processes share out the GPUs, so {needed}")
 
 
 def gpus() -> list[str]:
