@@ -1,5 +1,7 @@
 """Errors for values that are not finite. They name the step, the timestep, the particle and the likely cause."""
 
+import math
+
 import torch
 
 from algorithms.method import Method
@@ -15,8 +17,8 @@ CAUSES = {
 
 def require_finite(norms: torch.Tensor, places: list[str], what: str, prior: Prior) -> None:
     """Raises FloatingPointError for the first of the norms (N,) that is not finite. places: where each is from."""
-    for place, finite in zip(places, norms.isfinite().tolist(), strict=True):
-        if not finite:
+    for place, norm in zip(places, norms.tolist(), strict=True):
+        if not math.isfinite(norm):
             network = "autoencoder" if what in ("latent", "decoded picture") else "denoiser"
             cause = f"the checkpoint's {network} is broken, or its input was too large"
             if prior.dtype == torch.float16:

@@ -39,6 +39,7 @@ HERE = Path(__file__).parent
 template = jinja2.Environment(
     loader=jinja2.FileSystemLoader([HERE / "html", HERE.parent / "sweeps"]), autoescape=True
 ).get_template
+PAGE = template("page.html")  # Compiled here, not while the run waits for its first recording.
 
 
 def records(folder: Path) -> list[dict]:
@@ -66,7 +67,7 @@ def page(folder: Path, progress: str | None = None) -> str:
         del titles["pseudo_gt"]
     files = sorted(path.name for path in folder.iterdir())
     probes = {name: steps[-1] for name in titles if (steps := steps_in(folder / "timesteps", name))}
-    return template("page.html").render(
+    return PAGE.render(
         config=config,
         progress=progress,
         probes=[(f"{titles[name]}, at step {step}", f"{name}_{step:06d}.png") for name, step in probes.items()],
