@@ -8,10 +8,15 @@
     python sds2d.py --prior.path stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"
 """
 
+import atexit
+import gc
 import sys
 
-if __name__ == "__main__" and "--quiet" not in sys.argv:
-    print("loading PyTorch …", file=sys.stderr, flush=True)  # The imports below take seconds.
+if __name__ == "__main__":
+    if "--quiet" not in sys.argv:
+        print("loading PyTorch …", file=sys.stderr, flush=True)  # The imports below take seconds.
+    gc.disable()  # Until the first step: the garbage collector finds nothing in what is loaded, and takes a second.
+atexit.register(gc.freeze)  # Nor does it find any at exit, where it would take another second.
 
 import contextlib
 import functools
@@ -138,6 +143,9 @@ def run(
     if not config.quiet:
         print(describe(config, schedule), file=sys.stderr)
     folder = Path(config.out)
+    if not gc.isenabled():
+        gc.freeze()  # what was loaded stays
+        gc.enable()
     with lock_folder(folder), Interruption() as interruption:
         recorder = Recorder(config, parts, timesteps, scores, resume)
         step = recorder.first

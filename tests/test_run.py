@@ -1,6 +1,7 @@
 """The whole command on small Stable Diffusions: what it leaves behind, that it repeats, and every flag it has."""
 
 import functools
+import gc
 import json
 import os
 import re
@@ -107,6 +108,19 @@ def run(prior, out, *flags):
 @pytest.fixture
 def gaussian():
     return GaussianPrior({"": (0.1, 0.0), "cat": (0.4, 0.0)})
+
+
+def test_memory_is_collected_during_the_loop(gaussian, tiny, tmp_path):
+    """main() starts without Python's garbage collector, as here."""
+    flags = ["--prior.path", str(tiny), "--prompt", "cat", "--steps", "2", "--out", str(tmp_path / "run")]
+    collects = []
+    gc.disable()
+    try:
+        sds2d.run(sds2d.parse(flags), gaussian, lambda *_: collects.append(gc.isenabled()))
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    assert collects and all(collects)
 
 
 @pytest.mark.parametrize("weight", ["constant", "dreamfusion"])
