@@ -597,5 +597,6 @@ def test_a_home_folder_is_expanded(gaussian, swept, tiny, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("steps", [7, 60, 100, 150, 1000])
 def test_a_figure_shows_runs_of_different_lengths_at_like_moments(steps):
-    for part, step in enumerate(runs.moments(sds2d.parse(["--steps", str(steps)]))):
-        assert step < steps and abs(step / steps - part / 5) <= 1 / 8, "half of the longest interval, a quarter"
+    config = sds2d.parse(["--steps", str(steps)])
+    for part, step in enumerate(runs.moments(config)):
+        assert step < steps and abs(step - steps * part / 5) <= config.log.every / 2, "the nearest recording"
