@@ -206,8 +206,8 @@ def figure(sweep: Sweep):
 def moment_labels(grid: list[Run]) -> dict[str, int | None]:
     """The steps, or fractions if the runs differ in length. Moments of a short run may coincide in one column."""
     steps = {(*runs.moments(run.config), run.config.steps) for run in grid}
-    labels = map(str, steps.pop()) if len(steps) == 1 else ["start", "20 %", "40 %", "60 %", "80 %", "end"]
-    return dict(zip(labels, [0, 1, 2, 3, 4, None], strict=True))
+    labels = map(str, steps.pop()) if len(steps) == 1 else ["start", "33 %", "67 %", "end"]
+    return dict(zip(labels, [0, 1, 2, None], strict=True))
 
 
 def pictures(sweep: Sweep, run: Run, moment: int | None) -> list:

@@ -55,9 +55,9 @@ def shared_prior(config: PriorConfig) -> Prior:
 
 
 def moments(config: Config) -> list[int]:
-    """The steps of a run that a figure shows besides the end: the recorded ones closest to each fifth of the run."""
+    """The steps of a run that a figure shows besides the end: the recorded ones closest to each third of the run."""
     recorded = range(0, config.steps, config.log.every)
-    return [min(recorded, key=lambda step: abs(5 * step - part * config.steps)) for part in range(5)]
+    return [min(recorded, key=lambda step: abs(3 * step - part * config.steps)) for part in range(3)]
 
 
 def moment_name(step: int) -> str:
