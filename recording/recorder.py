@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +20,7 @@ from recording.checkpoint import load_checkpoint, parameters, save_checkpoint
 from recording.finite import require_finite, require_finite_step, step_norms
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
-from recording.pictures import grid, heat_grid, to_pillow
+from recording.pictures import grid, heat_grid, save_sheet, to_pillow
 from recording.probe import probe
 from recording.tensorboard import add_numbers, add_sheet, open_writer
 from recording.video import save_gif, save_video
@@ -51,12 +50,6 @@ class LogConfig:
     """Also write numbers and grids as TensorBoard events, in the folder tensorboard."""
     tile: PositiveInt = 192
     """Minimum width of a picture in a grid, in pixels; smaller ones are enlarged by an integer factor."""
-
-
-def save_sheet(path: Path, sheet: Image.Image) -> None:
-    """Saves a PNG. The run waits for this; Z_RLE makes smaller files of such pictures in less time."""
-    path.parent.mkdir(exist_ok=True)
-    write_atomic(path, lambda part: sheet.save(part, compress_level=1, compress_type=zlib.Z_RLE))
 
 
 class Recorder:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from errors import InputError
+from recording import pictures
 from recording.folder import make_folder, write_atomic
 from recording.pictures import font, grid, to_pillow, wrap
 from recording.video import frames
@@ -46,6 +47,20 @@ def test_grid_has_a_row_a_label_and_even_sides():
     assert (xs.min(), xs.max()) == (8 + side + 8, 8 + 2 * side + 8 - 1)
     label = np.asarray(sheet)[:26]
     assert label.min() < 100, "the label is written"
+
+
+def test_pictures_shrink_where_a_grid_would_be_too_large(monkeypatch):
+    monkeypatch.setattr(pictures, "MOST", 4000)
+    sheet = grid(torch.rand(6, 3, 16, 32), ["first", "second"], 3, 50)
+    height, width = (sheet.height - 2 * (8 + 26)) // 2, (sheet.width - 4 * 8) // 3
+    assert 6 * height * width <= 4000 < 6 * (height + 1) * (width + 2) and width in (2 * height, 2 * height + 1)
+
+
+def test_a_saved_sheet_has_the_pixels_and_square_ones(tmp_path):
+    sheet = grid(torch.rand(6, 3, 16, 16), ["first", "second"], 3, 50)
+    pictures.save_sheet(tmp_path / "images" / "sheet.png", sheet)
+    with Image.open(tmp_path / "images" / "sheet.png") as saved:
+        assert saved.mode == "RGB" and np.array_equal(saved, sheet) and saved.info.get("aspect", (1, 1)) == (1, 1)
 
 
 def test_labels_are_shortened_to_the_width():
