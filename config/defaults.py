@@ -60,7 +60,8 @@ def resolve(config: Config, given: Collection[str] | None = None) -> Config:
     # A Config that was resolved before is complete, even where a value equals that of Config().
     if given is not None or any(flat.get(name) is None and value is not None for name, value in new.items()):
         set_values(config, new, source)
-    config.log.every = config.log.every or min(max(40, math.ceil(config.steps / 10)), math.ceil(config.steps / 3))
+    recordings = min(max(3, config.steps // 40), 10)
+    config.log.every = config.log.every or math.ceil(config.steps / recordings)
     # config.yaml must mean the same from any directory.
     config.rep.init_images = tuple(map(absolute, config.rep.init_images))
     config.source_image = tuple(map(absolute, config.source_image))

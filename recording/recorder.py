@@ -30,7 +30,7 @@ from recording.video import save_gif, save_video
 class LogConfig:
     every: PositiveInt | None = None
     """Steps between recordings of the picture, the gradient, the predicted clean image, the scores and a video frame.
-    A recording costs about two steps. None: 40, but at least three and at most ten recordings before the last."""
+    A recording costs about two steps. None: about 40, but three to ten recordings before the last."""
     timesteps: tuple[NonNegative, ...] = (0.1, 0.5, 0.9)
     """Extra timesteps at which to record gradient and predictions, whatever the step's t; numbers up to 1 are fractions
     of T. Each costs as much as a step."""
