@@ -42,7 +42,6 @@ from config.settings import Config
 from config.validation import validate
 from errors import InputError, explain
 from priors.device import per_row
-from priors.evaluation import evaluator
 from priors.families import FAMILIES
 from priors.prior import Prior
 from recording.environment import changes, environment
@@ -51,6 +50,7 @@ from recording.interruption import Interrupted, Interruption
 from recording.plots import plot_schedule
 from recording.probe import probe_timesteps
 from recording.recorder import Recorder
+from recording.scores import evaluator
 from representations import REPRESENTATIONS
 from representations.representation import Representation, make_optimizer, set_learning_rate
 from representations.start import load_images

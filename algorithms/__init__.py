@@ -25,7 +25,7 @@ from algorithms.sdedit import SDEdit
 from algorithms.sdi import SDI
 from algorithms.sds import SDS
 from algorithms.vsd import VSD
-from errors import Finite, Fraction, Negative, NonNegative
+from priors.settings import Finite, Fraction, Negative, NonNegative
 
 METHODS = [value for value in tuple(vars().values()) if isinstance(value, type) and issubclass(value, Method)]
 ALGORITHMS = {cls.__name__.lower(): cls for cls in METHODS if cls is not Method}

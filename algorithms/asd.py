@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from algorithms.method import Method
-from errors import Fraction
+from priors.settings import Fraction
 
 
 @dataclass
@@ -21,7 +21,7 @@ def asynchronous_noise(
     (B,)."""
     prior = method.prior
     z_t, z_later = prior.add_noise(z, noise, t), prior.add_noise(z, noise, later)
-    reference = prior.predict_noise(z_later, later, method.particles.text)
+    reference = prior.predict_noise(z_later, later, method.particles.y)
     return method.record("x0", z_t, method.guided_noise(z_t, t), t) - reference
 
 
@@ -38,7 +38,7 @@ class ASD(Method):
 
     def gradient(self, z, t, progress):
         prior, particles = self.prior, self.particles
-        noise, u = particles.noise_like(z), particles.fractions()
-        delta = (u * self.settings.shift * (t - 0.02 * len(prior.alphas_cumprod)).clamp(min=0)).long()
+        noise, u = particles.noise_like(z), particles.uniform()
+        delta = (u * self.settings.shift * (t - 0.02 * prior.num_train_timesteps).clamp(min=0)).long()
         later = (t + delta).clamp(max=prior.noising.max_t)
         return asynchronous_noise(self, z, noise, t, later)

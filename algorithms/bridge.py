@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from algorithms.method import Method
 from algorithms.sds import SDS
-from errors import Fraction
+from priors.settings import Fraction
 
 SOURCE_WORDS = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 
@@ -33,8 +33,8 @@ class Bridge(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.source = particles.embed([prompt + self.settings.source_words for prompt in particles.prompts])
-        self.target = particles.embed([prompt + self.settings.target_words for prompt in particles.prompts])
+        self.source = particles.encode_prompt([prompt + self.settings.source_words for prompt in particles.prompts])
+        self.target = particles.encode_prompt([prompt + self.settings.target_words for prompt in particles.prompts])
 
     def gradient(self, z, t, progress):
         if progress < self.settings.switch:

@@ -4,7 +4,7 @@ arXiv 2405.10988."""
 from dataclasses import dataclass
 
 from algorithms.method import Method
-from errors import Fraction
+from priors.settings import Fraction
 
 
 @dataclass

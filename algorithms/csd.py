@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from algorithms.method import Method
-from errors import Finite
+from priors.settings import Finite
 
 
 @dataclass
@@ -30,7 +30,7 @@ class CSD(Method):
         w1, w2 = self.settings.w1, self.settings.w2
         if self.settings.w2_end is not None:
             w2 += (self.settings.w2_end - w2) * progress
-        text, empty, negative = self.particles.text, self.particles.empty, self.particles.negative
+        text, empty, negative = self.particles.y, self.particles.y_empty, self.particles.y_negative
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
         noise_text, noise_empty, noise_negative = self.prior.predict_noises(z_t, t, text, empty, negative)
         self.record("x0", z_t, noise_text, t)

@@ -11,8 +11,8 @@ def delta_noise(method: Method, z: torch.Tensor, t: torch.Tensor) -> torch.Tenso
     particles = method.particles
     noise, pair_t = particles.noise_like(z), torch.cat([t, t])
     noised = method.prior.add_noise(torch.cat([z, particles.source]), torch.cat([noise, noise]), pair_t)
-    text = torch.cat([particles.text, particles.source_text])
-    negative = torch.cat([particles.negative, particles.source_negative])
+    text = torch.cat([particles.y, particles.y_source])
+    negative = torch.cat([particles.y_negative, particles.y_source_negative])
     s = method.s
     if method.source_s != s:
         s = per_row(torch.tensor([s, method.source_s], dtype=torch.float64).repeat_interleave(len(z)), z)

@@ -23,7 +23,7 @@ class DSD(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.conditions = particles.text, particles.negative
+        self.conditions = particles.y, particles.y_negative
         with particles.stream("noise that stays"):
             self.noise = particles.randn(*prior.latent_shape)
 
@@ -43,8 +43,8 @@ class DSD(Method):
     def gradient(self, z, t, progress):
         prior = self.prior
         knots, xs, noises = self.path
-        u = self.particles.fractions()
-        later = t + (u * 0.1 * (t - 0.32 * len(prior.alphas_cumprod)).clamp(min=0)).long()
+        u = self.particles.uniform()
+        later = t + (u * 0.1 * (t - 0.32 * prior.num_train_timesteps).clamp(min=0)).long()
         later = later.clamp(max=prior.noising.max_t)
         # A DDIM step from the last knot that is not below t_δ.
         above = (knots[:, None] >= later).sum(0) - 1

@@ -38,7 +38,7 @@ class ISM(Method):
         self.min_t = max(self.settings.delta_t, self.settings.delta_t_start or 0)
 
     def gradient(self, z, t, progress):
-        prior, empty, setting = self.prior, self.particles.empty, self.settings
+        prior, empty, setting = self.prior, self.particles.y_empty, self.settings
         delta_T = setting.delta_t
         if setting.delta_t_start is not None:
             delta_T = round(setting.delta_t_start + (delta_T - setting.delta_t_start) * progress)

@@ -6,7 +6,7 @@ import torch
 from pydantic import PositiveInt
 
 from algorithms.method import Method
-from errors import Rate
+from priors.settings import Rate
 
 
 @dataclass
@@ -31,7 +31,7 @@ class LODS(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.text, self.embeddings = prior.learn(particles.negative)
+        self.text, self.embeddings = prior.learn(particles.y_negative)
         self.optimizer = torch.optim.AdamW(self.embeddings, lr=self.settings.lr, weight_decay=0)
 
     def gradient(self, z, t, progress):
@@ -47,7 +47,7 @@ class LODS(Method):
         for _ in range(self.settings.updates):
             t_prime, noise = self.particles.randint(0, prior.noising.max_t), self.particles.noise_like(z)
             z_t = prior.add_noise(z, noise, t_prime)
-            output = prior.network(z_t, t_prime, self.text[self.particles.rows])
+            output = prior.model_output(z_t, t_prime, self.text[self.particles.rows])
             error = prior.to_noise(output, z_t, t_prime) - noise
             error.square().sum().backward()
             self.optimizer.step()

@@ -16,7 +16,7 @@ class Method:
                 "ism"}. A method without "algo.guidance_scale" has no guidance, and refuses the flag.
     required    values that these settings must have; others are refused
     like        the method whose entry in a checkpoint's sds2d.json is used if there is none for this one
-    edits       whether it starts from a source image and prompt: particles.source, particles.source_text. Then rep.init
+    edits       whether it starts from a source image and prompt: particles.source, particles.y_source. Then rep.init
                 is source and particles 1 by default
     is_guided   whether its gradient follows ε̂^s, so that guidance rescale and Perp-Neg have an effect
     is_sampler  whether its timesteps are those of a sampler, so that `gradient` has no meaning at any others
@@ -50,7 +50,9 @@ class Method:
         self.source_s = self.s if config.source_guidance_scale is None else config.source_guidance_scale
         self.settings = getattr(config, config.name, None)
         self.phi_rescale, self.perp_neg_weights = config.guidance_rescale, config.perp_neg_weights
-        self.perp_neg = [particles.embed([prompt], negative=True) for prompt in config.perp_neg_prompts]  # (1,) each
+        self.perp_neg = [
+            particles.encode_prompt([prompt], negative=True) for prompt in config.perp_neg_prompts
+        ]  # (1,) each
         self.updates_per_step = config.updates_per_step
         self.repulsion, self.repulsion_scale = config.repulsion, config.repulsion_scale
         self.predictions, self.noised = {}, {}
@@ -70,8 +72,8 @@ class Method:
 
     def guided(self, z_t: torch.Tensor, t: torch.Tensor, text=None, negative=None, s=None) -> torch.Tensor:
         """The model output with guidance: Prior.guided_output, with rescaling and Perp-Neg if they are set."""
-        text = self.particles.text if text is None else text
-        negative = self.particles.negative if negative is None else negative
+        text = self.particles.y if text is None else text
+        negative = self.particles.y_negative if negative is None else negative
         s = self.s if s is None else s
         if not self.perp_neg and not self.phi_rescale:
             return self.prior.guided_output(z_t, t, text, negative, s)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from algorithms.method import Method
-from errors import Fraction
 from priors.device import per_row
+from priors.settings import Fraction
 
 P_NEG = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
@@ -33,14 +33,14 @@ class NFSD(Method):
         super().__init__(prior, particles, config, steps)
         own = self.settings.negative_prompt
         negative = [prompt or P_NEG if own is None else own for prompt in particles.negative_prompts]
-        self.p_neg = particles.embed(negative, negative=True)
+        self.p_neg = particles.encode_prompt(negative, negative=True)
 
     def gradient(self, z, t, progress):
-        text, empty, p_neg = self.particles.text, self.particles.empty, self.p_neg[self.particles.rows]
+        text, empty, p_neg = self.particles.y, self.particles.y_empty, self.p_neg[self.particles.rows]
         z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
         noise_text, noise_empty, noise_negative = self.prior.predict_noises(z_t, t, text, empty, p_neg)
         self.record("x0", z_t, noise_text, t)
-        noisy = per_row(t >= self.settings.denoised_below * len(self.prior.alphas_cumprod), z)
+        noisy = per_row(t >= self.settings.denoised_below * self.prior.num_train_timesteps, z)
         delta_C = noise_text - noise_empty
         delta_D = noise_empty - noisy * noise_negative
         return delta_D + self.s * delta_C

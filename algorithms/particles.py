@@ -9,15 +9,15 @@ from priors.device import to_device
 from priors.prior import Prior
 
 # What batch() restricts to the rows of a step. Any new attribute with one entry per row belongs here.
-PER_ROW = ("prompts", "text", "negative_prompts", "negative", "empty", "source_images", "source", "source_prompts")
-PER_ROW += ("source_mask", "source_text", "source_negative_prompts", "source_negative", "generators")
+PER_ROW = ("prompts", "y", "negative_prompts", "y_negative", "y_empty", "source_images", "source", "source_prompts")
+PER_ROW += ("source_mask", "y_source", "source_negative_prompts", "y_source_negative", "generators")
 
 
 class Particles:
     """B rows, each with one prompt and one seed.
 
-    prompts, text                          y of each row, and its embedding for Prior.network: long (B,), numbers of
-                                           conditions from Prior.embed
+    prompts, text                          y of each row, and its embedding for Prior.model_output: long (B,), numbers of
+                                           conditions from Prior.encode_prompt
     negative_prompts, negative             y⁻, likewise;  empty: the numbers of ∅
     source_images, source                  pictures to edit (B, 3, H, W) and their latents (B, C, h, w), or None
     source_prompts, source_text            the prompts that describe them, likewise, or None
@@ -60,13 +60,13 @@ class Particles:
             return [values] * len(prompts) if isinstance(values, str) else values
 
         self.prompts, self.negative_prompts = prompts, each(negative_prompts)
-        self.text = self.embed(prompts)
-        self.negative = self.embed(self.negative_prompts, negative=True)
-        self.empty = self.embed([""] * len(prompts))
+        self.y = self.encode_prompt(prompts)
+        self.y_negative = self.encode_prompt(self.negative_prompts, negative=True)
+        self.y_empty = self.encode_prompt([""] * len(prompts))
         self.source_prompts = source_prompts or None
-        self.source_text = self.embed(source_prompts) if source_prompts else None
+        self.y_source = self.encode_prompt(source_prompts) if source_prompts else None
         self.source_negative_prompts = each(source_negative_prompts or negative_prompts)
-        self.source_negative = self.embed(self.source_negative_prompts, negative=True)
+        self.y_source_negative = self.encode_prompt(self.source_negative_prompts, negative=True)
         self.source_images, self.source = source_images, None
         if source_images is not None:
             with torch.no_grad():
@@ -109,10 +109,10 @@ class Particles:
         whole[self.rows] = part
         return whole
 
-    def embed(self, prompts: list[str], **options) -> torch.Tensor:
-        """One prompt per row → text for Prior.network, long (B,)."""
+    def encode_prompt(self, prompts: list[str], **options) -> torch.Tensor:
+        """One prompt per row → text for Prior.model_output, long (B,)."""
         self.seen_prompts = list(dict.fromkeys([*self.seen_prompts, *prompts]))
-        return self.prior.embed(prompts, **options)
+        return self.prior.encode_prompt(prompts, **options)
 
     # ------------------------------------------------------------------------------------------------ random numbers
 
@@ -164,7 +164,7 @@ class Particles:
             return torch.randint(low, high + 1, (1,), generator=self.shared_generator).expand(len(self)).clone()
         return torch.cat([torch.randint(low, high + 1, (1,), generator=generator) for generator in self.generators])
 
-    def fractions(self) -> torch.Tensor:
+    def uniform(self) -> torch.Tensor:
         """Numbers from U[0, 1), (B,) float64 on the CPU."""
         return self.randint(0, 2**24 - 1).double() / 2**24
 

@@ -62,7 +62,7 @@ class PDS(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        T = len(prior.alphas_cumprod)
+        T = prior.num_train_timesteps
         S = self.settings.num_inference_steps or max(1, T // 2)
         if S > T:
             raise InputError(f"--algo.pds.num-inference-steps {S}: the prior has {T} timesteps")

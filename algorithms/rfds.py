@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from algorithms.method import Method
-from errors import NonNegative
+from priors.settings import NonNegative
 
 
 @dataclass
@@ -26,7 +26,7 @@ class RFDS(Method):
     def gradient(self, z, t, progress):
         prior, noise = self.prior, self.particles.noise_like(z)
         if self.settings.reverse:
-            predicted = prior.predict_noise(prior.add_noise(z, noise, t), t, self.particles.text)
+            predicted = prior.predict_noise(prior.add_noise(z, noise, t), t, self.particles.y)
             noise = noise + self.settings.reverse * (predicted - noise)
         z_t = prior.add_noise(z, noise, t)
         return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from algorithms.ddim import DDIM
 from algorithms.method import Method
-from errors import Fraction
+from priors.settings import Fraction
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pydantic import PositiveInt
 
 from algorithms.ddim_inversion import ddim_invert
 from algorithms.method import Method
-from errors import Finite, NonNegative
 from priors.device import per_row
+from priors.settings import Finite, NonNegative
 
 
 @dataclass
@@ -55,7 +55,7 @@ class SDI(Method):
             self.noise = self.particles.replace_rows(self.noise, noise)
             return noise - cached
         prior, particles, setting = self.prior, self.particles, self.settings
-        T, n = len(prior.alphas_cumprod), setting.inversion_steps
+        T, n = prior.num_train_timesteps, setting.inversion_steps
         # ξ, drawn for all n steps: a row's random numbers must not depend on how many steps the others need.
         xi = particles.noise_like(z, n)
 
@@ -64,7 +64,7 @@ class SDI(Method):
 
         def predict(z_a, a):
             s_inv = setting.inversion_guidance_scale  # no rescale, no Perp-Neg: it makes no picture
-            return prior.guided_noise(z_a, a, particles.text, particles.negative, s_inv)
+            return prior.guided_noise(z_a, a, particles.y, particles.y_negative, s_inv)
 
         def extra_noise(k, a, b):
             alpha_a, alpha_b = prior.alphas_cumprod[a], prior.alphas_cumprod[b]

@@ -8,8 +8,8 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from algorithms.lora import Copy, add_lora
 from algorithms.method import Method
-from errors import Finite, Rate
 from priors.device import to_device
+from priors.settings import Finite, Rate
 
 
 @dataclass
@@ -64,7 +64,7 @@ class VSD(Method):
         noise = self.record("x0", z_t, self.guided_noise(z_t, t), t)
         if self.phi:
             with self.phi.active():
-                noise_phi = self.prior.predict_noise(z_t, t, self.particles.text)
+                noise_phi = self.prior.predict_noise(z_t, t, self.particles.y)
         else:
             noise_phi = self.mixture_noise(z, z_t, t)
         return noise - self.record("lora", z_t, noise_phi, t)
@@ -83,7 +83,7 @@ class VSD(Method):
         updates = self.settings.lora_updates + (self.settings.lora_warm_up if progress == 0 else 0)
         for _ in range(updates if self.phi else 0):
             t_prime, noise = self.particles.randint(0, self.prior.noising.max_t), self.particles.noise_like(z)
-            count, text = self.settings.lora_particles, self.particles.text
+            count, text = self.settings.lora_particles, self.particles.y
             z_t, target = self.prior.add_noise(z, noise, t_prime), self.prior.target(z, noise, t_prime)
             if count and count < len(z):
                 rows = self.particles.choose(count, len(z))
@@ -92,7 +92,7 @@ class VSD(Method):
             gamma = self.settings.gamma
             unlearned = self.prior.predict(z_t, t_prime, text) if gamma else None
             with self.phi.active():
-                learned = self.prior.network(z_t, t_prime, text)
+                learned = self.prior.model_output(z_t, t_prime, text)
                 error = learned - target
                 loss = error.square().sum() + (gamma * (learned - unlearned).square().sum() if gamma else 0)
                 # Backpropagate the sum and divide afterwards: the gradient of the mean would underflow in float16.

@@ -1,1 +1,1 @@
-"""The commands of `python benchmark.py`, one file each, and shared code."""
+"""The commands of `python -m benchmarks`, one file each, and shared code."""

@@ -1,4 +1,4 @@
-"""`python benchmark.py edits`: how well each editing method reaches its target and keeps the rest, on edits with a
+"""`python -m benchmarks edits`: how well each editing method reaches its target and keeps the rest, on edits with a
 known answer.
 
 Rows are DDS, PDS, FlowEdit, SDS from the source, and SDEdit, with the unchanged source and the drawn target for
@@ -15,9 +15,9 @@ from benchmarks.scores import interval, resampled
 from benchmarks.tables import Options, Truth, markdown, report
 from config.command_line import parse, read_options
 from errors import require
-from priors.evaluation import background_colours
 from recording.folder import write_atomic
 from recording.pictures import grid
+from recording.scores import background_colours
 from representations.start import load_image
 
 BATCH = 5

@@ -1,4 +1,4 @@
-"""`python benchmark.py quality`: how well each method makes what the prompt says; with --paper, each method at its
+"""`python -m benchmarks quality`: how well each method makes what the prompt says; with --paper, each method at its
 defaults and at the settings of its paper.
 
 Rows are the real drawings, DDIM sampling and every method that makes pictures, at its defaults, on latents; then SDS
@@ -22,8 +22,8 @@ from benchmarks.scores import distances, interval, median, rank_correlation, res
 from benchmarks.tables import ROOT, Options, Truth, markdown, report
 from config.command_line import parse, read_options
 from errors import require
-from priors.evaluation import with_background
 from recording.folder import write_atomic
+from recording.scores import with_background
 from representations import REPRESENTATIONS
 
 PARTICLES = 4

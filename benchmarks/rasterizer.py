@@ -1,4 +1,4 @@
-"""`python benchmark.py rasterizer`: the CPU's rasterizer, forward and backward."""
+"""`python -m benchmarks rasterizer`: the CPU's rasterizer, forward and backward."""
 
 import resource
 import statistics

@@ -6,7 +6,7 @@ as pictures of the same prompt are more alike than those of different prompts.
 
 import torch
 
-from priors.evaluation import Judge, background_colours, saturations
+from recording.scores import Judge, background_colours, saturations
 
 REPLICATES = 500
 

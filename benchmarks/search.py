@@ -1,4 +1,4 @@
-"""`python benchmark.py search --algo.name cfd --algo.guidance-scale 2 3 5 --rep.lr 0.02 0.05 0.1`: defaults for a
+"""`python -m benchmarks search --algo.name cfd --algo.guidance-scale 2 3 5 --rep.lr 0.02 0.05 0.1`: defaults for a
 method on a representation.
 
 Flags take several values, as in sweep.py. Their combinations are tried on a quarter of the prompts, the better half of
@@ -20,8 +20,8 @@ from benchmarks.scores import distances, scores
 from benchmarks.tables import Options, Truth
 from config.command_line import parse, read_options
 from config.settings import flatten, settings_in
-from priors.evaluation import draw_prompts, with_background
 from recording.folder import write_text
+from recording.scores import draw_prompts, with_background
 from sweeps.grid import make_runs, read_grid, title
 
 PARTICLES = 4

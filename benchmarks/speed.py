@@ -1,4 +1,4 @@
-"""`python benchmark.py speed`: what a step costs beyond the network calls that it needs.
+"""`python -m benchmarks speed`: what a step costs beyond the network calls that it needs.
 
 Each row is measured in its own process, which does nothing else.
 """

@@ -11,8 +11,8 @@ from pydantic import PositiveInt
 
 from errors import require
 from priors.checkpoint import checkpoint_file, digest, locate, user_path
-from priors.evaluation import Judge
 from recording.folder import write_atomic, write_csv, write_text
+from recording.scores import Judge
 
 ROOT = Path(__file__).resolve().parent.parent
 COLORS = {"latent": "#2b5c8a", "pixel": "#b5532a", "gaussian2d": "#3f8f5b", "bezier": "#2a9d9d", "field": "#a8872a"}

@@ -11,9 +11,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, Validation
 
 from algorithms import AlgorithmConfig
 from errors import InputError, require
-from priors.evaluation import EvalConfig
 from priors.prior import PriorConfig
 from recording.recorder import LogConfig
+from recording.scores import EvalConfig
 from representations import RepresentationConfig
 from schedules.schedule import ScheduleConfig
 

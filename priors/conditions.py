@@ -37,8 +37,8 @@ class Conditions:
         self.pipeline.move_text(self.device if loaded else None)
         self.loaded = loaded
 
-    def embed(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
-        """Prior.embed()."""
+    def encode_prompt(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
+        """Prior.encode_prompt()."""
         for prompt in dict.fromkeys(prompts):
             key = prompt, negative or not prompt
             if key not in self.places:

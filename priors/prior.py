@@ -14,13 +14,14 @@ from typing import Literal
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from errors import InputError, NonNegative
+from errors import InputError
 from priors.checkpoint import EMBEDDED, digest, fetch, locate, read_family, user_path
 from priors.conditions import Conditions
 from priors.device import make_cuda_deterministic, per_row, pick_device, to_device
 from priors.families import pack, unpack
 from priors.noising import read_noising, sampling_timesteps
 from priors.pipeline import Pipeline
+from priors.settings import NonNegative
 
 
 @dataclass
@@ -140,20 +141,25 @@ class Prior:
     def alphas_cumprod(self) -> torch.Tensor:
         return self.noising.alphas_cumprod
 
+    @property
+    def num_train_timesteps(self) -> int:
+        """T."""
+        return len(self.alphas_cumprod)
+
     # ----------------------------------------------------------------------------------------------------------- text
 
-    def embed(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
-        """Prompts (N) → `text` for network(): long (N,), on the CPU, the numbers of their conditions.
+    def encode_prompt(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
+        """Prompts (N) → `y` for model_output(): long (N,), on the CPU, the numbers of their conditions.
 
         negative: encode them as negative prompts, which differ in some families; "" is the pipeline's own
         unconditional.
         """
-        return self.conditions.embed(prompts, negative)
+        return self.conditions.encode_prompt(prompts, negative)
 
-    def learn(self, text: torch.Tensor) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
-        """Copies of the conditions `text` (B,) with trainable token embeddings → `text` for network() (B,), and the
+    def learn(self, y: torch.Tensor) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
+        """Copies of the conditions y (B,) with trainable token embeddings → `y` for model_output() (B,), and the
         embeddings (1, L, D) of each, float32. They replace those of an earlier call."""
-        return self.conditions.learn(text)
+        return self.conditions.learn(y)
 
     def warnings(self, prompt: str) -> list[str]:
         """Parts of the prompt that the text encoder cannot use, as a list of lines: a cut-off end, words that are not
@@ -230,21 +236,21 @@ class Prior:
             torch.cuda.empty_cache()  # for other processes on this GPU
             self.denoiser.to(self.device)
 
-    def network(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """The denoiser's raw output (ε̂, ẑ_0, v or a flow), in z_t's dtype: z_t (N, C, h, w), t (N,), text (N,)."""
+    def model_output(self, z_t: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The denoiser's raw output (ε̂, ẑ_0, v or a flow), in z_t's dtype: z_t (N, C, h, w), t (N,), y (N,)."""
         self.free_text_encoders()
         x, time = self.noising.scale[t], self.noising.time[t]
         x = (z_t if (x == 1).all() else per_row(x, z_t) * z_t).to(self.dtype)
         time = to_device(time if time.dtype == torch.long else time.float(), x.device)
         rows = self.chunk or len(x)
-        parts = [self.denoise(*part) for part in zip(x.split(rows), time.split(rows), text.split(rows), strict=True)]
+        parts = [self.denoise(*part) for part in zip(x.split(rows), time.split(rows), y.split(rows), strict=True)]
         return torch.cat(parts).to(z_t.dtype) if len(parts) > 1 else parts[0].to(z_t.dtype)
 
-    def denoise(self, x: torch.Tensor, time: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def denoise(self, x: torch.Tensor, time: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """One call of the denoiser with its scaled input x (N, C, h, w) and time input (N,)."""
         # With a graph, use forward, which --prior.compile does not compile: compiling a backward pass takes minutes.
         network = self.denoiser.forward if torch.is_grad_enabled() else self.denoiser
-        given = self.conditions.arguments(tuple(text.tolist()))
+        given = self.conditions.arguments(tuple(y.tolist()))
         output = network(pack(x) if self.family.packed else x, timestep=time, **given, return_dict=False)[0]
         return unpack(output, *x.shape[-2:]) if self.family.packed else output[:, : x.shape[1]]
 
@@ -276,36 +282,36 @@ class Prior:
         return 1.0 if self.scheduler_config.get("set_alpha_to_one", True) else self.alphas_cumprod[0].item()
 
     @torch.no_grad()
-    def predict(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """network() without an autograd graph."""
-        return self.network(z_t, t, text)
+    def predict(self, z_t: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """model_output() without an autograd graph."""
+        return self.model_output(z_t, t, y)
 
-    def predict_noise(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, z_t: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """ε̂(z_t; y, t), one call of the network, no autograd graph."""
-        return self.to_noise(self.predict(z_t, t, text), z_t, t)
+        return self.to_noise(self.predict(z_t, t, y), z_t, t)
 
-    def predict_all(self, z_t: torch.Tensor, t: torch.Tensor, *texts: torch.Tensor) -> list[torch.Tensor]:
-        """predict() for several texts with the same latents, in one call of the network; equal texts share a row."""
-        which = [next(i for i, other in enumerate(texts) if torch.equal(text, other)) for text in texts]
+    def predict_all(self, z_t: torch.Tensor, t: torch.Tensor, *ys: torch.Tensor) -> list[torch.Tensor]:
+        """predict() for several prompts with the same latents, in one call of the network; equal ones share a row."""
+        which = [next(i for i, other in enumerate(ys) if torch.equal(y, other)) for y in ys]
         different = sorted(set(which))
-        n, given = len(different), torch.cat([texts[i] for i in different])
+        n, given = len(different), torch.cat([ys[i] for i in different])
         outputs = self.predict(torch.cat([z_t] * n), torch.cat([t] * n), given).chunk(n)
         return [outputs[different.index(i)] for i in which]
 
-    def predict_noises(self, z_t: torch.Tensor, t: torch.Tensor, *texts: torch.Tensor) -> list[torch.Tensor]:
-        """ε̂(z_t; y, t) for several texts y with the same latents, in one call of the network."""
-        return [self.to_noise(output, z_t, t) for output in self.predict_all(z_t, t, *texts)]
+    def predict_noises(self, z_t: torch.Tensor, t: torch.Tensor, *ys: torch.Tensor) -> list[torch.Tensor]:
+        """ε̂(z_t; y, t) for several prompts y with the same latents, in one call of the network."""
+        return [self.to_noise(output, z_t, t) for output in self.predict_all(z_t, t, *ys)]
 
-    def guided_output(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale) -> torch.Tensor:
+    def guided_output(self, z_t: torch.Tensor, t: torch.Tensor, y, y_negative, scale) -> torch.Tensor:
         """o(y⁻) + s (o(y) - o(y⁻)) for model outputs o, classifier-free guidance (Ho and Salimans 2022, arXiv
         2207.12598), in one call of 2B rows; B rows if s is 0 or 1, which needs only one of the two.
 
         scale: one number, or one per row, (B, 1, 1, 1)."""
         if not isinstance(scale, torch.Tensor) and scale in (0, 1):
-            return self.predict(z_t, t, text if scale else negative)
-        without, with_text = self.predict_all(z_t, t, negative, text)
-        return without + scale * (with_text - without)
+            return self.predict(z_t, t, y if scale else y_negative)
+        without, with_y = self.predict_all(z_t, t, y_negative, y)
+        return without + scale * (with_y - without)
 
-    def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text, negative, scale) -> torch.Tensor:
+    def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, y, y_negative, scale) -> torch.Tensor:
         """ε̂^s = ε̂(y⁻) + s (ε̂(y) - ε̂(y⁻))."""
-        return self.to_noise(self.guided_output(z_t, t, text, negative, scale), z_t, t)
+        return self.to_noise(self.guided_output(z_t, t, y, y_negative, scale), z_t, t)

@@ -13,7 +13,7 @@ def probe_timesteps(given: tuple[float, ...], algorithm: Method) -> list[int]:
 
     Raises InputError for a timestep beyond the prior's last.
     """
-    T, last = len(algorithm.prior.alphas_cumprod), algorithm.prior.noising.max_t
+    T, last = algorithm.prior.num_train_timesteps, algorithm.prior.noising.max_t
     steps = [] if algorithm.is_sampler else [round(t * T) if t <= 1 else round(t) for t in given]
     if any(t > T for t in steps):
         raise InputError(f"--log.timesteps {max(steps)}: the prior's timesteps end at {T - 1}")

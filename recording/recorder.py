@@ -14,14 +14,14 @@ from pydantic import Field, PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from errors import NonNegative
-from priors.evaluation import Evaluator
+from priors.settings import NonNegative
 from recording.checkpoint import load_checkpoint, parameters, save_checkpoint
 from recording.finite import require_finite, require_finite_step, step_norms
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
 from recording.pictures import grid, heat_grid, save_sheet, to_pillow
 from recording.probe import probe
+from recording.scores import Evaluator
 from recording.tensorboard import add_numbers, add_sheet, open_writer
 from recording.video import save_gif, save_video
 

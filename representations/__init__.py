@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import NonNegativeInt
 
-from errors import Fraction, NonNegative, Positive, Rate
+from priors.settings import Fraction, NonNegative, Positive, Rate
 from representations.bezier import Bezier
 from representations.field import Field
 from representations.gaussian2d import Gaussian2D

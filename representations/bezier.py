@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from pydantic import PositiveInt
 
-from errors import Fraction, NonNegative
+from priors.settings import Fraction, NonNegative
 from representations.paint import GroupRate, PaintSettings, start_colors
 from representations.representation import Representation, clamp_colors
 

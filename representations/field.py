@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pydantic import PositiveInt
 
-from errors import Positive
+from priors.settings import Positive
 from representations.paint import FitSettings, GroupRate
 from representations.representation import Representation
 from representations.start import start_images

@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveInt
 
-from errors import Fraction, NonNegative
+from priors.settings import Fraction, NonNegative
 from representations.start import start_images
 
 GroupRate = Annotated[NonNegative, Field(lt=1e30)]

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from errors import InputError, NonNegative, Positive
+from errors import InputError
+from priors.settings import NonNegative, Positive
 
 
 @dataclass

@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 
 from algorithms.particles import Particles
-from errors import Finite, Fraction, InputError, NonNegative, Positive
+from errors import InputError
 from priors.prior import Prior
+from priors.settings import Finite, Fraction, NonNegative, Positive
 from schedules import curves
 from schedules.dreamtime import DreamTimeSettings, densities
 from schedules.timestep import RANGED, TIMESTEPS
@@ -110,7 +111,7 @@ class Schedule:
         sampler_timesteps: torch.Tensor | None = None,
     ):
         self.config, self.prior, self.particles, self.steps, self.min_t = config, prior, particles, steps, min_t
-        self.sampler_timesteps, self.T = sampler_timesteps, len(prior.alphas_cumprod)
+        self.sampler_timesteps, self.T = sampler_timesteps, prior.num_train_timesteps
         self.last = self.T - 1 if sampler_timesteps is not None else prior.noising.max_t
         self.t_min, self.t_max = self.range()
         self.dreamtime = densities(self) if "dreamtime" in (config.timestep, config.weight) else None

@@ -79,7 +79,7 @@ class GaussianPrior(Prior):
         self.denoiser = GaussianUNet(a, prediction_type)
         self.latent_shape, self.image_size = (1, 2, 2), (2, 2)
 
-    def embed(self, prompts, negative=False):
+    def encode_prompt(self, prompts, negative=False):
         return torch.tensor([self.data[prompt] for prompt in prompts], dtype=torch.float64)
 
     def learn(self, text):

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-import benchmark
+import benchmarks.__main__ as benchmark
 import benchmarks.scores
 import sds2d
 from benchmarks import pictures, quality, random_prior, search, speed, tables
@@ -393,7 +393,7 @@ def test_wrong_input(words, fact, tiny, tmp_path, capsys, monkeypatch):
         benchmark.main(words)
     error = capsys.readouterr().err
     assert end.value.code == 2 and fact.format(tiny=tiny) in error and "Traceback" not in error
-    assert error.startswith("benchmark.py: ") and error.count("\n") == 1 or "full helptext" in error
+    assert error.startswith("benchmarks: ") and error.count("\n") == 1 or "full helptext" in error
     assert not list(tmp_path.iterdir())
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 import sds2d
 import sweep
 from priors.checkpoint import EMBEDDED
-from priors.evaluation import Judge, background_colours, draw_prompts, with_background
 from priors.prior import Prior, PriorConfig
+from recording.scores import Judge, background_colours, draw_prompts, with_background
 
 CAPTIONS = json.loads((EMBEDDED / "captions.json").read_text())
 
@@ -58,7 +58,7 @@ def test_diffusers_samples_from_it():
 
 def test_what_is_read_from_it(prior):
     assert prior.latent_shape == (4, 16, 16) and prior.image_size == (64, 64) and prior.conditions.text_length == 32
-    assert prior.noising.prediction_type == "epsilon" and len(prior.alphas_cumprod) == 1000
+    assert prior.noising.prediction_type == "epsilon" and prior.num_train_timesteps == 1000
     assert prior.alphas_cumprod[-1].item() == pytest.approx(0.00466, abs=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_it_knows_its_own_captions(prior):
 
 
 def test_the_default_run_obeys(prior, tmp_path):
-    """The README's first command. `python benchmark.py quality` is the measurement; this only sees that it works."""
+    """The README's first command. `python -m benchmarks quality` is the measurement; this only sees that it works."""
     images = sds2d.run(sds2d.parse(["--out", str(tmp_path / "run")]), prior)
     pairs = [("a red apple", "white")] * 4
     ranks = Judge(EMBEDDED / "clip").ranks(images, pairs, CAPTIONS)

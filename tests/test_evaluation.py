@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from priors.checkpoint import EMBEDDED
-from priors.evaluation import Judge, background_colours, draw_prompts, report, with_background
+from recording.scores import Judge, background_colours, draw_prompts, report, with_background
 
 CAPTIONS = {
     "names": {"Food": ["a red apple", "a lemon", "bread"], "Symbols": ["a blue heart", "a red heart"]},

@@ -186,14 +186,14 @@ class Flow(Prior):
 def test_a_flow_has_the_same_gradients(method):
     """The embedded network, in float64, and as a flow."""
     prior = Prior(PriorConfig())
-    prior.embed(["a red apple", ""])
+    prior.encode_prompt(["a red apple", ""])
     prior.conditions.load(False)
     prior.dtype = prior.conditions.dtype = torch.float64
     prior.denoiser.double()
     prior.vae.double()
     texts = prior.conditions
     texts.conditions = [{k: v.double() for k, v in condition.items()} for condition in texts.conditions]
-    prior.embed = lambda prompts, negative=False: torch.tensor([int(not prompt) for prompt in prompts])
+    prior.encode_prompt = lambda prompts, negative=False: torch.tensor([int(not prompt) for prompt in prompts])
     prior.scheduler_config["timestep_spacing"] = "trailing"
     edit = ["--source-prompt", "", "--source-image", str(ROOT / "priors/emoji64/edits/15_source.png")]
     given = ["--algo.name", method, "--steps", "5", "--particles", "1", *(edit if ALGORITHMS[method].edits else [])]
@@ -215,7 +215,7 @@ def test_a_flow_has_the_same_gradients(method):
 
 def predict(prior, prompt="a fox", t=600):
     z = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(1))
-    return prior.predict_noise(z, torch.tensor([t, t // 2]), prior.embed([prompt] * 2))
+    return prior.predict_noise(z, torch.tensor([t, t // 2]), prior.encode_prompt([prompt] * 2))
 
 
 def test_chunks_give_the_same(checkpoint):
@@ -309,13 +309,13 @@ def test_a_lora_is_fused_as_diffusers_loads_it(scale, checkpoint, tmp_path):
     z, t = torch.randn(1, *prior.latent_shape), torch.tensor([600])
     text = join(capture_inputs(plain.pipeline.pipeline, "a fox", None, (64, 64), 2.0)[1:])
     expected = pipeline.unet(z, t, **text).sample
-    found = prior.predict_noise(z, t, prior.embed(["a fox"]))
+    found = prior.predict_noise(z, t, prior.encode_prompt(["a fox"]))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert (found - plain.predict_noise(z, t, plain.embed(["a fox"]))).norm() > 0.01 * found.norm()
+    assert (found - plain.predict_noise(z, t, plain.encode_prompt(["a fox"]))).norm() > 0.01 * found.norm()
     # VSD's own LoRA leaves it in.
     config = sds2d.parse([*flags(checkpoint("sd"), "sd"), "--algo.name", "vsd", "--particles", "1"])
     ALGORITHMS["vsd"](prior, Particles(prior, ["a fox"]), config.algo, 4)
-    torch.testing.assert_close(prior.predict_noise(z, t, prior.embed(["a fox"])), found, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(prior.predict_noise(z, t, prior.encode_prompt(["a fox"])), found, rtol=1e-5, atol=1e-6)
 
 
 def test_a_variant_is_loaded_by_its_name(checkpoint, tmp_path):

@@ -68,7 +68,7 @@ def stands_at(folder, step):
 
 def test_a_prediction(go, gaussian, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        gaussian, "network", breaks(gaussian.network, 6, 3)
+        gaussian, "model_output", breaks(gaussian.model_output, 6, 3)
     )  # the second particle's conditional prediction
     with pytest.raises(
         FloatingPointError, match=r"^step 5, timestep \d+, particle 1: the gradient is not finite; .*denoiser is broken"

@@ -16,8 +16,8 @@ from PIL import Image
 import sds2d
 from config.files import load
 from errors import InputError
-from priors.evaluation import EvalConfig, evaluator
 from priors.prior import Prior, PriorConfig
+from recording.scores import EvalConfig, evaluator
 from representations.start import open_image
 
 # ------------------------------------------------------------------------------------------------------------

@@ -351,8 +351,8 @@ def test_one_call_of_the_network_where_the_method_allows(monkeypatch):
         t = torch.tensor(t)
         z, images, _ = batch(t)
         prior = GaussianPrior(DATA)
-        network = prior.network
-        monkeypatch.setattr(prior, "network", lambda z_t, t, text: (calls.append(len(z_t)), network(z_t, t, text))[1])
+        network = prior.model_output
+        monkeypatch.setattr(prior, "model_output", lambda z_t, t, text: (calls.append(len(z_t)), network(z_t, t, text))[1])
         algorithm = method(name, prior, negative, 7.5, images, settings)
         calls.clear()
         algorithm.gradient(z, t, 0.0)
@@ -450,13 +450,13 @@ def test_a_method_may_have_two_loras(tiny):
     """Each is the only active one in its context, and learns there; outside the network is as it was, bit for bit."""
     prior = Prior(PriorConfig(path=str(tiny)))
     torch.manual_seed(0)
-    z, t, text = torch.randn(2, *prior.latent_shape), torch.tensor([100, 500]), prior.embed(["a fox", "a fish"])
+    z, t, text = torch.randn(2, *prior.latent_shape), torch.tensor([100, 500]), prior.encode_prompt(["a fox", "a fish"])
     plain = prior.predict_noise(z, t, text)
     loras = [add_lora(prior.denoiser, name, 2, seed) for seed, name in enumerate(("first", "second"))]
     optimizers = [torch.optim.SGD(lora.parameters, lr=0.1) for lora in loras]
     for lora, optimizer in [*zip(loras, optimizers, strict=True)] * 3:
         with lora.active():
-            (prior.network(z, t, text) - 1).square().mean().backward()
+            (prior.model_output(z, t, text) - 1).square().mean().backward()
         assert all(value.grad is not None for value in lora.parameters)
         optimizer.step()
         optimizer.zero_grad()

@@ -137,7 +137,7 @@ def test_gradients_are_the_same_whatever_the_network_says(prediction, method):
     for kind in ("epsilon", prediction):
         prior = GaussianPrior({"": (0.0, 1.0), "a": (0.7, 0.3)}, kind)
         prior.scheduler_config["timestep_spacing"] = "trailing"
-        prior.embed = lambda prompts, negative=False, embed=prior.embed: embed(
+        prior.encode_prompt = lambda prompts, negative=False, encode_prompt=prior.encode_prompt: encode_prompt(
             [prompt if prompt in ("", "a") else "" for prompt in prompts]
         )
         draw = torch.Generator().manual_seed(0)

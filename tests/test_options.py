@@ -177,7 +177,7 @@ def test_rescaled_guidance(prediction_type):
 def test_rescaled_guidance_has_the_contrast_of_the_prompt_alone():
     z, _, _ = batch(TIMES)
     algorithm = make(guidance_rescale=1.0)
-    alone = algorithm.prior.predict_noise(z, TIMES, algorithm.particles.text)
+    alone = algorithm.prior.predict_noise(z, TIMES, algorithm.particles.y)
     found = algorithm.guided_noise(z, TIMES)
     torch.testing.assert_close(found.std((1, 2, 3)), alone.std((1, 2, 3)), rtol=1e-9, atol=0)
 
@@ -210,8 +210,10 @@ def test_perp_neg_of_the_prompt_itself_changes_nothing():
 def test_what_leads_away_is_embedded_as_negative(name):
     """In some families a negative prompt gets another instruction than a prompt."""
     prior, negatives = GaussianPrior(DATA), []
-    own = prior.embed
-    prior.embed = lambda prompts, negative=False: (negatives.extend(prompts if negative else []), own(prompts))[1]
+    own = prior.encode_prompt
+    prior.encode_prompt = lambda prompts, negative=False: (negatives.extend(prompts if negative else []), own(prompts))[
+        1
+    ]
     config = AlgorithmConfig(name=name, guidance_scale=7.5, perp_neg_prompts=("fish",), perp_neg_weights=(-1.0,))
     ALGORITHMS[name](prior, Particles(prior, PROMPTS, "bad", SEED), config, 10)
     assert "fish" in negatives and negatives.count("bad") == 3 * (3 if name == "nfsd" else 2)

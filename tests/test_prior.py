@@ -36,29 +36,29 @@ def test_sizes(prior):
 
 def test_text_is_the_pipelines(prior, stable_diffusion):
     expected, empty = pipeline(stable_diffusion).encode_prompt("a red fox", "cpu", 1, True)
-    text = prior.conditions.arguments(tuple(prior.embed(["a red fox", ""]).tolist()))
+    text = prior.conditions.arguments(tuple(prior.encode_prompt(["a red fox", ""]).tolist()))
     assert list(text) == ["encoder_hidden_states"]
     torch.testing.assert_close(text["encoder_hidden_states"], torch.cat([expected, empty]))
 
 
 def test_prompts_are_encoded_once(prior, monkeypatch):
-    first = prior.embed(["once"])
+    first = prior.encode_prompt(["once"])
     monkeypatch.setattr(prior.pipeline, "condition", None)
-    assert torch.equal(prior.embed(["once", "once"])[1], first[0])
+    assert torch.equal(prior.encode_prompt(["once", "once"])[1], first[0])
 
 
 def test_text_encoders_are_freed_and_come_back(tiny):
     prior = Prior(PriorConfig(path=str(tiny)))
-    text, z, t = prior.embed(["a"]), torch.randn(1, *prior.latent_shape), torch.tensor([500])
+    text, z, t = prior.encode_prompt(["a"]), torch.randn(1, *prior.latent_shape), torch.tensor([500])
     encoder = weakref.ref(prior.pipeline.pipeline.text_encoder)
     before = prior.predict_noise(z, t, text)
     gc.collect()
     assert prior.pipeline.pipeline.text_encoder is None and encoder() is None, "nothing else holds it"
-    other = prior.embed(["b"])
+    other = prior.encode_prompt(["b"])
     assert prior.pipeline.pipeline.text_encoder is not None and other[0] != text[0]
     assert not torch.equal(prior.predict_noise(z, t, other), before) and prior.pipeline.pipeline.text_encoder is None
     fresh = Prior(PriorConfig(path=str(tiny)))
-    assert torch.equal(fresh.predict_noise(z, t, fresh.embed(["b"])), prior.predict_noise(z, t, other))
+    assert torch.equal(fresh.predict_noise(z, t, fresh.encode_prompt(["b"])), prior.predict_noise(z, t, other))
 
 
 def test_noise_prediction_agrees_with_ddim(prior, stable_diffusion):
@@ -68,7 +68,7 @@ def test_noise_prediction_agrees_with_ddim(prior, stable_diffusion):
     scheduler = DDIMScheduler.from_pretrained(stable_diffusion, subfolder="scheduler", clip_sample=False)
     scheduler.set_timesteps(1000)
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([700, 700])
-    text = prior.embed(["a", "b"])
+    text = prior.encode_prompt(["a", "b"])
     step = scheduler.step(prior.predict(z_t, t, text), 700, z_t)
     noise = prior.predict_noise(z_t, t, text)
     a = prior.alphas_cumprod[700]
@@ -80,10 +80,10 @@ def test_noise_prediction_agrees_with_ddim(prior, stable_diffusion):
 def test_guidance_is_diffusers_convention(prior, monkeypatch):
     """At 0 and 1 one of the two predictions is all there is to it, and half the rows of the network's."""
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([40, 900])
-    text, negative = prior.embed(["a fox", "a fish"]), prior.embed(["", ""])
+    text, negative = prior.encode_prompt(["a fox", "a fish"]), prior.encode_prompt(["", ""])
     y, without = prior.predict_noise(z_t, t, text), prior.predict_noise(z_t, t, negative)
-    rows, network = [], prior.network
-    monkeypatch.setattr(prior, "network", lambda z_t, t, text: (rows.append(len(z_t)), network(z_t, t, text))[1])
+    rows, network = [], prior.model_output
+    monkeypatch.setattr(prior, "model_output", lambda z_t, t, text: (rows.append(len(z_t)), network(z_t, t, text))[1])
     assert torch.equal(prior.guided_noise(z_t, t, text, negative, 0), without)
     assert torch.equal(prior.guided_noise(z_t, t, text, negative, 1.0), y)
     torch.testing.assert_close(
@@ -122,10 +122,10 @@ def test_half_precision_networks_leave_float32_outside(tiny, dtype):
         prior.denoiser.dtype == prior.vae.dtype == prior.pipeline.pipeline.text_encoder.dtype == getattr(torch, dtype)
     )
     z = prior.encode(torch.rand(1, 3, 64, 64))
-    noise = prior.predict_noise(z, torch.tensor([500]), prior.embed(["a"]))
+    noise = prior.predict_noise(z, torch.tensor([500]), prior.encode_prompt(["a"]))
     assert z.dtype == noise.dtype == prior.decode(z).dtype == torch.float32
     full = Prior(PriorConfig(path=str(tiny)))
-    reference = full.predict_noise(z, torch.tensor([500]), full.embed(["a"]))
+    reference = full.predict_noise(z, torch.tensor([500]), full.encode_prompt(["a"]))
     assert (noise - reference).abs().max() < 0.05 * reference.abs().max()
 
 
@@ -133,7 +133,7 @@ def test_what_is_learned_from_is_not_compiled(tiny, monkeypatch):
     """Compiled, a backward pass takes minutes. The compiled network, here one that only says that it was called,
     has the rest."""
     prior = Prior(PriorConfig(path=str(tiny)))
-    z, t, text = torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.embed(["a"])
+    z, t, text = torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.encode_prompt(["a"])
     plain, called = prior.predict_noise(z, t, text), []
     monkeypatch.setattr(
         prior.denoiser,
@@ -141,7 +141,7 @@ def test_what_is_learned_from_is_not_compiled(tiny, monkeypatch):
         lambda *x, **given: called.append(x) or prior.denoiser.forward(*x, **given),
     )
     assert torch.equal(prior.predict_noise(z, t, text), plain) and len(called) == 1
-    assert torch.equal(prior.network(z, t, text), plain) and len(called) == 1
+    assert torch.equal(prior.model_output(z, t, text), plain) and len(called) == 1
 
 
 def test_warnings_name_what_is_unread(prior):
@@ -189,7 +189,7 @@ def test_locate(tiny, tmp_path):
 def test_a_prior_that_nobody_holds_is_freed(tiny):
     """A sweep over priors loads one after the other."""
     prior = Prior(PriorConfig(path=str(tiny)))
-    prior.predict_noise(torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.embed(["a"]))
+    prior.predict_noise(torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.encode_prompt(["a"]))
     gone = weakref.ref(prior.denoiser)
     del prior
     gc.collect()

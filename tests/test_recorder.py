@@ -14,9 +14,9 @@ import sds2d
 from algorithms import AlgorithmConfig
 from algorithms.method import Method
 from algorithms.particles import Particles
-from priors.evaluation import Evaluator
 from recording.pictures import grid, heat_grid
 from recording.probe import probe
+from recording.scores import Evaluator
 from representations.heat_map import HEAT, heat_map
 
 # m_∅, m_cat, m_dog: point masses, so that every prediction of a clean image is a mean, whatever the noise.
@@ -302,7 +302,7 @@ def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
     """With a CLIP from a folder, against what that CLIP says of the last picture."""
     from transformers import CLIPConfig, CLIPModel
 
-    from priors.evaluation import Judge
+    from recording.scores import Judge
 
     torch.manual_seed(0)
     small = dict(hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=2)

@@ -276,7 +276,7 @@ class Fixed(SDS):
     def gradient(self, z, t, progress):
         if self.noise is None:
             self.noise = self.particles.noise_like(z)
-        return self.prior.predict_noise(self.prior.add_noise(z, self.noise, t), t, self.particles.text) - self.noise
+        return self.prior.predict_noise(self.prior.add_noise(z, self.noise, t), t, self.particles.y) - self.noise
 
 
 @pytest.mark.parametrize("every", [1, 100])

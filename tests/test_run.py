@@ -413,7 +413,7 @@ def test_vsd_learns_in_float32_on_a_prior_in_half_precision(tiny, tmp_path, dtyp
 def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
     """Bit for bit, also after φ has learned; and a second run on the same prior repeats the first."""
     prior = Prior(PriorConfig(path=str(stable_diffusion)))
-    given = torch.randn(2, 4, 8, 8), torch.tensor([30, 700]), prior.embed(["a fox", ""])
+    given = torch.randn(2, 4, 8, 8), torch.tensor([30, 700]), prior.encode_prompt(["a fox", ""])
     before = prior.predict_noise(*given)
     flags = (
         "--prior.path",

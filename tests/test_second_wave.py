@@ -260,14 +260,14 @@ def test_lods_leaves_the_prior_as_it_was():
     prior = embedded()
     particles = Particles(prior, ["a red apple", "a snowman"])
     z, t = torch.zeros(2, *prior.latent_shape), torch.tensor([300, 600])
-    before = prior.predict_noise(z, t, particles.empty)
+    before = prior.predict_noise(z, t, particles.y_empty)
     for _ in range(2):
         config = AlgorithmConfig(name="lods", guidance_scale=7.5, lods=ALGORITHMS["lods"].Settings(lr=0.01))
         lods = ALGORITHMS["lods"](prior, particles, config, 10)
-        assert torch.equal(prior.predict_noise(z, t, lods.text), before)
+        assert torch.equal(prior.predict_noise(z, t, lods.y), before)
         lods.update(z, t, 0.0)
-        assert not torch.equal(prior.predict_noise(z, t, lods.text), before)
-        assert torch.equal(prior.predict_noise(z, t, particles.empty), before)
+        assert not torch.equal(prior.predict_noise(z, t, lods.y), before)
+        assert torch.equal(prior.predict_noise(z, t, particles.y_empty), before)
 
 
 def test_vsd_against_the_particles_themselves():
@@ -315,11 +315,11 @@ def test_a_stronger_phi_learns_and_leaves_the_prior_as_it_was(settings):
     prior = embedded()
     particles = Particles(prior, ["a red apple", "a snowman"])
     z, t = torch.zeros(2, *prior.latent_shape), torch.tensor([300, 600])
-    before = prior.predict_noise(z, t, particles.text)
+    before = prior.predict_noise(z, t, particles.y)
     config = AlgorithmConfig(name="vsd", guidance_scale=2.0, vsd=ALGORITHMS["vsd"].Settings(**settings))
     vsd = ALGORITHMS["vsd"](prior, particles, config, 10)
     with vsd.phi.active():
-        assert torch.equal(prior.predict_noise(z, t, particles.text), before)
+        assert torch.equal(prior.predict_noise(z, t, particles.y), before)
     start = [value.detach().clone() for value in vsd.parameters()]
     vsd.update(z, t, 0.5)
     furthest = max((a - b).abs().max().item() for a, b in zip(start, vsd.parameters(), strict=True))
@@ -327,9 +327,9 @@ def test_a_stronger_phi_learns_and_leaves_the_prior_as_it_was(settings):
     vsd.update(z, t, 0.5)  # One factor of a LoRA begins at 0.
     changed = sum(not torch.equal(a, b) for a, b in zip(start, vsd.parameters(), strict=True))
     assert changed > 0.9 * len(start)
-    assert torch.equal(prior.predict_noise(z, t, particles.text), before)
+    assert torch.equal(prior.predict_noise(z, t, particles.y), before)
     with vsd.phi.active():
-        assert not torch.equal(prior.predict_noise(z, t, particles.text), before)
+        assert not torch.equal(prior.predict_noise(z, t, particles.y), before)
 
 
 # ------------------------------------------------------------------------------------------------- they are sampling
@@ -358,7 +358,7 @@ def test_fsd_and_cached_sdi_are_ddim_sampling(kind, name, tmp_path):
     for step, now in enumerate(t):
         now = now.expand(2)
         assert torch.equal(schedule.timestep(step), now)
-        noise = prior.guided_noise(x, now, particles.text, particles.negative, 3.0)
+        noise = prior.guided_noise(x, now, particles.y, particles.y_negative, 3.0)
         clean = prior.predict_clean(x, noise, now)
         z = z - per_row(schedule.weight(now, step), z) * algorithm.gradient(z, now, 0.0)
         if step + 1 < len(t):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from training.autoencoder import standardise
-from training.clip import learn_merges, make_tokenizer
-from training.data import BACKGROUNDS, NAMES, Pictures, all_captions, backgrounds_for, caption, words
-from training.fit import fit, learning_rate
-from training.muon import orthogonalise
+from priors.training.autoencoder import standardise
+from priors.training.clip import learn_merges, make_tokenizer
+from priors.training.data import BACKGROUNDS, NAMES, Pictures, all_captions, backgrounds_for, caption, words
+from priors.training.fit import fit, learning_rate
+from priors.training.muon import orthogonalise
 
 
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path):

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from training.data import Pictures, fetch, render_drawings
-from training.fit import save
+from priors.training.data import Pictures, fetch, render_drawings
+from priors.training.fit import save
 
 
 @dataclass
 class Config:
     work: Path = Path("outputs/train_emoji64")  # Drawings, renderings and checkpoints while training.
-    out: Path = Path(__file__).resolve().parent.parent / "priors/emoji64"  # Where the finished prior goes.
+    out: Path = Path(__file__).resolve().parent.parent / "emoji64"  # Where the finished prior goes.
     start: Path | None = (
         None  # A finished prior to train on: autoencoder and text tower stay, the rest goes on from it.
     )

@@ -1,12 +1,12 @@
-"""Edits with a known answer: pairs of pictures that share their drawing, both drawn, for `python benchmark.py edits`.
+"""Edits with a known answer: pairs of pictures that share their drawing, both drawn, for `python -m benchmarks edits`.
 
-python -m training.edits        writes priors/emoji64/edits/
+python -m priors.training.edits        writes priors/emoji64/edits/
 """
 
 import json
 from pathlib import Path
 
-from training.data import BACKGROUNDS, Pictures, caption, fetch, render_drawings, words
+from priors.training.data import BACKGROUNDS, Pictures, caption, fetch, render_drawings, words
 
 # hand, source, its background, target, its background
 EDITS = [
@@ -75,5 +75,5 @@ def write_edits(packages, folder):
 
 
 if __name__ == "__main__":
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     write_edits(root / "outputs/train_emoji64/packages", root / "priors/emoji64/edits")

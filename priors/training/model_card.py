@@ -1,6 +1,6 @@
 """Measures a finished prior, as users get it, and writes the figures into its model card.
 
-python -m training.model_card            measures priors/emoji64 again
+python -m priors.training.model_card            measures priors/emoji64 again
 """
 
 import random
@@ -12,10 +12,10 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from tqdm import tqdm
 
 from priors.checkpoint import checkpoint_file
-from priors.evaluation import Judge, background_colours, draw_prompts, report, saturations, with_background
+from priors.training.config import Config, pictures
+from priors.training.data import words
 from recording.pictures import grid
-from training.config import Config, pictures
-from training.data import words
+from recording.scores import Judge, background_colours, draw_prompts, report, saturations, with_background
 
 HERE = Path(__file__).resolve().parent
 

@@ -1,7 +1,7 @@
-"""The real pictures that `python benchmark.py quality` holds the methods against: 60 prompts over all categories
+"""The real pictures that `python -m benchmarks quality` holds the methods against: 60 prompts over all categories
 and backgrounds.
 
-python -m training.real        writes priors/emoji64/real/
+python -m priors.training.real        writes priors/emoji64/real/
 
 prompts.json          [[phrase, background], …]
 pictures.png          four pictures of each prompt, each by a hand drawn at random, at placements of their own: a
@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from priors.evaluation import Judge
-from training.data import NAMES, PACKAGES, Pictures, fetch, render_drawings, words
+from priors.training.data import NAMES, PACKAGES, Pictures, fetch, render_drawings, words
+from recording.scores import Judge
 
 HERE = Path(__file__).resolve().parent
 
@@ -74,4 +74,5 @@ def write_real(packages, prior):
 
 
 if __name__ == "__main__":
-    write_real(HERE.parent / "outputs/train_emoji64/packages", HERE.parent / "priors/emoji64")
+    root = HERE.parents[1]
+    write_real(root / "outputs/train_emoji64/packages", root / "priors/emoji64")

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from training.data import SIZE
-from training.fit import fit
+from priors.training.data import SIZE
+from priors.training.fit import fit
 
 
 def edges(images):

@@ -1,7 +1,7 @@
 """Makes the embedded prior from nothing: fetches the drawings, renders, trains, evaluates, writes priors/emoji64/.
 
     pip install -r training/requirements.txt        (and Node's npm, which fetches the drawings)
-    python -m training.emoji64
+    python -m priors.training.emoji64
 
 Runs on the CPU in a few hours or on CUDA in minutes, and goes on where it was when started again.
 """
@@ -17,13 +17,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPModel, CLIPProcessor, CLIPTextModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from training.autoencoder import polish_decoder, standardise, train_vae
-from training.clip import make_tokenizer, train_clip, train_judge
-from training.config import Config, pictures
-from training.data import BACKGROUNDS, NAMES, PACKAGES, SIZE, all_captions, words
-from training.edits import write_edits
-from training.model_card import model_card
-from training.unet import latent_bank, make_scheduler, make_unet, train_unet
+from priors.training.autoencoder import polish_decoder, standardise, train_vae
+from priors.training.clip import make_tokenizer, train_clip, train_judge
+from priors.training.config import Config, pictures
+from priors.training.data import BACKGROUNDS, NAMES, PACKAGES, SIZE, all_captions, words
+from priors.training.edits import write_edits
+from priors.training.model_card import model_card
+from priors.training.unet import latent_bank, make_scheduler, make_unet, train_unet
 
 
 def same_settings(config):

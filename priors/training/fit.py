@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from training.muon import Muon
+from priors.training.muon import Muon
 
 
 def learning_rate(step, steps, peak, warmup=200):

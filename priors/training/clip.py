@@ -8,8 +8,8 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from training.data import BACKGROUNDS, NAMES, PACKAGES, SIZE, all_captions, caption
-from training.fit import fit
+from priors.training.data import BACKGROUNDS, NAMES, PACKAGES, SIZE, all_captions, caption
+from priors.training.fit import fit
 
 TEXT_LENGTH = 32
 

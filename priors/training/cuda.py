@@ -1,6 +1,6 @@
 """The UNet and the decoder of a finished prior trained on with one GPU, for a given time: a step is one CUDA graph.
 
-    python -m training.cuda --seconds 490 --out outputs/training/emoji64
+    python -m priors.training.cuda --seconds 490 --out outputs/training/emoji64
 
 The text encoder, the autoencoder's encoder and the CLIP stay as they are. Every drawing's latents, at all of its
 placements on all backgrounds, and the embeddings of all captions are computed once and lie on the GPU, where a step
@@ -20,11 +20,11 @@ import tyro
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from training.clip import tokenize
-from training.data import BACKGROUNDS, NAMES, PACKAGES, Pictures, caption, fetch, render_drawings
-from training.muon import orthogonalise
-from training.unet import is_muon as unet_muon
-from training.unet import make_scheduler
+from priors.training.clip import tokenize
+from priors.training.data import BACKGROUNDS, NAMES, PACKAGES, Pictures, caption, fetch, render_drawings
+from priors.training.muon import orthogonalise
+from priors.training.unet import is_muon as unet_muon
+from priors.training.unet import make_scheduler
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Graph:
             value.grad = None
 
     def muon_step(self):
-        """As training.muon.Muon, with matrices of one shape in one batch."""
+        """As priors.training.muon.Muon, with matrices of one shape in one batch."""
         torch._foreach_lerp_(self.momenta, [value.grad for value in self.matrices], 0.05)
         by_shape = {}
         for value, momentum in zip(self.matrices, self.momenta, strict=True):
@@ -162,7 +162,7 @@ def unet_loss(config: Config, unet: UNet2DConditionModel, vae: AutoencoderKL, st
 
 
 def decoder_loss(config: Config, vae: AutoencoderKL, train: Pictures) -> Callable:
-    """→ a function without arguments: that of training.autoencoder.polish_decoder on a batch."""
+    """→ a function without arguments: that of priors.training.autoencoder.polish_decoder on a batch."""
     rgba, allowed, colours = train.rgba.cuda(), cumulative(train.allowed), train.colours.cuda()
 
     def loss():

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from tqdm import tqdm
 
-from training.clip import tokenize
-from training.data import BACKGROUNDS, SIZE, all_captions, caption
-from training.fit import fit, save
+from priors.training.clip import tokenize
+from priors.training.data import BACKGROUNDS, SIZE, all_captions, caption
+from priors.training.fit import fit, save
 
 
 @torch.no_grad()

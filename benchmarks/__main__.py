@@ -1,0 +1,38 @@
+"""Benchmarks: which method makes what the prompt says, and what a step costs.
+
+    python -m benchmarks quality       every method, beside real drawings and DDIM; --quick for a first impression
+    python -m benchmarks edits         every editing method, compared with SDEdit
+    python -m benchmarks speed         milliseconds per step, compared with the network calls that it needs
+    python -m benchmarks rasterizer    the CPU rasterizer
+    python -m benchmarks search        searches for a method's defaults
+
+`python -m benchmarks quality --help` lists its flags. Flags of sds2d.py can be added, and apply to every row.
+"""
+
+import importlib
+import sys
+
+from errors import explain
+
+COMMANDS = ("quality", "edits", "speed", "rasterizer", "search")
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(__doc__)
+        return
+    if not arguments or arguments[0] not in COMMANDS:
+        print(f"benchmarks: expected one of {', '.join(COMMANDS)} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    try:
+        importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = explain(error)
+        if line is None:
+            raise
+        print(f"benchmarks: {line}{'; run it again to continue' if code == 130 else ''}", file=sys.stderr)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
