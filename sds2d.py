@@ -27,6 +27,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -61,22 +62,45 @@ from schedules.weight import WEIGHTS
 SOURCE_ERROR = 10**-2.2  # MSE at 22 dB PSNR. The embedded prior reaches 32 dB on its own drawings, 14 to 25 on photos.
 
 
-def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedule, torch.optim.Optimizer]:
-    """Builds the four parts of a step from a resolved Config."""
+class Parts(NamedTuple):
+    """What a run is made of."""
+
+    algorithm: Method
+    representation: Representation
+    schedule: Schedule
+    optimizer: torch.optim.Optimizer
+    particles: Particles
+
+
+class Step(NamedTuple):
+    """What one step computed, for B particles: with --batch those of the step, otherwise all."""
+
+    z: torch.Tensor
+    """Latents (B, C, h, w) before the step."""
+    t: torch.Tensor
+    """Timesteps, long (B,), on the CPU."""
+    weight: torch.Tensor
+    """w, float64 (B,), on the CPU."""
+    gradient: torch.Tensor
+    """g (B, C, h, w), before the weight."""
+    particles: Particles
+
+
+def build(config: Config, prior: Prior) -> Parts:
+    """Builds the parts of a step from a complete Config."""
     rows = len(config.prompt) * config.particles
 
     def each(values):
         """One value for all rows, one per prompt, or one per row → one per row."""
         return [value for value in values for _ in range(rows // len(values))]
 
-    source_images = load_images(config.source_image, prior, rows) if config.source_image else None
     particles = Particles(
         prior,
         each(config.prompt),
         each(config.negative_prompt),
         list(config.seeds) * len(config.prompt) or config.seed,
         each(config.source_prompt),
-        source_images,
+        load_images(config.source_image, prior, rows) if config.source_image else None,
         each(config.source_negative_prompt),
         batch_size=config.batch,
         per_prompt=config.particles,
@@ -84,33 +108,31 @@ def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedul
     )
     algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo, config.steps)
     representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
-    schedule = Schedule(config.schedule, prior, particles, config.steps, algorithm.min_t, algorithm.timesteps)
-    return algorithm, representation, schedule, make_optimizer(config.rep, representation.parameters())
+    schedule = Schedule(config.schedule, prior, config.steps, algorithm.min_t, algorithm.timesteps)
+    optimizer = make_optimizer(config.rep, representation.parameters())
+    return Parts(algorithm, representation, schedule, optimizer, particles)
 
 
-def distill(
-    algorithm: Method, representation: Representation, schedule: Schedule, optimizer: torch.optim.Optimizer, step: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One step → latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C, h, w).
-    With several updates per step, these are from the last. With --batch, B is the number of particles in the step."""
-    progress, particles = step / schedule.steps, algorithm.particles
+def distill(parts: Parts, step: int) -> Step:
+    """One step. With several updates per step, the result is that of the last."""
+    algorithm, representation, schedule, optimizer, particles = parts
+    progress = step / schedule.steps
     set_learning_rate(optimizer, representation.config, step, schedule.steps)
-    with particles.batch():  # this step's rows; without --batch, all of them
-        t = schedule.timestep(step)  # (B,)
-        weight = schedule.weight(t, step)  # (B,)
-        random_state = particles.state_dict() if algorithm.updates_per_step > 1 else None
-        for update in range(algorithm.updates_per_step):
-            if update:
-                particles.load_state_dict(random_state)  # the same noise for every update
-            z = representation.latents(particles.rows)  # (B, C, h, w), differentiable
-            gradient = algorithm.gradient(z.detach(), t, progress)  # (B, C, h, w), no graph through the prior
-            gradient = algorithm.repelled(gradient, t)  # unchanged without --algo.repulsion
-            optimizer.zero_grad(set_to_none=True)
-            z.backward(per_row(weight, gradient) * gradient)  # on to the representation's parameters
-            algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
-            optimizer.step()
-            representation.project()
-    return z.detach(), t, weight, gradient
+    particles = particles.minibatch()  # with --batch, some of them
+    t = schedule.timestep(step, particles)  # (B,)
+    weight = schedule.weight(t, step)  # (B,)
+    random_state = particles.state_dict()
+    for _ in range(algorithm.updates_per_step):
+        particles.load_state_dict(random_state)  # the same noise for every update
+        z = representation.latents(particles.rows)  # (B, C, h, w), differentiable
+        gradient = algorithm.gradient(z.detach(), t, particles, progress)  # (B, C, h, w), no graph through the prior
+        gradient = algorithm.repelled(gradient, t, particles)  # unchanged without --algo.repulsion
+        optimizer.zero_grad(set_to_none=True)
+        z.backward(per_row(weight, gradient) * gradient)  # on to the representation's parameters
+        algorithm.update(z.detach(), t, particles, progress)  # VSD trains its LoRA; most methods do nothing
+        optimizer.step()
+        representation.project()
+    return Step(z.detach(), t, weight, gradient, particles)
 
 
 def run(
@@ -129,11 +151,12 @@ def run(
         validate(resolve(config))
     prior = prior or Prior(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
-    algorithm, _, schedule, _ = parts = build(config, prior)
-    scores = evaluator(config.eval, config.prior.path, algorithm.particles)
+    parts = build(config, prior)
+    algorithm, schedule = parts.algorithm, parts.schedule
+    scores = evaluator(config.eval, config.prior.path, parts.particles)
     timesteps = probe_timesteps(config.log.timesteps, algorithm)
     then, config.environment = config.environment, environment(prior, config)
-    warnings = prior_warnings(algorithm)
+    warnings = prior_warnings(algorithm, parts.particles)
     for line in [*warnings, *changes(then, config.environment, resume)]:
         print(f"warning: {line}", file=sys.stderr)
     config.environment["warnings"] = warnings
@@ -162,10 +185,10 @@ def run(
                     if images is not None and watch:
                         watch(step, images)
                     start = time.perf_counter()
-                    z, t, weight, gradient = distill(*parts, step)
-                    recorder.after_step(step, z, t, weight, gradient, time.perf_counter() - start)
+                    result = distill(parts, step)
+                    recorder.after_step(step, result, time.perf_counter() - start)
                     step += 1
-                    bar.set_postfix(t=t[0].item(), refresh=False)
+                    bar.set_postfix(t=result.t[0].item(), refresh=False)
                     bar.update()
                 write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))
                 images = recorder.finish(step)
@@ -183,9 +206,9 @@ def default_out(config: Config) -> str:
     return f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{config.algo.name}-{config.rep.kind}-{slug}"
 
 
-def prior_warnings(algorithm: Method) -> list[str]:
+def prior_warnings(algorithm: Method, particles: Particles) -> list[str]:
     """Warnings about prompts, source images or a guidance scale that do not suit the prior."""
-    prior, particles, lines = algorithm.prior, algorithm.particles, []
+    prior, lines = algorithm.prior, []
     if particles.source_images is not None:
         with torch.no_grad():
             errors = (prior.decode(particles.source).clamp(0, 1) - particles.source_images).square().mean((1, 2, 3))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from algorithms.method import Method
+from algorithms.particles import Particles
 from priors.settings import Fraction
 
 
@@ -15,14 +16,16 @@ class ASDSettings:
 
 
 def asynchronous_noise(
-    method: Method, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, later: torch.Tensor
+    method: Method, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, later: torch.Tensor, particles: Particles
 ) -> torch.Tensor:
     """ε̂^s(√ᾱ_t z + √(1-ᾱ_t) e; y, t) - ε̂(√ᾱ_t' z + √(1-ᾱ_t') e; y, t') for a noise e (B, C, h, w) and a t' ≥ t
     (B,)."""
     prior = method.prior
     z_t, z_later = prior.add_noise(z, noise, t), prior.add_noise(z, noise, later)
-    reference = prior.predict_noise(z_later, later, method.particles.y)
-    return method.record("x0", z_t, method.guided_noise(z_t, t), t) - reference
+    reference = prior.predict_noise(z_later, later, particles.y)
+    predicted = method.guided_noise(z_t, t, particles.y, particles.y_negative)
+    method.record("x0", z_t, predicted, t)
+    return predicted - reference
 
 
 class ASD(Method):
@@ -36,9 +39,9 @@ class ASD(Method):
     like = "sds"
     Settings = ASDSettings
 
-    def gradient(self, z, t, progress):
-        prior, particles = self.prior, self.particles
+    def gradient(self, z, t, particles, progress):
+        prior = self.prior
         noise, u = particles.noise_like(z), particles.uniform()
         delta = (u * self.settings.shift * (t - 0.02 * prior.num_train_timesteps).clamp(min=0)).long()
         later = (t + delta).clamp(max=prior.noising.max_t)
-        return asynchronous_noise(self, z, noise, t, later)
+        return asynchronous_noise(self, z, noise, t, later, particles)

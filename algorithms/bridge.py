@@ -3,7 +3,6 @@
 
 from dataclasses import dataclass
 
-from algorithms.method import Method
 from algorithms.sds import SDS
 from priors.settings import Fraction
 
@@ -20,7 +19,7 @@ class BridgeSettings:
     """Fraction of the run that is SDS."""
 
 
-class Bridge(Method):
+class Bridge(SDS):
     """First SDS, g = ε̂^s(z_t; y, t) - ε, then g = s (ε̂(z_t; y + target words, t) - ε̂(z_t; y + source words, t)).
 
     Distillation moves a picture from one distribution to another along a bridge, whose direction is the difference of
@@ -33,13 +32,14 @@ class Bridge(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.source = particles.encode_prompt([prompt + self.settings.source_words for prompt in particles.prompts])
-        self.target = particles.encode_prompt([prompt + self.settings.target_words for prompt in particles.prompts])
+        self.y_source = particles.encode_prompt([prompt + self.settings.source_words for prompt in particles.prompts])
+        self.y_target = particles.encode_prompt([prompt + self.settings.target_words for prompt in particles.prompts])
 
-    def gradient(self, z, t, progress):
+    def gradient(self, z, t, particles, progress):
         if progress < self.settings.switch:
-            return SDS.gradient(self, z, t, progress)
-        z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
-        rows = self.particles.rows
-        target, source = self.prior.predict_noises(z_t, t, self.target[rows], self.source[rows])
-        return self.s * (self.record("x0", z_t, target, t) - source)
+            return super().gradient(z, t, particles, progress)
+        z_t = self.prior.add_noise(z, particles.noise_like(z), t)
+        y_target, y_source = self.y_target[particles.rows], self.y_source[particles.rows]
+        target, source = self.prior.predict_noises(z_t, t, y_target, y_source)
+        self.record("x0", z_t, target, t)
+        return self.s * (target - source)

@@ -26,13 +26,14 @@ class CFD(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        with particles.stream("noise that stays"):
-            self.noise = particles.randn(*prior.latent_shape)
+        self.register_buffer("noise", particles.fixed_noise())
 
-    def gradient(self, z, t, progress):
-        gamma, noise = self.settings.gamma, self.noise[self.particles.rows]
+    def gradient(self, z, t, particles, progress):
+        gamma, noise = self.settings.gamma, self.noise[particles.rows]
         if gamma:
-            noise = (1 - gamma) ** 0.5 * noise + gamma**0.5 * self.particles.noise_like(z).to(z)
-            self.noise = self.particles.replace_rows(self.noise, noise)
+            noise = (1 - gamma) ** 0.5 * noise + gamma**0.5 * particles.noise_like(z)
+            self.noise[particles.rows] = noise
         z_t = self.prior.add_noise(z, noise, t)
-        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise
+        predicted = self.guided_noise(z_t, t, particles.y, particles.y_negative)
+        self.record("x0", z_t, predicted, t)
+        return predicted - noise

@@ -26,12 +26,12 @@ class CSD(Method):
     defaults = {"schedule.weight": "dreamfusion"}
     Settings = CSDSettings
 
-    def gradient(self, z, t, progress):
+    def gradient(self, z, t, particles, progress):
         w1, w2 = self.settings.w1, self.settings.w2
         if self.settings.w2_end is not None:
             w2 += (self.settings.w2_end - w2) * progress
-        text, empty, negative = self.particles.y, self.particles.y_empty, self.particles.y_negative
-        z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
-        noise_text, noise_empty, noise_negative = self.prior.predict_noises(z_t, t, text, empty, negative)
-        self.record("x0", z_t, noise_text, t)
-        return w1 * (noise_text - noise_empty) + w2 * (noise_empty - noise_negative)
+        y, y_empty, y_negative = particles.y, particles.y_empty, particles.y_negative
+        z_t = self.prior.add_noise(z, particles.noise_like(z), t)
+        noise_y, noise_empty, noise_negative = self.prior.predict_noises(z_t, t, y, y_empty, y_negative)
+        self.record("x0", z_t, noise_y, t)
+        return w1 * (noise_y - noise_empty) + w2 * (noise_empty - noise_negative)

@@ -18,8 +18,8 @@ class DDIM(Method):
         super().__init__(prior, particles, config, steps)
         self.timesteps = prior.sampling_timesteps(steps)
 
-    def gradient(self, z, t, progress):
-        output = self.guided(z, t)
+    def gradient(self, z, t, particles, progress):
+        output = self.guided(z, t, particles.y, particles.y_negative)
         noise, clean = self.prior.to_noise(output, z, t), self.prior.to_clean(output, z, t)
         self.predictions["x0"] = clean
         later = self.timesteps[self.timesteps < t[0]]

@@ -37,21 +37,23 @@ class ISM(Method):
         super().__init__(prior, particles, config, steps)
         self.min_t = max(self.settings.delta_t, self.settings.delta_t_start or 0)
 
-    def gradient(self, z, t, progress):
-        prior, empty, setting = self.prior, self.particles.y_empty, self.settings
+    def gradient(self, z, t, particles, progress):
+        prior, y_empty, setting = self.prior, particles.y_empty, self.settings
         delta_T = setting.delta_t
         if setting.delta_t_start is not None:
             delta_T = round(setting.delta_t_start + (delta_T - setting.delta_t_start) * progress)
         s = t - delta_T
         t_0 = (s - setting.max_steps * setting.delta_s).clamp(min=0)
         # Always drawn, even if not needed: a row's random numbers must not depend on the other rows.
-        noise = self.particles.noise_like(z)
+        noise = particles.noise_like(z)
         z_0 = torch.where(per_row(t_0, z) > 0, prior.add_noise(z, noise, t_0), z)
 
         def timestep(k):
             return t_0 + k * setting.delta_s
 
-        z_s = ddim_invert(prior, z_0, t_0, s, timestep, lambda z_a, a: prior.predict_noise(z_a, a, empty))
-        noise_s = prior.predict_noise(z_s, s, empty)
+        z_s = ddim_invert(prior, z_0, t_0, s, timestep, lambda z_a, a: prior.predict_noise(z_a, a, y_empty))
+        noise_s = prior.predict_noise(z_s, s, y_empty)
         z_t = prior.ddim_step(z_s, noise_s, s, t)
-        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise_s
+        predicted = self.guided_noise(z_t, t, particles.y, particles.y_negative)
+        self.record("x0", z_t, predicted, t)
+        return predicted - noise_s

@@ -31,35 +31,27 @@ class LODS(Method):
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
-        self.text, self.embeddings = prior.learn(particles.y_negative)
+        self.y, embeddings = prior.learn(particles.y_negative)
+        self.embeddings = torch.nn.ParameterList(embeddings)
         self.optimizer = torch.optim.AdamW(self.embeddings, lr=self.settings.lr, weight_decay=0)
 
-    def gradient(self, z, t, progress):
-        noise, text = self.particles.noise_like(z), self.text[self.particles.rows]
+    def gradient(self, z, t, particles, progress):
+        noise, y_learned = particles.noise_like(z), self.y[particles.rows]
         z_t = self.prior.add_noise(z, noise, t)
-        return (self.record("x0", z_t, self.guided_noise(z_t, t, negative=text), t) - noise) / (self.s or 1)
+        predicted = self.guided_noise(z_t, t, particles.y, y_learned)
+        self.record("x0", z_t, predicted, t)
+        return (predicted - noise) / (self.s or 1)
 
     def pseudo_gt(self, z, t, gradient):
         return super().pseudo_gt(z, t, gradient * (self.s or 1))  # in units of noise
 
-    def update(self, z, t, progress):
+    def update(self, z, t, particles, progress):
         prior = self.prior
         for _ in range(self.settings.updates):
-            t_prime, noise = self.particles.randint(0, prior.noising.max_t), self.particles.noise_like(z)
+            t_prime, noise = particles.randint(0, prior.noising.max_t), particles.noise_like(z)
             z_t = prior.add_noise(z, noise, t_prime)
-            output = prior.model_output(z_t, t_prime, self.text[self.particles.rows])
+            output = prior.model_output(z_t, t_prime, self.y[particles.rows])
             error = prior.to_noise(output, z_t, t_prime) - noise
             error.square().sum().backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-
-    def parameters(self):
-        return self.embeddings
-
-    def state_dict(self):
-        return {"text": [value.detach() for value in self.embeddings], "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state):
-        for value, saved in zip(self.embeddings, state["text"], strict=True):
-            value.data.copy_(saved)
-        self.optimizer.load_state_dict(state["optimizer"])

@@ -9,8 +9,12 @@ from errors import InputError
 from priors.prior import Prior
 
 
-class Method:
+class Method(torch.nn.Module):
     """A method is a subclass with a `gradient`; everything else here may be overridden.
+
+    What later steps need is kept as in any torch.nn.Module, and is then in every checkpoint: tensors as buffers
+    (register_buffer), what is learned as parameters, and its optimizer as `self.optimizer`. Anything else that changes
+    during a run ends it with an error at the first checkpoint.
 
     defaults    its defaults for settings, named as in sds2d.json: {"algo.guidance_scale": 7.5, "schedule.weight":
                 "ism"}. A method without "algo.guidance_scale" has no guidance, and refuses the flag.
@@ -20,6 +24,7 @@ class Method:
                 is source and particles 1 by default
     is_guided   whether its gradient follows ε̂^s, so that guidance rescale and Perp-Neg have an effect
     is_sampler  whether its timesteps are those of a sampler, so that `gradient` has no meaning at any others
+    titles      {name: title} of the predictions that it records besides x0
     Settings    a dataclass whose fields become the flags --algo.<name>.<field>
 
     Attributes of an instance:
@@ -39,50 +44,54 @@ class Method:
     edits = False
     is_guided = True
     is_sampler = False
+    titles: dict[str, str] = {}
     Settings = None
     min_t = 0
     timesteps = None
+    optimizer: torch.optim.Optimizer | None = None
 
     def __init__(self, prior: Prior, particles: Particles, config, steps: int):
-        """config: AlgorithmConfig; steps: N, the length of the run."""
-        self.prior, self.particles, self.steps = prior, particles, steps
+        """particles: all of the run; config: AlgorithmConfig; steps: N, the length of the run."""
+        super().__init__()
+        self.prior, self.steps = prior, steps
         self.s = config.guidance_scale
         self.source_s = self.s if config.source_guidance_scale is None else config.source_guidance_scale
         self.settings = getattr(config, config.name, None)
         self.phi_rescale, self.perp_neg_weights = config.guidance_rescale, config.perp_neg_weights
-        self.perp_neg = [
-            particles.encode_prompt([prompt], negative=True) for prompt in config.perp_neg_prompts
-        ]  # (1,) each
+        perp_neg_prompts = config.perp_neg_prompts
+        self.y_perp_neg = [particles.encode_prompt([prompt], negative=True) for prompt in perp_neg_prompts]  # (1,) each
         self.updates_per_step = config.updates_per_step
         self.repulsion, self.repulsion_scale = config.repulsion, config.repulsion_scale
         self.predictions, self.noised = {}, {}
-        self.configured = frozenset(vars(self))  # After a resume, settings come from the command.
+        self.configured = frozenset(vars(self))  # the attributes that all methods have
 
-    def gradient(self, z: torch.Tensor, t: torch.Tensor, progress: float) -> torch.Tensor:
+    def gradient(self, z: torch.Tensor, t: torch.Tensor, particles: Particles, progress: float) -> torch.Tensor:
         """Latents z (B, C, h, w), timesteps t (B,) long on the CPU → g (B, C, h, w), before the weight w(t).
 
-        progress: the fraction of the run that is done, from 0 to 1 - 1/N.
+        particles: those of this step; particles.rows says which rows of the run they are
+        progress: the fraction of the run that is done, from 0 to 1 - 1/N
         """
         raise NotImplementedError
 
-    def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, text=None, negative=None, s=None) -> torch.Tensor:
-        """ε̂^s(z_t; y, t) for each particle's prompt and negative prompt, with guidance scale s. text, negative and s
-        replace the particle's own; k·B rows are k copies of the batch, one after another."""
-        return self.prior.to_noise(self.guided(z_t, t, text, negative, s), z_t, t)
+    def update(self, z: torch.Tensor, t: torch.Tensor, particles: Particles, progress: float) -> None:
+        """Learns from the step's latents z (B, C, h, w), after its gradient."""
 
-    def guided(self, z_t: torch.Tensor, t: torch.Tensor, text=None, negative=None, s=None) -> torch.Tensor:
+    def guided_noise(self, z_t: torch.Tensor, t: torch.Tensor, y, y_negative, s=None) -> torch.Tensor:
+        """ε̂^s(z_t; y, t) with all guidance settings of the user. y and y_negative: numbers of conditions, one per row
+        of z_t. s: another guidance scale, one number or (N, 1, 1, 1)."""
+        return self.prior.to_noise(self.guided(z_t, t, y, y_negative, s), z_t, t)
+
+    def guided(self, z_t: torch.Tensor, t: torch.Tensor, y, y_negative, s=None) -> torch.Tensor:
         """The model output with guidance: Prior.guided_output, with rescaling and Perp-Neg if they are set."""
-        text = self.particles.y if text is None else text
-        negative = self.particles.y_negative if negative is None else negative
         s = self.s if s is None else s
-        if not self.perp_neg and not self.phi_rescale:
-            return self.prior.guided_output(z_t, t, text, negative, s)
-        others = [torch.cat([other] * len(z_t)) for other in self.perp_neg]
-        without, with_text, *others = self.prior.predict_all(z_t, t, negative, text, *others)
-        direction = perp_neg(with_text - without, [other - without for other in others], self.perp_neg_weights)
-        return rescale(without + s * direction, with_text, self.phi_rescale)
+        if not self.y_perp_neg and not self.phi_rescale:
+            return self.prior.guided_output(z_t, t, y, y_negative, s)
+        others = [torch.cat([other] * len(z_t)) for other in self.y_perp_neg]
+        without, with_y, *others = self.prior.predict_all(z_t, t, y_negative, y, *others)
+        direction = perp_neg(with_y - without, [other - without for other in others], self.perp_neg_weights)
+        return rescale(without + s * direction, with_y, self.phi_rescale)
 
-    def repelled(self, gradient: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def repelled(self, gradient: torch.Tensor, t: torch.Tensor, particles: Particles) -> torch.Tensor:
         """The gradient (B, C, h, w) with repulsion between the particles of each prompt."""
         if self.repulsion == "none":
             return gradient
@@ -91,16 +100,15 @@ class Method:
         function, _ = REPULSION[self.repulsion]
         _, sigma = self.prior.coefficients(t, gradient)
         result = gradient.clone()
-        for prompt in dict.fromkeys(self.particles.prompts):
-            rows = [row for row, other in enumerate(self.particles.prompts) if other == prompt]
+        for prompt in dict.fromkeys(particles.prompts):
+            rows = [row for row, other in enumerate(particles.prompts) if other == prompt]
             result[rows] = function(gradient[rows], self.noised["x0"][rows], sigma[rows], self.repulsion_scale)
         return result
 
-    def record(self, name: str, z_t: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Keeps the clean latents of a noise prediction (B, C, h, w) for recording, and returns the prediction."""
+    def record(self, name: str, z_t: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> None:
+        """Keeps the clean latents of a noise prediction (B, C, h, w) for recording."""
         self.noised[name] = z_t
         self.predictions[name] = self.prior.predict_clean(z_t, noise, t)
-        return noise
 
     def pseudo_gt(self, z: torch.Tensor, t: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """The pseudo ground truth: the clean latents (B, C, h, w) that the gradient, a difference of noises, leads to.
@@ -110,24 +118,11 @@ class Method:
         alpha, sigma = self.prior.coefficients(t, z)
         return z - sigma / alpha * gradient
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """What the method itself learns."""
-        return []
+    def get_extra_state(self) -> dict:
+        """The state of the optimizer, which state_dict() of a Module does not hold by itself."""
+        return self.optimizer.state_dict() if self.optimizer else {}
 
-    def update(self, z: torch.Tensor, t: torch.Tensor, progress: float) -> None:
-        """Learns from the step's latents z (B, C, h, w), after its gradient."""
-
-    def state_dict(self) -> dict:
-        """State that later steps need: every tensor and number that a subclass has set as an attribute.
-
-        A method with an optimizer, or with lists or dictionaries that change, overrides this and load_state_dict.
-        """
-        own = {name: value for name, value in vars(self).items() if name not in self.configured}
-        return {name: value for name, value in own.items() if isinstance(value, torch.Tensor | int | float)}
-
-    def load_state_dict(self, state: dict) -> None:
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor):
-                present = getattr(self, name, None)
-                value = value.to(present.device if isinstance(present, torch.Tensor) else self.prior.device)
-            setattr(self, name, value)
+    def set_extra_state(self, state: dict) -> None:
+        self.prior.free_text_encoders()  # Then the denoiser, and a LoRA in it, are where Adam's state has to be.
+        if self.optimizer:
+            self.optimizer.load_state_dict(state)

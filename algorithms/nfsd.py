@@ -33,14 +33,14 @@ class NFSD(Method):
         super().__init__(prior, particles, config, steps)
         own = self.settings.negative_prompt
         negative = [prompt or P_NEG if own is None else own for prompt in particles.negative_prompts]
-        self.p_neg = particles.encode_prompt(negative, negative=True)
+        self.y_p_neg = particles.encode_prompt(negative, negative=True)
 
-    def gradient(self, z, t, progress):
-        text, empty, p_neg = self.particles.y, self.particles.y_empty, self.p_neg[self.particles.rows]
-        z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
-        noise_text, noise_empty, noise_negative = self.prior.predict_noises(z_t, t, text, empty, p_neg)
-        self.record("x0", z_t, noise_text, t)
+    def gradient(self, z, t, particles, progress):
+        y, y_empty, y_p_neg = particles.y, particles.y_empty, self.y_p_neg[particles.rows]
+        z_t = self.prior.add_noise(z, particles.noise_like(z), t)
+        noise_y, noise_empty, noise_negative = self.prior.predict_noises(z_t, t, y, y_empty, y_p_neg)
+        self.record("x0", z_t, noise_y, t)
         noisy = per_row(t >= self.settings.denoised_below * self.prior.num_train_timesteps, z)
-        delta_C = noise_text - noise_empty
+        delta_C = noise_y - noise_empty
         delta_D = noise_empty - noisy * noise_negative
         return delta_D + self.s * delta_C

@@ -1,6 +1,6 @@
 """The batch: each row's prompt, its source picture, and its own random numbers."""
 
-import contextlib
+import copy
 import hashlib
 
 import torch
@@ -8,27 +8,25 @@ import torch
 from priors.device import to_device
 from priors.prior import Prior
 
-# What batch() restricts to the rows of a step. Any new attribute with one entry per row belongs here.
-PER_ROW = ("prompts", "y", "negative_prompts", "y_negative", "y_empty", "source_images", "source", "source_prompts")
-PER_ROW += ("source_mask", "y_source", "source_negative_prompts", "y_source_negative", "generators")
-
 
 class Particles:
-    """B rows, each with one prompt and one seed.
+    """B rows, each with one prompt and one seed. Every list and every tensor here has one entry per row.
 
-    prompts, text                          y of each row, and its embedding for Prior.model_output: long (B,), numbers of
-                                           conditions from Prior.encode_prompt
-    negative_prompts, negative             y⁻, likewise;  empty: the numbers of ∅
+    prompts, y                             of each row: the prompt, and the number of its condition, long (B,), from
+                                           Prior.encode_prompt
+    negative_prompts, y_negative           y⁻, likewise;  y_empty: the numbers of ∅
     source_images, source                  pictures to edit (B, 3, H, W) and their latents (B, C, h, w), or None
-    source_prompts, source_text            the prompts that describe them, likewise, or None
-    source_negative_prompts, source_negative    y⁻ of the source, likewise
-    rows                                   inside batch(), its rows, long (b,); otherwise slice(None)
-    recorded_rows                          the rows of the last batch(), for recording the step
+    source_prompts, y_source               the prompts that describe them, likewise, or None
+    source_negative_prompts, y_source_negative    y⁻ of the source, likewise
+    rows                                   their places in the run: slice(None) for all, long (b,) after select()
+    seen_prompts                           every prompt that has been encoded
 
     Row i has its own generator, seeded with seed + i, or its own seed. So its path does not depend on the rest of the
     batch, and row i of seed s equals row 0 of seed s + i (unless the rows share their timesteps). The generators are on
     the CPU: every device gets the same numbers.
     """
+
+    rows = slice(None)
 
     def __init__(
         self,
@@ -48,13 +46,8 @@ class Particles:
         everywhere. batch_size: how many of the `per_prompt` rows of each prompt are in a step; None: all."""
         self.prior, self.device = prior, prior.device
         self.seeds = [seed + row for row in range(len(prompts))] if isinstance(seed, int) else seed
-        self.seen_prompts = []  # every prompt that has been embedded
-        self.batch_size, self.per_prompt, self.rows, self.recorded_rows = (
-            batch_size,
-            per_prompt,
-            slice(None),
-            slice(None),
-        )
+        self.batch_size, self.per_prompt = batch_size, per_prompt
+        self.seen_prompts = {}  # in order; a dictionary, as a list has one entry per row
 
         def each(values):
             return [values] * len(prompts) if isinstance(values, str) else values
@@ -79,40 +72,30 @@ class Particles:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    @contextlib.contextmanager
-    def batch(self):
-        """Inside, the particles are the rows of one step: all, or batch_size rows of each prompt, drawn at random."""
-        if self.batch_size in (None, self.per_prompt):
-            yield
-            return
-        drawn = [
-            self.choose(self.batch_size, self.per_prompt) + start for start in range(0, len(self), self.per_prompt)
-        ]
-        rows, whole = torch.cat(drawn), dict(vars(self))
-        for name in PER_ROW:
-            values = whole[name]
-            if isinstance(values, list):
-                setattr(self, name, [values[row] for row in rows])
-            elif values is not None:
-                setattr(self, name, values[to_device(rows, values.device)])
-        self.rows = self.recorded_rows = rows
-        try:
-            yield
-        finally:
-            vars(self).update({name: whole[name] for name in (*PER_ROW, "rows")})
-
-    def replace_rows(self, whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-        """A tensor (B, …) with `part` (b, …) in the rows of this step; `part` itself if these are all rows."""
-        if isinstance(self.rows, slice):
-            return part
-        whole = whole.to(part, copy=True)
-        whole[self.rows] = part
-        return whole
-
     def encode_prompt(self, prompts: list[str], **options) -> torch.Tensor:
-        """One prompt per row → text for Prior.model_output, long (B,)."""
-        self.seen_prompts = list(dict.fromkeys([*self.seen_prompts, *prompts]))
+        """One prompt per row → the numbers of their conditions, long (B,)."""
+        self.seen_prompts |= dict.fromkeys(prompts)
         return self.prior.encode_prompt(prompts, **options)
+
+    # ----------------------------------------------------------------------------------------------- the rows of a step
+
+    def select(self, rows: torch.Tensor) -> "Particles":
+        """The given rows (b,) as Particles of their own, which draw from the same generators."""
+        part = copy.copy(self)
+        part.rows = rows
+        for name, values in vars(self).items():
+            if isinstance(values, torch.Tensor):
+                setattr(part, name, values[to_device(rows, values.device)])
+            elif isinstance(values, list):
+                setattr(part, name, [values[row] for row in rows.tolist()])
+        return part
+
+    def minibatch(self) -> "Particles":
+        """The particles of one step: all, or with --batch that many of each prompt, drawn at random."""
+        if self.batch_size in (None, self.per_prompt):
+            return self
+        starts = range(0, len(self), self.per_prompt)
+        return self.select(torch.cat([start + self.choose(self.batch_size, self.per_prompt) for start in starts]))
 
     # ------------------------------------------------------------------------------------------------ random numbers
 
@@ -120,18 +103,16 @@ class Particles:
         """A seed for a separate stream of random numbers."""
         return int.from_bytes(hashlib.sha256(f"{purpose} {self.seeds[row]}".encode()).digest()[:4], "big")
 
-    @contextlib.contextmanager
-    def stream(self, purpose: str):
-        """Inside, random numbers come from separate generators for this purpose, restarted at each entry. The rows' own
-        generators stay as they are."""
-        own = self.generators, self.shared_generator
-        rows = range(len(self)) if isinstance(self.rows, slice) else self.rows.tolist()
-        self.generators = [torch.Generator().manual_seed(self.seed_for(purpose, row)) for row in rows]
-        self.shared_generator = torch.Generator().manual_seed(self.seed_for(f"shared {purpose}"))
-        try:
-            yield
-        finally:
-            self.generators, self.shared_generator = own
+    def stream(self, purpose: str) -> "Particles":
+        """The same particles with generators of their own for this purpose, which start anew at each call."""
+        part = copy.copy(self)
+        part.generators = [torch.Generator().manual_seed(self.seed_for(purpose, row)) for row in range(len(self))]
+        part.shared_generator = torch.Generator().manual_seed(self.seed_for(f"shared {purpose}"))
+        return part
+
+    def fixed_noise(self) -> torch.Tensor:
+        """ε* (B, C, h, w), the same at each call: for methods that keep a particle's noise."""
+        return self.stream("noise that stays").randn(*self.prior.latent_shape)
 
     def state_dict(self) -> dict:
         return {"generators": [generator.get_state() for generator in (*self.generators, self.shared_generator)]}
@@ -155,8 +136,8 @@ class Particles:
         return self.draw(torch.rand, *shape)
 
     def noise_like(self, z: torch.Tensor, *count: int) -> torch.Tensor:
-        """ε for latents z (B, C, h, w); with a count (B, count, C, h, w)."""
-        return self.randn(*count, *z.shape[1:])
+        """ε for latents z (B, C, h, w), in their dtype; with a count (B, count, C, h, w)."""
+        return self.randn(*count, *z.shape[1:]).to(z.dtype)
 
     def randint(self, low: int, high: int, shared: bool = False) -> torch.Tensor:
         """Integers from U{low … high}, both included: (B,) long on the CPU; the same for all rows if shared."""
@@ -165,7 +146,7 @@ class Particles:
         return torch.cat([torch.randint(low, high + 1, (1,), generator=generator) for generator in self.generators])
 
     def uniform(self) -> torch.Tensor:
-        """Numbers from U[0, 1), (B,) float64 on the CPU."""
+        """Numbers from U[0, 1), (B,) float64 on the CPU, where timesteps are computed."""
         return self.randint(0, 2**24 - 1).double() / 2**24
 
     def choose(self, count: int, total: int) -> torch.Tensor:

@@ -71,9 +71,10 @@ class PDS(Method):
     def coefficients(self, t):
         return posterior_coefficients(self.prior.alphas_cumprod, t, self.stride, self.settings.posterior)
 
-    def gradient(self, z, t, progress):
+    def gradient(self, z, t, particles, progress):
         psi, chi = self.coefficients(t)
-        return per_row(psi, z) * (z - self.particles.source) + per_row(chi, z) * delta_noise(self, z, t)
+        delta = delta_noise(self, z, t, particles)
+        return per_row(psi, z) * (z - particles.source) + per_row(chi, z) * delta
 
     def pseudo_gt(self, z, t, gradient):
         _, chi = self.coefficients(t)

@@ -23,10 +23,12 @@ class RFDS(Method):
     like = "sds"
     Settings = RFDSSettings
 
-    def gradient(self, z, t, progress):
-        prior, noise = self.prior, self.particles.noise_like(z)
+    def gradient(self, z, t, particles, progress):
+        prior, noise = self.prior, particles.noise_like(z)
         if self.settings.reverse:
-            predicted = prior.predict_noise(prior.add_noise(z, noise, t), t, self.particles.y)
-            noise = noise + self.settings.reverse * (predicted - noise)
+            unguided = prior.predict_noise(prior.add_noise(z, noise, t), t, particles.y)
+            noise = noise + self.settings.reverse * (unguided - noise)
         z_t = prior.add_noise(z, noise, t)
-        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise
+        predicted = self.guided_noise(z_t, t, particles.y, particles.y_negative)
+        self.record("x0", z_t, predicted, t)
+        return predicted - noise

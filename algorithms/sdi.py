@@ -44,17 +44,16 @@ class SDI(Method):
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)
         if self.settings.noise == "cached":
-            with particles.stream("noise that stays"):
-                self.noise = particles.randn(*prior.latent_shape)
+            self.register_buffer("noise", particles.fixed_noise())
 
-    def gradient(self, z, t, progress):
+    def gradient(self, z, t, particles, progress):
         if self.settings.noise == "cached":
-            cached = self.noise[self.particles.rows]
+            cached = self.noise[particles.rows].clone()
             z_t = self.prior.add_noise(z, cached, t)
-            noise = self.record("x0", z_t, self.guided_noise(z_t, t), t)
-            self.noise = self.particles.replace_rows(self.noise, noise)
-            return noise - cached
-        prior, particles, setting = self.prior, self.particles, self.settings
+            predicted = self.noise[particles.rows] = self.guided_noise(z_t, t, particles.y, particles.y_negative)
+            self.record("x0", z_t, predicted, t)
+            return predicted - cached
+        prior, setting = self.prior, self.settings
         T, n = prior.num_train_timesteps, setting.inversion_steps
         # ξ, drawn for all n steps: a row's random numbers must not depend on how many steps the others need.
         xi = particles.noise_like(z, n)
@@ -74,4 +73,6 @@ class SDI(Method):
         z_t = ddim_invert(prior, z, torch.zeros_like(t), t, timestep, predict, extra_noise)
         alpha, sigma = prior.coefficients(t, z)
         noise_inv = (z_t - alpha * z) / sigma
-        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise_inv
+        predicted = self.guided_noise(z_t, t, particles.y, particles.y_negative)
+        self.record("x0", z_t, predicted, t)
+        return predicted - noise_inv

@@ -12,7 +12,9 @@ class SDS(Method):
 
     defaults = {"algo.guidance_scale": 100.0, "schedule.weight": "dreamfusion"}  # w(t) = 1 - ᾱ_t, the paper's σ_t²
 
-    def gradient(self, z, t, progress):
-        noise = self.particles.noise_like(z)
+    def gradient(self, z, t, particles, progress):
+        noise = particles.noise_like(z)
         z_t = self.prior.add_noise(z, noise, t)
-        return self.record("x0", z_t, self.guided_noise(z_t, t), t) - noise
+        predicted = self.guided_noise(z_t, t, particles.y, particles.y_negative)
+        self.record("x0", z_t, predicted, t)
+        return predicted - noise

@@ -45,6 +45,7 @@ class VSD(Method):
     """
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}
+    titles = {"phi": "The clean image predicted by φ"}
     Settings = VSDSettings
 
     def __init__(self, prior, particles, config, steps):
@@ -56,63 +57,51 @@ class VSD(Method):
         elif setting.phi == "full":
             self.phi = Copy(prior)
         if self.phi:
+            self.weights = torch.nn.ParameterList(self.phi.parameters)
             lr = setting.lora_lr if setting.phi == "lora" else setting.full_lr
-            self.optimizer = torch.optim.AdamW(self.phi.parameters, lr=lr, weight_decay=0)
+            self.optimizer = torch.optim.AdamW(self.weights, lr=lr, weight_decay=0)
 
-    def gradient(self, z, t, progress):
-        z_t = self.prior.add_noise(z, self.particles.noise_like(z), t)
-        noise = self.record("x0", z_t, self.guided_noise(z_t, t), t)
+    def gradient(self, z, t, particles, progress):
+        z_t = self.prior.add_noise(z, particles.noise_like(z), t)
+        predicted = self.guided_noise(z_t, t, particles.y, particles.y_negative)
         if self.phi:
             with self.phi.active():
-                noise_phi = self.prior.predict_noise(z_t, t, self.particles.y)
+                predicted_phi = self.prior.predict_noise(z_t, t, particles.y)
         else:
-            noise_phi = self.mixture_noise(z, z_t, t)
-        return noise - self.record("lora", z_t, noise_phi, t)
+            predicted_phi = self.mixture_noise(z, z_t, t, particles.prompts)
+        self.record("x0", z_t, predicted, t)
+        self.record("phi", z_t, predicted_phi, t)
+        return predicted - predicted_phi
 
-    def mixture_noise(self, z: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def mixture_noise(self, z: torch.Tensor, z_t: torch.Tensor, t: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         """The exact noise prediction if the data are the prompt's particles: (z_t - √ᾱ_t Σ_j p_j z_j)/√(1-ᾱ_t),
         p_j ∝ exp(-‖z_t - √ᾱ_t z_j‖² / 2(1-ᾱ_t)). With one particle it is ε, and VSD is SDS."""
         alpha, sigma = self.prior.coefficients(t, z)
         distance = (z_t[:, None] - alpha[:, None] * z[None]).flatten(2).square().sum(2)  # (B, B)
-        prompts = self.particles.prompts
         other = torch.tensor([[a != b for b in prompts] for a in prompts], device=z.device)
         p = (-distance / (2 * sigma.flatten(1) ** 2)).masked_fill(other, -torch.inf).softmax(1)
         return (z_t - alpha * torch.einsum("ij,jchw->ichw", p, z)) / sigma
 
-    def update(self, z, t, progress):
+    def update(self, z, t, particles, progress):
         updates = self.settings.lora_updates + (self.settings.lora_warm_up if progress == 0 else 0)
         for _ in range(updates if self.phi else 0):
-            t_prime, noise = self.particles.randint(0, self.prior.noising.max_t), self.particles.noise_like(z)
-            count, text = self.settings.lora_particles, self.particles.y
+            t_prime, noise = particles.randint(0, self.prior.noising.max_t), particles.noise_like(z)
+            count, y = self.settings.lora_particles, particles.y
             z_t, target = self.prior.add_noise(z, noise, t_prime), self.prior.target(z, noise, t_prime)
             if count and count < len(z):
-                rows = self.particles.choose(count, len(z))
-                t_prime, text = t_prime[rows], text[rows]
+                rows = particles.choose(count, len(z))
+                t_prime, y = t_prime[rows], y[rows]
                 z_t, target = (part[to_device(rows, z.device)] for part in (z_t, target))
             gamma = self.settings.gamma
-            unlearned = self.prior.predict(z_t, t_prime, text) if gamma else None
+            frozen = self.prior.predict(z_t, t_prime, y) if gamma else None
             with self.phi.active():
-                learned = self.prior.model_output(z_t, t_prime, text)
+                learned = self.prior.model_output(z_t, t_prime, y)
                 error = learned - target
-                loss = error.square().sum() + (gamma * (learned - unlearned).square().sum() if gamma else 0)
+                loss = error.square().sum() + (gamma * (learned - frozen).square().sum() if gamma else 0)
                 # Backpropagate the sum and divide afterwards: the gradient of the mean would underflow in float16.
                 loss.backward()
-            for parameter in self.phi.parameters:
+            for parameter in self.weights:
                 if parameter.grad is not None:  # A layer can have no effect: the query of a 1×1 map.
                     parameter.grad /= error.numel()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-
-    def parameters(self):
-        return self.phi.parameters if self.phi else []
-
-    def state_dict(self):
-        phi = [value.detach() for value in self.parameters()]
-        return {"phi": phi, "optimizer": self.optimizer.state_dict()} if self.phi else {}
-
-    def load_state_dict(self, state):
-        self.prior.free_text_encoders()  # The LoRA moves to a GPU with the denoiser; its optimizer's state would not.
-        for value, saved in zip(self.parameters(), state.get("phi", []), strict=True):
-            value.data.copy_(saved)
-        if self.phi:
-            self.optimizer.load_state_dict(state["optimizer"])

@@ -114,9 +114,9 @@ def make_cell(cell: Cell) -> None:
     prior, start = shared_prior(cell.config.prior), time.perf_counter()
     parts = sds2d.build(cell.config, prior)
     for step in range(cell.config.steps):
-        sds2d.distill(*parts, step)
+        sds2d.distill(parts, step)
     with torch.no_grad():
-        images = parts[1].images()
+        images = parts.representation.images()
     if not images.isfinite().all():
         raise FloatingPointError(f"{cell.file}: pixels are not finite")
     notes = PngImagePlugin.PngInfo()

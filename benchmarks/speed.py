@@ -73,9 +73,10 @@ def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[tuple
     return calls
 
 
-def bare_calls(prior: Prior, algorithm: Method, representation, calls: list[tuple[tuple, bool, bool]]) -> Callable:
+def bare_calls(parts: sds2d.Parts, calls: list[tuple[tuple, bool, bool]]) -> Callable:
     """→ a function that only makes the same calls of the networks and of the rasterizer, or of the field's network."""
-    rows = len(algorithm.particles)
+    algorithm, representation, rows = parts.algorithm, parts.representation, len(parts.particles)
+    prior = algorithm.prior
     pixels = torch.rand(rows, 3, *prior.image_size, device=prior.device, requires_grad=True)
     gaussians, kind = [], representation.config.kind
     if kind in ("gaussian2d", "bezier"):
@@ -107,21 +108,22 @@ def measure(flags: list[str], rounds: int) -> str:
     """One method and representation, four particles → the cells of its line."""
     config = parse(["--particles", "4", *flags])
     prior = Prior(config.prior)
-    algorithm, *rest = sds2d.build(config, prior)
+    parts = sds2d.build(config, prior)
+    algorithm = parts.algorithm
 
     def step():
-        *_, gradient = sds2d.distill(algorithm, *rest, step=config.steps // 2)
+        gradient = sds2d.distill(parts, config.steps // 2).gradient
         gradient.flatten(1).norm(dim=1)  # recorded at every step
 
     start = time.perf_counter()
     step()
     first = time.perf_counter() - start
     calls = network_calls(prior, algorithm, step)
-    ours, bare = paired(step, bare_calls(prior, algorithm, rest[0], calls), rounds)
+    ours, bare = paired(step, bare_calls(parts, calls), rounds)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if prior.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**20
-    rows = len(algorithm.particles)
+    rows = len(parts.particles)
     counts = [len(inputs[0]) for inputs, *_ in calls]
     shown = " + ".join(f"{count // rows}B" if count % rows == 0 else str(count) for count in counts)
     return f"{shown} | {1e3 * ours:.1f} | {1e3 * bare:.1f} | {ours / bare:.3f} | {1e3 * first:.0f} | {memory:.0f}"

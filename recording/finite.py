@@ -35,7 +35,7 @@ def step_norms(z: torch.Tensor, gradient: torch.Tensor, parameters: list, algori
     each = [p.detach().reshape(rows if p.shape[:1] == (rows,) else 1, -1).norm(dim=1) for p in parameters]
     norms = {"latent": z.flatten(1).norm(dim=1), "gradient": gradient.flatten(1).norm(dim=1)}
     norms["parameter"] = sum(norm.expand(rows) for norm in each)
-    if learned := algorithm.parameters():
+    if learned := list(algorithm.parameters()):
         norms[LEARNED] = torch.nn.utils.get_total_norm([p.detach() for p in learned]).view(1)
     return norms
 

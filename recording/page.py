@@ -20,7 +20,7 @@ TITLES = {
     "gradients": "|g|, the magnitude of the gradient for the latents",
     "x0": "The clean image predicted by the prior",
     "pseudo_gt": "The pseudo ground truth, the clean image that g points to",
-    "lora": "The clean image predicted by φ, the prior with its LoRA",
+    "phi": "The clean image predicted by φ",
     "ellipses": "The Gaussians' outlines at one standard deviation",
     "density": "The density of the Gaussians",
     "paths": "The curves and their control points",

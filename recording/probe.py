@@ -5,6 +5,7 @@ import io
 import torch
 
 from algorithms.method import Method
+from algorithms.particles import Particles
 from errors import InputError
 
 
@@ -21,7 +22,7 @@ def probe_timesteps(given: tuple[float, ...], algorithm: Method) -> list[int]:
 
 
 def probe(
-    algorithm: Method, z: torch.Tensor, timesteps: list[int], progress: float
+    algorithm: Method, z: torch.Tensor, particles: Particles, timesteps: list[int], progress: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The gradient at each of R timesteps, (R·B, C, h, w), and the clean latents of the same shape:
     {name: those of a prediction, "pseudo_gt": the pseudo ground truth}.
@@ -31,14 +32,14 @@ def probe(
     state, predictions = io.BytesIO(), algorithm.predictions
     torch.save(algorithm.state_dict(), state)  # in CPU memory: VSD's φ may not fit on a GPU twice
     gradients, clean = [], {}
-    with algorithm.particles.stream("probe"):
-        for timestep in timesteps:
-            t = torch.full((len(z),), timestep)
-            algorithm.predictions = {}
-            gradients.append(algorithm.gradient(z, t, progress))
-            predicted = algorithm.predictions | {"pseudo_gt": algorithm.pseudo_gt(z, t, gradients[-1])}
-            for name, latents in predicted.items():
-                clean.setdefault(name, []).append(latents)
+    particles = particles.stream("probe")
+    for timestep in timesteps:
+        t = torch.full((len(z),), timestep)
+        algorithm.predictions = {}
+        gradients.append(algorithm.gradient(z, t, particles, progress))
+        predicted = algorithm.predictions | {"pseudo_gt": algorithm.pseudo_gt(z, t, gradients[-1])}
+        for name, latents in predicted.items():
+            clean.setdefault(name, []).append(latents)
     state.seek(0)
     algorithm.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
     algorithm.predictions = predictions

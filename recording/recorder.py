@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from priors.settings import NonNegative
-from recording.checkpoint import load_checkpoint, parameters, save_checkpoint
+from recording.checkpoint import Unsaved, load_checkpoint, parameters, save_checkpoint
 from recording.finite import require_finite, require_finite_step, step_norms
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
@@ -58,13 +58,14 @@ class Recorder:
     def __init__(self, config, parts: tuple, timesteps: list[int], evaluator: Evaluator | None, resume: bool):
         """parts: what build() returned; timesteps: --log.timesteps, from probe_timesteps. resume: restore the last
         checkpoint, if any, and delete later records. `first` is the first step."""
-        self.algorithm, self.representation, _, self.optimizer = parts
+        self.parts, (self.algorithm, self.representation, _, self.optimizer, self.particles) = parts, parts
         self.folder, self.log, self.evaluator = Path(config.out), config.log, evaluator
         self.prior, self.timesteps = self.algorithm.prior, timesteps
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
-        self.pending, self.t = [], torch.zeros(len(self.algorithm.particles), dtype=torch.long)
-        self.first = load_checkpoint(self.folder, self.steps, self.algorithm, self.optimizer) if resume else 0
+        self.pending, self.t = [], torch.zeros(len(self.particles), dtype=torch.long)
+        self.first = load_checkpoint(self.folder, self.steps, parts) if resume else 0
+        self.unsaved = Unsaved(self.algorithm)
         if resume:
             truncate_records(self.folder, self.first)
         self.tensorboard = open_writer(self.folder, self.first) if self.log.tensorboard else None
@@ -82,13 +83,14 @@ class Recorder:
         write_text(self.folder / "index.html", page(self.folder, self.progress(step)))
         return images
 
-    def after_step(self, step: int, z, t, weight, gradient, seconds: float) -> None:
+    def after_step(self, step: int, result, seconds: float) -> None:
         """Records a step's numbers, and its maps and a checkpoint if they are due. On a GPU the numbers stay there
         until flush(), so that no step waits for them."""
+        z, t, weight, gradient, particles = result
         norms = step_norms(z, gradient, parameters(self.optimizer), self.algorithm)
-        particles = torch.arange(len(self.t))[self.algorithm.particles.recorded_rows]
-        self.t[particles] = t
-        line = {"step": step, "particles": particles.tolist(), "t": t.tolist(), "weight": weight.tolist()}
+        self.t[particles.rows] = t
+        rows = torch.arange(len(self.t))[particles.rows].tolist()
+        line = {"step": step, "particles": rows, "t": t.tolist(), "weight": weight.tolist()}
         self.pending.append((line | {"seconds": round(seconds, 6)}, norms))
         if self.prior.device.type == "cpu":
             self.flush()
@@ -163,7 +165,8 @@ class Recorder:
     def checkpoint(self, step: int) -> None:
         """Saves the state after `step` steps; the metrics up to it are written first."""
         self.flush()
-        save_checkpoint(self.folder, step, self.t.tolist(), self.algorithm, self.optimizer)
+        self.unsaved.require_unchanged()
+        save_checkpoint(self.folder, step, self.t.tolist(), self.parts)
 
     # ------------------------------------------------------------------------------------------------------- pictures
 
@@ -199,7 +202,7 @@ class Recorder:
 
     def sheet(self, images: torch.Tensor) -> Image.Image:
         """One row per prompt, one column per particle; in an edit, the source before its row or each particle."""
-        sources, columns, labels = self.algorithm.particles.source_images, self.columns, self.labels
+        sources, columns, labels = self.particles.source_images, self.columns, self.labels
         if sources is None:
             return grid(images, labels, columns, self.log.tile)
         rows, sources = images.cpu().unflatten(0, (-1, columns)), sources.cpu().unflatten(0, (-1, columns))
@@ -207,7 +210,7 @@ class Recorder:
             rows = torch.cat([sources[:, :1], rows], 1)
         else:
             rows = torch.stack([sources, rows], 2).flatten(1, 2)
-        before = self.algorithm.particles.source_prompts[::columns]
+        before = self.particles.source_prompts[::columns]
         labels = [f"{source} → {target}" for source, target in zip(before, labels, strict=True)]
         return grid(rows.flatten(0, 1), labels, rows.shape[1], self.log.tile)
 
@@ -233,7 +236,9 @@ class Recorder:
         self.flush()
         with torch.no_grad():
             z = self.representation.latents()
-        gradient, clean = probe(self.algorithm, z, self.timesteps, min(step, self.steps - 1) / self.steps)
+        gradient, clean = probe(
+            self.algorithm, z, self.particles, self.timesteps, min(step, self.steps - 1) / self.steps
+        )
         before = f"--log.timesteps before step {step}"
         places = [f"{before}, timestep {t}, particle {row}" for t in self.timesteps for row in range(len(z))]
         require_finite(gradient.flatten(1).norm(dim=1), places, "gradient", self.prior)

@@ -2,7 +2,7 @@
 
 import torch
 
-from representations.bezier import SPREAD, bezier
+from representations.curves import SPREAD, bezier
 from representations.gaussian_kernels import LOW_PASS
 from representations.overlay import overlay, overlay_factor
 

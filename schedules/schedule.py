@@ -105,12 +105,11 @@ class Schedule:
         self,
         config: ScheduleConfig,
         prior: Prior,
-        particles: Particles,
         steps: int,
         min_t: int = 0,
         sampler_timesteps: torch.Tensor | None = None,
     ):
-        self.config, self.prior, self.particles, self.steps, self.min_t = config, prior, particles, steps, min_t
+        self.config, self.prior, self.steps, self.min_t = config, prior, steps, min_t
         self.sampler_timesteps, self.T = sampler_timesteps, prior.num_train_timesteps
         self.last = self.T - 1 if sampler_timesteps is not None else prior.noising.max_t
         self.t_min, self.t_max = self.range()
@@ -167,12 +166,12 @@ class Schedule:
             )
         return t.long()
 
-    def timestep(self, step: int) -> torch.Tensor:
-        """t (B,) long, on the CPU."""
+    def timestep(self, step: int, particles: Particles) -> torch.Tensor:
+        """t (B,) long, on the CPU, for the particles of that step."""
         low, high = (int(end[step]) for end in self.bounds)
         if self.random:
-            return self.particles.randint(low, high, shared=self.config.shared_t)
-        return self.bounds[0][step].repeat(len(self.particles))
+            return particles.randint(low, high, shared=self.config.shared_t)
+        return self.bounds[0][step].repeat(len(particles))
 
     def weights(self, t: torch.Tensor) -> torch.Tensor:
         """w (N,) of the whole run, for one timestep per step, t (N,)."""

@@ -17,7 +17,7 @@ from schedules import curves
 
 def uniform(i, schedule):
     """U{t_min … t_max} at every step. DreamFusion, Poole et al. 2022, arXiv 2209.14988."""
-    return i * 0 + schedule.t_min, i * 0 + schedule.t_max
+    return torch.full_like(i, schedule.t_min), torch.full_like(i, schedule.t_max)
 
 
 def linear(i, schedule):
@@ -74,7 +74,7 @@ def random_decay(i, schedule):
 
 def constant(i, schedule):
     """--schedule.t at every step."""
-    return i * 0 + schedule.to_timestep("t", schedule.config.t)
+    return torch.full_like(i, schedule.to_timestep("t", schedule.config.t))
 
 
 def polynomial(i, schedule):

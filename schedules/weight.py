@@ -13,7 +13,7 @@ from schedules import curves
 
 def constant(t, i, schedule):
     """w = 1."""
-    return i * 0 + 1
+    return torch.ones_like(i)
 
 
 def dreamfusion(t, i, schedule):

@@ -11,7 +11,8 @@ from PIL import Image
 from algorithms.particles import Particles
 from priors.prior import Prior, PriorConfig
 from representations import RepresentationConfig
-from representations.bezier import SPREAD, Bezier, axes, bezier, crossing, surface
+from representations.bezier import Bezier
+from representations.curves import SPREAD, axes, bezier, crossing, surface
 from representations.representation import make_optimizer
 
 

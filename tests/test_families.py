@@ -81,7 +81,7 @@ def test_sampling_is_diffusers_own(name, checkpoint):
     particles = Particles(prior, ["a fox"])
     method = ALGORITHMS["ddim"](prior, particles, config.algo, 10)
     for t in method.timesteps:
-        z = z - method.gradient(z, t[None], 0.0)
+        z = z - method.gradient(z, t[None], particles, 0.0)
     error = (z - expected).norm() / expected.norm()
     assert error < 1e-5, f"{error:.1e}"
 
@@ -97,11 +97,11 @@ def test_a_timestep_without_a_picture_is_a_samplers(checkpoint):
         given = [*flags(prior.folder, ""), *edit, "--algo.name", name, "--steps", "4", "--log.timesteps"]
         given += [] if ALGORITHMS[name].is_sampler else ["--schedule.t-max", "1.0", "--schedule.timestep", "linear"]
         config = sds2d.parse([*given, *(["--algo.sdedit.strength", "1"] if name == "sdedit" else [])])
-        algorithm, representation, schedule, optimizer = parts = sds2d.build(config, prior)
+        parts = sds2d.build(config, prior)
         for step in range(4):
-            *_, gradient = sds2d.distill(*parts, step)
-            assert gradient.isfinite().all() and representation.images().isfinite().all(), name
-            assert all(clean.isfinite().all() for clean in algorithm.predictions.values()), name
+            gradient = sds2d.distill(parts, step).gradient
+            assert gradient.isfinite().all() and parts.representation.images().isfinite().all(), name
+            assert all(clean.isfinite().all() for clean in parts.algorithm.predictions.values()), name
 
 
 # ---------------------------------------------------------------------------------------------------- every method
@@ -142,11 +142,11 @@ def test_defaults_fit_any_number_of_timesteps(method, short):
     edit = ["--source-image", source, "--source-prompt", "a"] if ALGORITHMS[method].edits else []
     steps = ["--steps", "5"] if ALGORITHMS[method].is_sampler else ["--steps", "3"]
     config = sds2d.parse([*flags(short.folder, ""), "--algo.name", method, "--particles", "1", *steps, *edit])
-    algorithm, representation, *rest = sds2d.build(config, short)
-    assert all(0 <= t < 100 for t in probe_timesteps(config.log.timesteps, algorithm))
+    parts = sds2d.build(config, short)
+    assert all(0 <= t < 100 for t in probe_timesteps(config.log.timesteps, parts.algorithm))
     for step in range(config.steps):
-        sds2d.distill(algorithm, representation, *rest, step)
-    assert representation.images().isfinite().all()
+        sds2d.distill(parts, step)
+    assert parts.representation.images().isfinite().all()
 
 
 @pytest.fixture(scope="module")
@@ -199,12 +199,12 @@ def test_a_flow_has_the_same_gradients(method):
     given = ["--algo.name", method, "--steps", "5", "--particles", "1", *(edit if ALGORITHMS[method].edits else [])]
     gradients = []
     for one in (prior, Flow(prior)):
-        algorithm, representation, schedule, _ = sds2d.build(sds2d.parse(given), one)
-        t = schedule.timestep(1)
+        algorithm, representation, schedule, _, particles = sds2d.build(sds2d.parse(given), one)
+        t = schedule.timestep(1, particles)
         z = representation.latents().detach().double()
-        gradients.append(algorithm.gradient(z, t, 0.2))
-        algorithm.update(z, t, 0.2)
-        gradients.append(algorithm.gradient(z, t, 0.4))
+        gradients.append(algorithm.gradient(z, t, particles, 0.2))
+        algorithm.update(z, t, particles, 0.2)
+        gradients.append(algorithm.gradient(z, t, particles, 0.4))
     # φ of VSD learns from ε̂ - ẑ_0, whose errors at different t have other weights.
     for expected, found in zip(gradients[:2], gradients[2:], strict=True) if method != "vsd" else [gradients[::2]]:
         assert expected.norm() > 0 and (found - expected).norm() / expected.norm() < 1e-6
@@ -283,7 +283,7 @@ def test_gradient_checkpointing_of_the_denoiser(name, checkpoint, capsys):
 
         with torch.autograd.graph.saved_tensors_hooks(counted, lambda tensor: tensor):
             for _ in range(2):  # One factor of a LoRA begins at 0.
-                vsd.update(z, torch.tensor([300]), 0.5)
+                vsd.update(z, torch.tensor([300]), particles, 0.5)
         learned.append(torch.cat([value.detach().flatten() for value in vsd.parameters()]))
         stored.append(count[0])
     torch.testing.assert_close(*learned)

@@ -144,9 +144,10 @@ def test_gradients_are_the_same_whatever_the_network_says(prediction, method):
         z, images = (torch.rand(2, n, 2, 2, dtype=torch.float64, generator=draw) for n in (1, 3))
         source = dict(source_prompts=["", ""], source_images=images) if cls.edits else {}
         config = AlgorithmConfig(name=method, guidance_scale=7.5)
-        algorithm = cls(prior, Particles(prior, ["a", "a"], **source), config, 10)
+        particles = Particles(prior, ["a", "a"], **source)
+        algorithm = cls(prior, particles, config, 10)
         if hasattr(algorithm, "noise"):
             algorithm.noise = algorithm.noise.double()
         t = torch.tensor([699, 699] if cls.is_sampler else [700, 699])
-        gradients.append(algorithm.gradient(z, t, 0.3))
+        gradients.append(algorithm.gradient(z, t, particles, 0.3))
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)

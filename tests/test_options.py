@@ -8,6 +8,7 @@ import torch
 from conftest import GaussianPrior
 from PIL import Image
 from test_methods import ANY, DATA, PROMPTS, SEED, SOURCES, Row, batch
+from test_methods import gradient as gradient_of
 
 import sds2d
 from algorithms import ALGORITHMS, AlgorithmConfig
@@ -21,16 +22,17 @@ TIMES = torch.tensor([100, 500, 979])
 def make(name="sds", prompts=PROMPTS, kind="epsilon", **options):
     prior = GaussianPrior(DATA, kind)
     particles = Particles(prior, prompts, "bad", SEED)
-    return ALGORITHMS[name](prior, particles, AlgorithmConfig(name=name, guidance_scale=7.5, **options), 10)
+    algorithm = ALGORITHMS[name](prior, particles, AlgorithmConfig(name=name, guidance_scale=7.5, **options), 10)
+    algorithm.particles = particles  # for the calls below
+    return algorithm
 
 
 def test_each_prompt_and_its_source_have_negative_prompts():
     z, images, rows = batch(TIMES)
     prior, negative, of_source = GaussianPrior(DATA), ["bad", "", "fish"], ["", "cat", "bad"]
     particles = Particles(prior, PROMPTS, negative, SEED, SOURCES, images, of_source)
-    gradient = ALGORITHMS["dds"](prior, particles, AlgorithmConfig(name="dds", guidance_scale=3.0), 10).gradient(
-        z, TIMES, 0.0
-    )
+    dds = ALGORITHMS["dds"](prior, particles, AlgorithmConfig(name="dds", guidance_scale=3.0), 10)
+    gradient = dds.gradient(z, TIMES, particles, 0.0)
     for row, r in enumerate(rows):
         noise = r.randn()
         expected = r.guided(r.y, negative[row], 3.0, r.noised(r.z, noise, r.t), r.t)
@@ -58,26 +60,27 @@ def test_steps_of_some_particles(name, settings):
         if ALGORITHMS[name].edits:
             edit = dict(source_prompts=[sources[row] for row in rows], source_images=images[rows])
         particles = Particles(prior, [prompts[row] for row in rows], "bad", SEED + rows[0], **edit, **options)
-        return ALGORITHMS[name](prior, particles, config, 10)
+        # In float64, as the prior: ε* and κ are kept in float32 otherwise.
+        return ALGORITHMS[name](prior, particles, config, 10).double(), particles
 
-    def step(algorithm, z):
+    def step(algorithm, particles, z):
         times = torch.full((len(z),), t)
-        gradient = algorithm.gradient(z, times, 0.5)
-        algorithm.update(z, times, 0.5)
+        gradient = algorithm.gradient(z, times, particles, 0.5)
+        algorithm.update(z, times, particles, 0.5)
         return gradient
 
-    algorithm, taken = make(list(range(6)), batch_size=2, per_prompt=3), [[] for _ in range(6)]
+    algorithm, particles = make(list(range(6)), batch_size=2, per_prompt=3)
+    taken = [[] for _ in range(6)]
     for _ in range(5):
-        with algorithm.particles.batch():
-            rows = algorithm.particles.rows
-            for row, gradient in zip(rows.tolist(), step(algorithm, z[rows]), strict=True):
-                taken[row].append(gradient)
-        assert (rows < 3).tolist() == [True, True, False, False] and len(algorithm.particles) == 6
+        part = particles.minibatch()
+        for row, gradient in zip(part.rows.tolist(), step(algorithm, part, z[part.rows]), strict=True):
+            taken[row].append(gradient)
+        assert (part.rows < 3).tolist() == [True, True, False, False] and len(part) == 4 and len(particles) == 6
     assert sum(map(len, taken)) == 20 and min(map(len, taken)) > 0 and max(map(len, taken)) < 5
     for row, gradients in enumerate(taken):
         alone = make([row])
         for gradient in gradients:
-            torch.testing.assert_close(gradient, step(alone, z[[row]])[0], rtol=1e-6, atol=1e-6)  # CFD's ε* is float32
+            torch.testing.assert_close(gradient, step(*alone, z[[row]])[0], rtol=1e-6, atol=1e-6)  # CFD's ε* is float32
 
 
 def test_lods_learns_the_embeddings_of_the_particles_that_a_step_takes(tiny):
@@ -85,13 +88,11 @@ def test_lods_learns_the_embeddings_of_the_particles_that_a_step_takes(tiny):
     particles = Particles(prior, ["a fox", "a fish"] * 2, batch_size=2, per_prompt=4)
     algorithm = ALGORITHMS["lods"](prior, particles, AlgorithmConfig(name="lods", guidance_scale=7.5), 10)
     before, z = [value.detach().clone() for value in algorithm.embeddings], torch.randn(2, *prior.latent_shape)
-    with particles.batch():
-        algorithm.gradient(z, torch.full((2,), 300), 0.0)
-        algorithm.update(z, torch.full((2,), 300), 0.0)
+    part = particles.minibatch()
+    algorithm.gradient(z, torch.full((2,), 300), part, 0.0)
+    algorithm.update(z, torch.full((2,), 300), part, 0.0)
     pairs = zip(algorithm.embeddings, before, strict=True)
-    assert [
-        row for row, (now, then) in enumerate(pairs) if not torch.equal(now, then)
-    ] == particles.recorded_rows.tolist()
+    assert [row for row, (now, then) in enumerate(pairs) if not torch.equal(now, then)] == part.rows.tolist()
 
 
 def test_seeds():
@@ -133,7 +134,7 @@ def test_an_edit_stays_inside_its_mask(name, kind, tiny, tmp_path):
         parts = sds2d.build(sds2d.parse([*flags, *more]), prior)
         before = parts[1].images().detach().clone() if kind != "latent" else parts[1].latents().detach().clone()
         for step in range(3):
-            sds2d.distill(*parts, step)
+            sds2d.distill(parts, step)
         after = parts[1].images().detach() if kind != "latent" else parts[1].latents().detach()
         inside = torch.zeros(64, 64, dtype=torch.bool)
         inside[:, 16:32] = True
@@ -159,7 +160,7 @@ def test_particles_that_a_step_does_not_take_stay():
 def test_rescaled_guidance(prediction_type):
     """Of the model output: ε, or v."""
     z, _, rows = batch(TIMES)
-    gradient = make(kind=prediction_type, guidance_rescale=0.7).gradient(z, TIMES, 0.0)
+    gradient = gradient_of(make(kind=prediction_type, guidance_rescale=0.7), z, TIMES)
     for row, r in enumerate(rows):
         noise, a = r.randn(), Row.a(r.t)
         z_t = r.noised(r.z, noise, r.t)
@@ -178,7 +179,7 @@ def test_rescaled_guidance_has_the_contrast_of_the_prompt_alone():
     z, _, _ = batch(TIMES)
     algorithm = make(guidance_rescale=1.0)
     alone = algorithm.prior.predict_noise(z, TIMES, algorithm.particles.y)
-    found = algorithm.guided_noise(z, TIMES)
+    found = algorithm.guided_noise(z, TIMES, algorithm.particles.y, algorithm.particles.y_negative)
     torch.testing.assert_close(found.std((1, 2, 3)), alone.std((1, 2, 3)), rtol=1e-9, atol=0)
 
 
@@ -186,7 +187,7 @@ def test_rescaled_guidance_has_the_contrast_of_the_prompt_alone():
 def test_perp_neg(prediction_type):
     z, _, rows = batch(TIMES)
     options = dict(perp_neg_prompts=("fish", ""), perp_neg_weights=(-1.5, -0.4))
-    gradient = make(kind=prediction_type, **options).gradient(z, TIMES, 0.0)
+    gradient = gradient_of(make(kind=prediction_type, **options), z, TIMES)
     for row, r in enumerate(rows):
         noise = r.randn()
         z_t = r.noised(r.z, noise, r.t)
@@ -202,7 +203,7 @@ def test_perp_neg(prediction_type):
 def test_perp_neg_of_the_prompt_itself_changes_nothing():
     z, _, _ = batch(TIMES)
     options = dict(perp_neg_prompts=("cat",), perp_neg_weights=(-3.0,))
-    plain, with_it = (make(prompts=["cat"] * 3, **given).gradient(z, TIMES, 0.0) for given in ({}, options))
+    plain, with_it = (gradient_of(make(prompts=["cat"] * 3, **given), z, TIMES) for given in ({}, options))
     torch.testing.assert_close(with_it, plain, rtol=1e-9, atol=1e-9)
 
 
@@ -225,7 +226,7 @@ def test_a_checkpoint_has_no_settings():
     class Own(ALGORITHMS["sds"]):
         def __init__(self, *arguments):
             super().__init__(*arguments)
-            self.seen = 0
+            self.register_buffer("seen", torch.tensor(0))
 
     def build(scale, steps):
         prior = GaussianPrior(DATA)
@@ -233,7 +234,7 @@ def test_a_checkpoint_has_no_settings():
         return Own(prior, Particles(prior, PROMPTS, "bad", SEED), config, steps)
 
     old, new = build(3.0, 10), build(5.0, 20)
-    old.seen = 7
+    old.seen += 7
     new.load_state_dict(old.state_dict())
     assert (new.seen, new.s, new.steps, new.updates_per_step) == (7, 5.0, 20, 20)
 
@@ -258,9 +259,9 @@ def test_repulsion(kind):
     prompts = ["cat", "dog", "cat", "cat", "dog", "dog"]
     t = torch.tensor([100, 500, 979, 300, 300, 700])
     z = torch.randn(6, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    plain = make(prompts=prompts).gradient(z, t, 0.0)
+    plain = gradient_of(make(prompts=prompts), z, t)
     algorithm = make(prompts=prompts, repulsion=kind, repulsion_scale=0.7)
-    found = algorithm.repelled(algorithm.gradient(z, t, 0.0), t)
+    found = algorithm.repelled(gradient_of(algorithm, z, t), t, algorithm.particles)
     z_t = algorithm.noised["x0"]
     for rows in ([0, 2, 3], [1, 4, 5]):
         square = {(i, j): (z_t[i] - z_t[j]).square().sum().item() for i in rows for j in rows}
@@ -285,8 +286,9 @@ def final(*flags):
     given += [] if "--prompt" in flags else ["--prompt", "cat"]
     config = sds2d.parse([*given, "--particles", "4", *flags])
     parts = sds2d.build(config, GaussianPrior(DATA))
-    taken = [sds2d.distill(*parts, step) for step in range(3)]
-    return parts, [z for z, *_ in taken] + [parts[1].latents().detach()], [gradient for *_, gradient in taken]
+    taken = [sds2d.distill(parts, step) for step in range(3)]
+    latents = [step.z for step in taken] + [parts.representation.latents().detach()]
+    return parts, latents, [step.gradient for step in taken]
 
 
 @pytest.mark.parametrize("kind", ["svgd", "rsd"])

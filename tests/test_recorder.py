@@ -92,29 +92,31 @@ def test_probing_leaves_a_methods_state_as_it_was(prior):
     """Whether gradient() replaces what it keeps from step to step, or changes it in place."""
 
     class Keeps(Method):
-        calls = 0
-
         def __init__(self, *arguments):
             super().__init__(*arguments)
-            self.total = torch.zeros(1)
+            self.register_buffer("calls", torch.zeros(1))
+            self.register_buffer("total", torch.zeros(1))
 
-        def gradient(self, z, t, progress):
-            self.calls += 1
+        def gradient(self, z, t, particles, progress):
+            self.calls = self.calls + 1
             self.total += 1
             return z * self.calls
 
-    method = Keeps(prior, Particles(prior, ["cat"], "", 0), AlgorithmConfig(), 10)
-    method.gradient(torch.ones(1, 1, 2, 2), torch.tensor([5]), 0.0)
-    gradient, _ = probe(method, torch.ones(1, 1, 2, 2), [100, 500], 0.0)
+    particles = Particles(prior, ["cat"], "", 0)
+    method = Keeps(prior, particles, AlgorithmConfig(), 10)
+    method.gradient(torch.ones(1, 1, 2, 2), torch.tensor([5]), particles, 0.0)
+    gradient, _ = probe(method, torch.ones(1, 1, 2, 2), particles, [100, 500], 0.0)
     assert method.calls == 1 and method.total.item() == 1 and gradient.shape == (2, 1, 2, 2)
 
 
 def test_a_method_that_changes_in_place_makes_the_same_run_when_it_is_recorded(go, monkeypatch):
     class Sum(sds2d.ALGORITHMS["sds"]):
-        def gradient(self, z, t, progress):
-            if not hasattr(self, "total"):
-                self.total = torch.zeros_like(z)
-            self.total += super().gradient(z, t, progress)
+        def __init__(self, prior, particles, *arguments):
+            super().__init__(prior, particles, *arguments)
+            self.register_buffer("total", torch.zeros(len(particles), *prior.latent_shape))
+
+        def gradient(self, z, t, particles, progress):
+            self.total += super().gradient(z, t, particles, progress)
             return self.total.clone()
 
     monkeypatch.setitem(sds2d.ALGORITHMS, "sds", Sum)
@@ -129,10 +131,8 @@ def test_the_probes_noise_is_not_what_the_latents_started_from(prior):
     particles = Particles(prior, ["cat"] * 4, "", 0)
     start = particles.randn(4, 16, 16)
     after = particles.randn(4, 16, 16)
-    with particles.stream("probe"):
-        first = particles.randn(4, 16, 16)
-    with particles.stream("probe"):
-        assert torch.equal(particles.randn(4, 16, 16), first), "each probe draws the same"
+    first = particles.stream("probe").randn(4, 16, 16)
+    assert torch.equal(particles.stream("probe").randn(4, 16, 16), first), "each probe draws the same"
     for other in (start, after):
         correlation = torch.corrcoef(torch.stack([first.flatten(), other.flatten()]))[0, 1]
         assert abs(correlation) < 5 / 4096**0.5
@@ -182,10 +182,10 @@ def test_the_pseudo_ground_truth_is_where_the_gradient_points(go, name, target):
     is_grey(folder / "pseudo_gt" / "step_000001.png", 1, 2, target)
 
 
-def test_vsd_shows_what_its_lora_predicts(go):
+def test_vsd_shows_what_phi_predicts(go):
     folder = go("vsd", "--log.every", "1", "--algo.vsd.lora-lr", "1e-9")
-    is_grey(folder / "lora" / "step_000000.png", 1, 2, MEANS["cat"])
-    is_grey(folder / "timesteps" / "lora_000003.png", 3, 2, MEANS["cat"])
+    is_grey(folder / "phi" / "step_000000.png", 1, 2, MEANS["cat"])
+    is_grey(folder / "timesteps" / "phi_000003.png", 3, 2, MEANS["cat"])
 
 
 def test_the_timesteps_are_those_named(go):

@@ -271,12 +271,93 @@ def test_more_steps(tiny, prior, tmp_path):
 class Fixed(SDS):
     """SDS with one noise, drawn at the first step."""
 
-    noise = None
+    def __init__(self, prior, particles, *arguments):
+        super().__init__(prior, particles, *arguments)
+        self.register_buffer("noise", torch.zeros(len(particles), *prior.latent_shape))
 
-    def gradient(self, z, t, progress):
-        if self.noise is None:
-            self.noise = self.particles.noise_like(z)
-        return self.prior.predict_noise(self.prior.add_noise(z, self.noise, t), t, self.particles.y) - self.noise
+    def gradient(self, z, t, particles, progress):
+        if not self.noise.any():
+            self.noise = particles.noise_like(z)
+        return self.prior.predict_noise(self.prior.add_noise(z, self.noise, t), t, particles.y) - self.noise
+
+
+class Learns(SDS):
+    """SDS with state of each kind that PyTorch saves: a tensor, parameters and their optimizer."""
+
+    def __init__(self, prior, particles, *arguments):
+        super().__init__(prior, particles, *arguments)
+        self.register_buffer("mean", torch.zeros(len(particles), *prior.latent_shape))
+        self.offsets = torch.nn.ParameterList([torch.zeros(prior.latent_shape) for _ in range(2)])
+        self.optimizer = torch.optim.Adam(self.offsets, lr=0.01)
+
+    def gradient(self, z, t, particles, progress):
+        gradient = super().gradient(z, t, particles, progress) + self.offsets[0].detach()
+        self.mean = 0.5 * self.mean + 0.5 * gradient
+        return self.mean.clone()
+
+    def update(self, z, t, particles, progress):
+        sum((z - offset).square().sum() for offset in self.offsets).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("watched", [(), ("--log.timesteps-every", "1")], ids=["alone", "watched"])
+def test_a_tensor_parameters_and_an_optimizer_are_resumed(tiny, prior, tmp_path, monkeypatch, watched):
+    """Also to the bytes of a run that nobody watches."""
+    monkeypatch.setitem(sds2d.ALGORITHMS, "sds", Learns)
+    flags, out = flags_for("sds", "latent", tiny, tmp_path), tmp_path / "run"
+    begin(flags, tmp_path / "unwatched", prior)
+    killed([*flags, *watched], out, prior, monkeypatch, 9)
+    resume(out, prior)
+    same_run(tmp_path / "whole", out)
+    assert (out / "final_00.png").read_bytes() == (tmp_path / "unwatched" / "final_00.png").read_bytes()
+
+
+class Remembers(SDS):
+    """SDS that keeps something that PyTorch does not save."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.history, self.count, self.table, self.noise = [], 0, {"last": None}, torch.zeros(1)
+
+    def gradient(self, z, t, particles, progress):
+        gradient = super().gradient(z, t, particles, progress)
+        self.remember(gradient)
+        return gradient
+
+
+@pytest.mark.parametrize("name", ["history", "count", "table", "noise", "in place", "new"])
+def test_state_that_no_checkpoint_would_have_is_an_error(tiny, prior, tmp_path, monkeypatch, name):
+    remember = {
+        "history": lambda self, g: self.history.append(g),
+        "count": lambda self, g: setattr(self, "count", self.count + 1),
+        "table": lambda self, g: self.table.update(last=g),
+        "noise": lambda self, g: setattr(self, "noise", g),
+        "in place": lambda self, g: self.noise.add_(1),
+        "new": lambda self, g: setattr(self, "new", g),
+    }
+    monkeypatch.setattr(Remembers, "remember", remember[name], raising=False)
+    monkeypatch.setitem(sds2d.ALGORITHMS, "sds", Remembers)
+    with pytest.raises(InputError, match=f"Remembers.{'noise' if name == 'in place' else name} .*register_buffer"):
+        begin(flags_for("sds", "latent", tiny, tmp_path), tmp_path / "run", prior)
+
+
+def test_a_method_may_say_itself_what_is_saved(tiny, prior, tmp_path, monkeypatch):
+    class Tells(Remembers):
+        def remember(self, gradient):
+            self.count += 1
+
+        def get_extra_state(self):
+            return {"count": self.count}
+
+        def set_extra_state(self, state):
+            self.count = state["count"]
+
+    monkeypatch.setitem(sds2d.ALGORITHMS, "sds", Tells)
+    flags, out = flags_for("sds", "latent", tiny, tmp_path), tmp_path / "run"
+    killed(flags, out, prior, monkeypatch, 9)
+    resume(out, prior)
+    same_run(tmp_path / "whole", out)
 
 
 @pytest.mark.parametrize("every", [1, 100])

@@ -478,7 +478,7 @@ def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, 
         config = sds2d.parse([str(flag) for flag in (*flags, *more)])
         parts = sds2d.build(config, prior)
         for step in range(config.steps):
-            sds2d.distill(*parts, step)
+            sds2d.distill(parts, step)
         with torch.no_grad():
             return parts[1].images()
 
@@ -900,13 +900,13 @@ def test_memory_is_that_of_one_graph_of_one_steps_particles(tiny, tmp_path, monk
         encoded.append((torch.is_grad_enabled(), len(images)))
         return encode(images)
 
-    def learn(self, z, t, progress):
-        learning.append(all(p.grad is not None for group in parts[3].param_groups for p in group["params"]))
-        update(self, z, t, progress)
+    def learn(self, *step):
+        learning.append(all(p.grad is not None for group in parts[0].optimizer.param_groups for p in group["params"]))
+        update(self, *step)
 
     monkeypatch.setattr(prior.vae, "encode", noted)
     monkeypatch.setattr(sds2d.ALGORITHMS["vsd"], "update", learn)
-    monkeypatch.setattr(sds2d, "build", lambda *given: parts.extend(build(*given)) or tuple(parts))
+    monkeypatch.setattr(sds2d, "build", lambda *given: parts.append(build(*given)) or parts[0])
     flags = ["--algo.name", "vsd", "--rep.kind", "pixel", "--particles", "6", "--batch", "2", "--steps", "2"]
     sds2d.run(sds2d.parse(["--prior.path", str(tiny), *flags, "--out", str(tmp_path / "run")]), prior)
     assert {rows for graph, rows in encoded if graph} == {2}

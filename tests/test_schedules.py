@@ -30,13 +30,15 @@ for j in range(1000):
 def build(timestep="uniform", weight="dreamfusion", steps=400, rows=50, least_t=0, samplers=None, **options):
     options = (RANGE if timestep in RANGED else {}) | options
     config = ScheduleConfig(timestep=timestep, weight=weight, **options)
-    return Schedule(config, PRIOR, Particles(PRIOR, [""] * rows, "", 0), steps, least_t, samplers)
+    schedule = Schedule(config, PRIOR, steps, least_t, samplers)
+    schedule.particles = Particles(PRIOR, [""] * rows, "", 0)  # for the calls below
+    return schedule
 
 
 def path(*arguments, rows=2, **options):
     """The timesteps of a run whose rows all have the same."""
     schedule = build(*arguments, rows=rows, **options)
-    t = torch.stack([schedule.timestep(step) for step in range(schedule.steps)])
+    t = torch.stack([schedule.timestep(step, schedule.particles) for step in range(schedule.steps)])
     assert t.dtype == torch.long and (t == t[:, :1]).all() and not schedule.random
     return t[:, 0].tolist()
 
@@ -59,12 +61,12 @@ def test_a_range_without_timesteps(given, facts):
 
 def test_uniform_meets_its_bounds_and_is_uniform():
     schedule = build(t_min=0.1, t_max=0.109)
-    t = torch.cat([schedule.timestep(step) for step in range(400)])
+    t = torch.cat([schedule.timestep(step, schedule.particles) for step in range(400)])
     counts = torch.bincount(t, minlength=1000)
     assert counts[:100].sum() == 0 and counts[110:].sum() == 0
     # 20,000 draws over 10 values: each count has mean 2,000 and deviation 42.
     assert (counts[100:110] - 2000).abs().max() < 5 * 42
-    row = torch.stack([schedule.timestep(step) for step in range(50)])
+    row = torch.stack([schedule.timestep(step, schedule.particles) for step in range(50)])
     assert all(len(t.unique()) > 1 for t in row), "one each"
 
 
@@ -73,7 +75,9 @@ def test_uniform_draws_from_each_rows_own_generator():
     schedule = build(rows=3, steps=7)
     generators = [torch.Generator().manual_seed(row) for row in range(3)]
     for step in range(7):
-        assert schedule.timestep(step).tolist() == [int(torch.randint(20, 981, (1,), generator=g)) for g in generators]
+        assert schedule.timestep(step, schedule.particles).tolist() == [
+            int(torch.randint(20, 981, (1,), generator=g)) for g in generators
+        ]
 
 
 def test_fractions_and_timesteps():
@@ -92,7 +96,7 @@ def test_fractions_and_timesteps():
 
 def test_shared_t_is_one_for_all():
     schedule = build(shared_t=True)
-    draws = [schedule.timestep(step) for step in range(20)]
+    draws = [schedule.timestep(step, schedule.particles) for step in range(20)]
     assert all(len(t.unique()) == 1 and len(t) == 50 for t in draws)
     assert len({int(t[0]) for t in draws}) > 1
 
@@ -190,7 +194,7 @@ def test_random_decay_is_uniform_between_its_ends():
     schedule = decay(curve="linear", t_max_end=0.1)
     low, high = (int(end[90]) for end in schedule.bounds)
     assert (low, high) == (20, 980 - 792)
-    t = torch.cat([schedule.timestep(90) for _ in range(200)])
+    t = torch.cat([schedule.timestep(90, schedule.particles) for _ in range(200)])
     assert schedule.random and t.min() == low and t.max() == high
     # 40,000 draws over 169 values: each count has mean 237 and deviation 15.
     counts = torch.bincount(t, minlength=1000)[low : high + 1]
@@ -360,7 +364,7 @@ def test_weights_where_nothing_is_left_of_the_picture():
     last = torch.tensor([999])
 
     def make(weight, t_max):
-        return Schedule(ScheduleConfig("uniform", weight, 0.02, t_max), prior, Particles(prior, [""], "", 0), 3)
+        return Schedule(ScheduleConfig("uniform", weight, 0.02, t_max), prior, 3)
 
     assert make("snr", 1).weight(last, 0).item() == 1 and make("dreamfusion", 1).weight(last, 0).item() == 1
     for weight in ("ism", "dreamtime"):

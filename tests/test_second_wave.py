@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import GaussianPrior
 from test_methods import ANY, DATA, PROMPTS, SCALE, SOURCES, Row, batch, compare, delta, method
+from test_methods import gradient as gradient_of
 
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
@@ -26,9 +27,9 @@ def by_hand(name, formula, kind="epsilon", s=7.5, settings=None, times=TIMES, st
     algorithm = method(name, GaussianPrior(DATA, kind), "bad", s, images, settings)
     if hasattr(algorithm, "noise"):
         algorithm.noise = algorithm.noise.double()
-    stays = getattr(algorithm, "noise", [None] * 3)
+    stays = algorithm.noise.clone() if hasattr(algorithm, "noise") else [None] * 3
     for _ in range(steps):
-        gradient = algorithm.gradient(z, t, 0.0)
+        gradient = algorithm.gradient(z, t, algorithm.particles, 0.0)
     for row in range(3):
         expected = formula(rows[row], stays[row])
         torch.testing.assert_close(
@@ -52,7 +53,9 @@ def test_cfd_of_fresh_noise_is_sds():
     t = torch.tensor(TIMES)
     z, _, _ = batch(t)
     cfd = method("cfd", GaussianPrior(DATA), s=7.5, settings=dict(gamma=1.0))
-    assert torch.equal(cfd.gradient(z, t, 0.0), method("sds", GaussianPrior(DATA), s=7.5).gradient(z, t, 0.0))
+    assert torch.equal(
+        cfd.gradient(z, t, cfd.particles, 0.0), gradient_of(method("sds", GaussianPrior(DATA), s=7.5), z, t)
+    )
 
 
 @ANY
@@ -85,7 +88,7 @@ def test_asd(prediction_type, s, shift):
 def test_asd_vanishes_where_nothing_is_shifted_and_guided():
     t = torch.tensor(TIMES)
     asd = method("asd", GaussianPrior(DATA), s=1.0, settings=dict(shift=0.0))
-    assert asd.gradient(batch(t)[0], t, 0.0).abs().max() < 1e-12
+    assert asd.gradient(batch(t)[0], t, asd.particles, 0.0).abs().max() < 1e-12
 
 
 @ANY
@@ -124,7 +127,9 @@ def test_rfds_without_reversal_is_sds():
     t = torch.tensor(TIMES)
     z, _, _ = batch(t)
     rfds = method("rfds", GaussianPrior(DATA), s=7.5, settings=dict(reverse=0.0))
-    assert torch.equal(rfds.gradient(z, t, 0.0), method("sds", GaussianPrior(DATA), s=7.5).gradient(z, t, 0.0))
+    assert torch.equal(
+        rfds.gradient(z, t, rfds.particles, 0.0), gradient_of(method("sds", GaussianPrior(DATA), s=7.5), z, t)
+    )
 
 
 @ANY
@@ -135,7 +140,7 @@ def test_a_source_has_a_guidance_scale_of_its_own(prediction_type, name, s, sour
     z, images, rows = batch(t)
     particles = Particles(GaussianPrior(DATA, prediction_type), PROMPTS, "bad", 11, SOURCES, images)
     config = AlgorithmConfig(name=name, guidance_scale=s, source_guidance_scale=source_s)
-    gradient = ALGORITHMS[name](particles.prior, particles, config, 50).gradient(z, t, 0.0)
+    gradient = ALGORITHMS[name](particles.prior, particles, config, 50).gradient(z, t, particles, 0.0)
     for row, r in enumerate(rows):
         noise = r.randn()
         expected = r.guided(r.y, "bad", s, r.noised(r.z, noise, r.t), r.t)
@@ -165,7 +170,7 @@ def test_flowedit_is_the_papers_coupled_flow():
 
     for t, after in ((800, 600), (600, 300), (300, 50), (50, None)):
         now, then = (0.0 if i is None else math.sqrt((1 - Row.a(i)) / Row.a(i)) for i in (t, after))
-        z = z - (now - then) * algorithm.gradient(z, torch.full((3,), t), 0.0)
+        z = z - (now - then) * algorithm.gradient(z, torch.full((3,), t), particles, 0.0)
         sigma, next_sigma = now / (1 + now), then / (1 + then)
         for row, r in enumerate(rows):
             x_src = (1 - sigma) * r.z_src + sigma * r.randn()
@@ -199,7 +204,7 @@ def test_vsd_that_is_driven_from_the_prior(gamma):
     gradients = torch.autograd.grad(total / 12, (A_0, B_0))
     steps = []
     vsd.optimizer.step = lambda: steps.append([A.grad.clone(), B.grad.clone()])
-    vsd.update(z, t, 0.0)
+    vsd.update(z, t, vsd.particles, 0.0)
     for found, expected in zip(steps[0], gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
@@ -224,7 +229,7 @@ def test_lods_leads_where_sds_leads():
     ends = []
     for name in ("sds", "lods"):
         algorithm = method(name, GaussianPrior(DATA), "bad", 7.5)
-        ends.append(algorithm.pseudo_gt(z, t, algorithm.gradient(z, t, 0.0)))
+        ends.append(algorithm.pseudo_gt(z, t, algorithm.gradient(z, t, algorithm.particles, 0.0)))
         torch.testing.assert_close(ends[-1], algorithm.predictions["x0"], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)
 
@@ -237,7 +242,7 @@ def test_lods_learns_what_the_picture_is(prediction_type):
     lods = method("lods", GaussianPrior(DATA, prediction_type), "bad", 7.5, settings=dict(lr=0.1))
     (learnt,), steps, step = lods.embeddings, [], lods.optimizer.step
     lods.optimizer.step = lambda: (steps.append(learnt.grad.clone()), step())
-    lods.update(z, t, 0.0)
+    lods.update(z, t, lods.particles, 0.0)
     for row, r in enumerate(rows):
         m, s = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in DATA["bad"])
         u, noise = int(torch.randint(0, 1000, (1,), generator=r.generator)), r.randn()
@@ -246,7 +251,7 @@ def test_lods_learns_what_the_picture_is(prediction_type):
         said = math.sqrt(1 - a) * (z_u - math.sqrt(a) * m) / (a * s**2 + 1 - a)
         expected = torch.stack(torch.autograd.grad((said - noise).square().sum(), (m, s)))
         torch.testing.assert_close(steps[0][row, 0, 1:], expected, rtol=1e-8, atol=1e-10)
-    gradient = lods.gradient(z, t, 0.1)
+    gradient = lods.gradient(z, t, lods.particles, 0.1)
     for row, r in enumerate(rows):
         _, m, s = learnt[row, 0].tolist()
         a, noise = Row.a(r.t), r.randn()
@@ -265,7 +270,7 @@ def test_lods_leaves_the_prior_as_it_was():
         config = AlgorithmConfig(name="lods", guidance_scale=7.5, lods=ALGORITHMS["lods"].Settings(lr=0.01))
         lods = ALGORITHMS["lods"](prior, particles, config, 10)
         assert torch.equal(prior.predict_noise(z, t, lods.y), before)
-        lods.update(z, t, 0.0)
+        lods.update(z, t, particles, 0.0)
         assert not torch.equal(prior.predict_noise(z, t, lods.y), before)
         assert torch.equal(prior.predict_noise(z, t, particles.y_empty), before)
 
@@ -277,7 +282,7 @@ def test_vsd_against_the_particles_themselves():
     prior = GaussianPrior(DATA)
     vsd = method("vsd", prior, "bad", 7.5, settings=dict(phi="particles"))
     vsd.particles.prompts = ["cat", "cat", "dog"]
-    gradient = vsd.gradient(z, t, 0.0)
+    gradient = vsd.gradient(z, t, vsd.particles, 0.0)
     for row, others in enumerate([(0, 1), (0, 1), (2,)]):
         r = rows[row]
         z_t = r.noised(r.z, r.randn(), r.t)
@@ -295,13 +300,14 @@ def test_a_restored_phi_and_its_optimizer_go_together(monkeypatch):
     states = []
     for _ in range(2):
         prior = embedded()
-        vsd = ALGORITHMS["vsd"](prior, Particles(prior, ["a red apple"]), config, 10)
+        particles = Particles(prior, ["a red apple"])
+        vsd = ALGORITHMS["vsd"](prior, particles, config, 10)
         if states:
             monkeypatch.setattr(prior.denoiser, "to", lambda device, denoiser=prior.denoiser: denoiser.double())
             vsd.load_state_dict(states[0])
             prior.free_text_encoders()
         else:
-            vsd.update(torch.zeros(1, *prior.latent_shape), torch.tensor([300]), 0.5)
+            vsd.update(torch.zeros(1, *prior.latent_shape), torch.tensor([300]), particles, 0.5)
         states.append(vsd.state_dict())
     assert vsd.optimizer.state
     for parameter, values in vsd.optimizer.state.items():
@@ -321,10 +327,10 @@ def test_a_stronger_phi_learns_and_leaves_the_prior_as_it_was(settings):
     with vsd.phi.active():
         assert torch.equal(prior.predict_noise(z, t, particles.y), before)
     start = [value.detach().clone() for value in vsd.parameters()]
-    vsd.update(z, t, 0.5)
+    vsd.update(z, t, particles, 0.5)
     furthest = max((a - b).abs().max().item() for a, b in zip(start, vsd.parameters(), strict=True))
     assert furthest == pytest.approx(settings.get("full_lr", settings.get("lora_lr")), rel=0.01)  # Adam's first step
-    vsd.update(z, t, 0.5)  # One factor of a LoRA begins at 0.
+    vsd.update(z, t, particles, 0.5)  # One factor of a LoRA begins at 0.
     changed = sum(not torch.equal(a, b) for a, b in zip(start, vsd.parameters(), strict=True))
     assert changed > 0.9 * len(start)
     assert torch.equal(prior.predict_noise(z, t, particles.y), before)
@@ -351,16 +357,16 @@ def test_fsd_and_cached_sdi_are_ddim_sampling(kind, name, tmp_path):
     t = prior.sampling_timesteps(20)[1:]  # Where a flow begins nothing of z is left.
     points = [float(x) for pair in enumerate(t.tolist()) for x in pair]
     weight = {"cfd": "ddim", "sdi": "ism"}[name]
-    schedule = Schedule(ScheduleConfig("stepping", weight, timestep_points=points), prior, particles, len(t))
+    schedule = Schedule(ScheduleConfig("stepping", weight, timestep_points=points), prior, len(t))
     start = torch.Generator().manual_seed(3)
     z = 0.3 * torch.randn(2, *prior.latent_shape, generator=start)
     x = prior.add_noise(z, algorithm.noise, t[:1].expand(2))
     for step, now in enumerate(t):
         now = now.expand(2)
-        assert torch.equal(schedule.timestep(step), now)
+        assert torch.equal(schedule.timestep(step, particles), now)
         noise = prior.guided_noise(x, now, particles.y, particles.y_negative, 3.0)
         clean = prior.predict_clean(x, noise, now)
-        z = z - per_row(schedule.weight(now, step), z) * algorithm.gradient(z, now, 0.0)
+        z = z - per_row(schedule.weight(now, step), z) * algorithm.gradient(z, now, particles, 0.0)
         if step + 1 < len(t):
             x = prior.add_noise(clean, noise, t[step + 1].expand(2))
             expected = x if name == "cfd" else prior.add_noise(clean, algorithm.noise, t[step + 1].expand(2))
@@ -371,9 +377,10 @@ def test_fsd_and_cached_sdi_are_ddim_sampling(kind, name, tmp_path):
 
 def test_the_weight_of_a_ddim_step():
     prior = GaussianPrior(DATA)
-    schedule = Schedule(ScheduleConfig("linear", "ddim", 0.1, 0.9), prior, Particles(prior, ["cat"], "bad", 0), 5)
+    schedule = Schedule(ScheduleConfig("linear", "ddim", 0.1, 0.9), prior, 5)
     a = [Row.a(t) for t in (900, 700, 500, 300, 100)]
     noise = [math.sqrt((1 - x) / x) for x in a]
     expected = [high - low for high, low in zip(noise, [*noise[1:], 0.0], strict=True)]
-    found = [schedule.weight(schedule.timestep(step), step).item() for step in range(5)]
+    particles = Particles(prior, ["cat"])
+    found = [schedule.weight(schedule.timestep(step, particles), step).item() for step in range(5)]
     assert found == pytest.approx(expected, rel=1e-9)

@@ -34,12 +34,12 @@ def simulate(
     own = {name: ALGORITHMS[name].Settings(**settings)} if settings else {}
     method = ALGORITHMS[name](prior, particles, AlgorithmConfig(name=name, guidance_scale=s, **own), steps)
     config = ScheduleConfig(timestep=timestep, weight="constant", t_min=t_min, t_max=t_max)
-    schedule = Schedule(config, prior, particles, steps, method.min_t, method.timesteps)
+    schedule = Schedule(config, prior, steps, method.min_t, method.timesteps)
     z = start + noise * particles.randn(*prior.latent_shape).double()
     for step in range(steps):
-        t = schedule.timestep(step)
-        g = method.gradient(z, t, step / steps)
-        method.update(z, t, step / steps)
+        t = schedule.timestep(step, particles)
+        g = method.gradient(z, t, particles, step / steps)
+        method.update(z, t, particles, step / steps)
         z = z - lr * g
     return z.mean((1, 2, 3)), z.flatten(1).std(1)
 
