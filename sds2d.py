@@ -41,6 +41,7 @@ from config.help import short_help, version
 from config.settings import Config
 from config.validation import validate
 from errors import InputError, explain
+from priors.checkpoint import Checkpoint
 from priors.device import per_row
 from priors.families import FAMILIES
 from priors.prior import Prior
@@ -127,7 +128,7 @@ def run(
     """
     if not resume:
         validate(resolve(config))
-    prior = prior or Prior(config.prior)
+    prior = prior or Checkpoint(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
     algorithm, _, schedule, _ = parts = build(config, prior)
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)

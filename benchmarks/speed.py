@@ -26,6 +26,7 @@ from algorithms.method import Method
 from benchmarks.random_prior import save_random
 from benchmarks.tables import Options, report
 from config.command_line import parse, read_options
+from priors.checkpoint import Checkpoint
 from priors.prior import Prior
 from representations import REPRESENTATIONS
 from representations.rasterizer import rasterize
@@ -106,7 +107,7 @@ def bare_calls(prior: Prior, algorithm: Method, representation, calls: list[tupl
 def measure(flags: list[str], rounds: int) -> str:
     """One method and representation, four particles → the cells of its line."""
     config = parse(["--particles", "4", *flags])
-    prior = Prior(config.prior)
+    prior = Checkpoint(config.prior)
     algorithm, *rest = sds2d.build(config, prior)
 
     def step():

@@ -1,206 +1,172 @@
-"""A checkpoint's files: where they are, and which may be opened."""
+"""A prior from a checkpoint: a text-to-image pipeline of diffusers, in a folder or on the hub.
 
+Everything is read from the checkpoint: the noise schedule, what the network predicts, the size and scale of its
+latents, the maximum length of a prompt.
+"""
+
+import functools
 import hashlib
-import importlib
-import json
-import re
-from pathlib import Path
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 
-from errors import InputError, first_line, require
-from priors.families import FAMILIES, Family
-
-EMBEDDED = Path(__file__).resolve().parent / "emoji64"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
-
-
-def files(variant: str | None = None) -> list[str]:
-    """Patterns of the files that are read from a checkpoint; other formats and variants of the weights are ignored."""
-    v = f".{variant}" if variant else ""
-    names = [f"{name}{rest}" for name in ("model", "diffusion_pytorch_model") for rest in weight_names(v)]
-    networks = ("text_encoder*", "unet", "transformer", "vae")
-    return [
-        *("model_index.json", "tokenizer*/*.json", "tokenizer*/*.txt", "tokenizer*/*.model", "scheduler/*.json"),
-        *(f"{part}/{name}" for part in networks for name in ("config.json", *names)),
-    ]
+from errors import InputError
+from priors.autoencoder import Autoencoder
+from priors.conditions import Conditions
+from priors.device import make_cuda_deterministic, pick_device
+from priors.families import pack, unpack
+from priors.files import EMBEDDED, digest, fetch, locate, read_family, user_path
+from priors.noising import Noising, read_noising
+from priors.pipeline import Pipeline
+from priors.prior import Prior
+from priors.settings import NonNegative
 
 
-def weight_names(v: str) -> tuple[str, ...]:
-    """Possible endings of the names of weight files, whole or sharded; v: such as ".fp16" for a variant."""
-    index = f".safetensors.index{v}.json"
-    return f"{v}.safetensors", f"{v}-*-of-*.safetensors", f"-*-of-*{v}.safetensors", index
+@dataclass
+class PriorConfig:
+    path: str = f"priors/{EMBEDDED.name}"
+    """Folder or hub id of a checkpoint in diffusers' layout. The default ships with sds2d."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision of the networks; auto is float32 on a CPU, else float16 for UNets and bfloat16 for transformers.
+    Latents and gradients are always float32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is available."""
+    compile: bool = False
+    """Compile the denoiser before its first step (torch.compile): takes minutes, makes steps somewhat faster."""
+    size: tuple[PositiveInt, ...] = ()
+    """Height and width of the pictures in pixels, or one number for a square. None: the checkpoint's own."""
+    variant: str | None = None
+    """Variant of the weights to load, such as fp16 for files named model.fp16.safetensors."""
+    vae: str | None = None
+    """Folder or hub id of another autoencoder."""
+    lora: tuple[str, ...] = ()
+    """LoRAs to fuse into the prior, each PATH or PATH:SCALE: a folder, a file or a hub id."""
+    distilled_guidance: NonNegative = 3.5
+    """The guidance scale that a guidance-distilled prior (FLUX.1 dev, LCM) takes as an input."""
+    chunk: NonNegativeInt = 0
+    """Maximum number of rows per call of the denoiser: less memory, same result. 0: all at once."""
+    offload: bool = False
+    """Keep the autoencoder in CPU memory while it is not used."""
+    gradient_checkpointing: bool = False
+    """Recompute the activations of the autoencoder's encoder, and of a denoiser that learns (VSD, LODS), in the
+    backward pass, to save memory."""
 
 
-def user_path(path: str | Path) -> Path:
-    """A user's path with ~ expanded; use it for all of them. Raises InputError for an unknown ~user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{path}: {first_line(error)}") from error
+class Checkpoint(Prior):
+    """The prior of a PriorConfig.
 
-
-def locate(path: str) -> Path | str:
-    """The checkpoint's folder as a Path, or the hub id as it is. Cheap: uses no network and reads no weights.
-
-    Raises InputError if `path` can be neither.
+    folder      its files;  family  what is special about it (families.py)
+    denoiser    diffusers' own UNet or transformer;  conditions  its inputs for each prompt
     """
-    for parent in (Path.cwd(), EMBEDDED.parent.parent):  # Find what ships with sds2d from any working directory.
+
+    def __init__(self, config: PriorConfig):
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # for reading weights; downloads keep theirs
+        logging.set_verbosity_error()  # It would warn that torchvision is missing.
+        self.config, self.folder = config, fetch(locate(config.path), config.variant)
+        _, self.family = read_family(self.folder)
+        device = torch.device(pick_device(config.device))
+        low = "float16" if self.family.denoiser == "unet" else "bfloat16"
+        dtype = config.dtype if config.dtype != "auto" else "float32" if device.type == "cpu" else low
+        dtype = getattr(torch, dtype)
+        if device.type == "cuda":
+            make_cuda_deterministic()
+        self.pipeline = pipeline = Pipeline(self.folder, config, dtype)
+        image_size, channels = self.read_size(), pipeline.denoiser.config.in_channels
+        latent_shape = (channels // (4 if self.family.packed else 1), *(side // pipeline.scale for side in image_size))
+        super().__init__(
+            self.read_noising(latent_shape, dtype),
+            pipeline.denoiser,
+            latent_shape,
+            image_size,
+            device=device,
+            dtype=dtype,
+            chunk=config.chunk,
+            autoencoder=Autoencoder(pipeline.vae, device, config.offload) if pipeline.vae else None,
+            distilled=pipeline.distilled,
+            scheduler_config=pipeline.scheduler_config,
+        )
+        self.conditions = Conditions(pipeline, image_size, device, dtype)
+        self.prepare_networks()
+
+    def read_size(self) -> tuple[int, int]:
+        """(H, W) of the pictures: --prior.size, or the checkpoint's own."""
+        size, multiple = list(self.config.size), self.pipeline.scale * self.family.patch
+        size = (size * 2 if len(size) == 1 else size) or self.pipeline.size
+        if len(size) != 2 or any(side % multiple for side in size):
+            given = " ".join(map(str, self.config.size)) or "is not known of this checkpoint"
+            raise InputError(f"--prior.size {given}: height and width, multiples of {multiple}, are needed")
+        least, name = self.family.least_size, self.family.name
+        if min(size) < least:
+            print(f"warning: --prior.size {size[0]} {size[1]}: {name} breaks below {least} pixels", file=sys.stderr)
+        return tuple(size)
+
+    def read_noising(self, latent_shape: tuple[int, int, int], dtype: torch.dtype) -> Noising:
+        """The noise schedule of the checkpoint's scheduler. Raises InputError for one that cannot be used."""
+        _, height, width = latent_shape
+        tokens, time_scale = (
+            height * width // self.family.patch**2,
+            self.family.time_scale(self.pipeline.denoiser.config),
+        )
+        # FLUX rounds the timestep to its own precision; use the noise of the rounded one.
+        time_dtype = dtype if self.family.packed else torch.float64
         try:
-            folder = parent / user_path(path)
-            if (folder / "model_index.json").is_file():
-                return folder.resolve()
-            exists = folder.exists()
-        except OSError as error:
-            raise InputError(f"--prior.path {path} cannot be read: {first_line(error)}") from error
-        if exists and folder.suffix in (".safetensors", ".ckpt"):
-            code = f"StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('folder')"
-            raise InputError(
-                f"--prior.path {path} is a single file; `from diffusers import *; {code}` makes it a folder"
-            )
-        if exists:
-            raise InputError(f"--prior.path {path} is no diffusers checkpoint: it has no model_index.json")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
-        return path
-    raise InputError(f"--prior.path {path}: no such folder, and a hub id has the form owner/name")
+            return read_noising(self.pipeline.scheduler_config, tokens, time_scale, time_dtype)
+        except InputError as error:
+            raise InputError(f"--prior.path {self.folder}: its scheduler cannot be used: {error}") from error
 
+    def prepare_networks(self) -> None:
+        """What costs nothing in quality: a faster memory layout, and the settings that save memory or time."""
+        if self.device.type == "cpu" and self.family.denoiser == "unet":
+            self.denoiser.to(memory_format=torch.channels_last)  # convolutions 7 to 15 % faster on a CPU
+        networks = [network for network in (self.denoiser, self.pipeline.vae) if network]
+        for network in networks if self.config.gradient_checkpointing else ():
+            if network._supports_gradient_checkpointing:
+                network.enable_gradient_checkpointing()
+            else:
+                name = type(network).__name__
+                print(f"warning: --prior.gradient-checkpointing: diffusers has none for {name}", file=sys.stderr)
+        if self.config.compile:
+            if self.device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
+                raise InputError("--prior.compile needs a C++ compiler, g++ or clang++, on the PATH")
+            self.denoiser.compile()
 
-def fetch(path: Path | str, variant: str | None = None) -> Path:
-    """The folder of a checkpoint from locate(), downloaded from the hub if needed: only the files that files()
-    names."""
-    if isinstance(path, Path):
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import logging
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the files that the prior is loaded from."""
+        own = digest(self.folder, self.config.variant)
+        extra = [user_path(path) for path in (self.config.vae, *self.pipeline.loras) if path]
+        files = sorted(file for path in extra for file in (path.rglob("*.safetensors") if path.is_dir() else [path]))
+        sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+        names = [self.config.vae, self.config.lora]  # Hub ids have no files here.
+        return hashlib.sha256(str([own, sums, names]).encode()).hexdigest() if any(names) else own
 
-    logging.set_verbosity_error()  # One line is enough if there is no hub.
-    try:
-        return Path(snapshot_download(path, allow_patterns=files(variant)))
-    except Exception as error:  # Not found, no network, a proxy, a gate: the libraries have a class for each.
-        raise InputError(
-            f"--prior.path {path} could not be fetched from the hub; without --prior.path the prior that ships with "
-            f"sds2d, {EMBEDDED.name}, is used ({first_line(error)})"
-        ) from error
+    def encode_prompt(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
+        return self.conditions.encode_prompt(prompts, negative)
 
+    def learn(self, y: torch.Tensor) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
+        return self.conditions.learn(y)
 
-def read_family(folder: Path) -> tuple[str, Family]:
-    """The class of a checkpoint's pipeline, and its family. Raises InputError for one that is not known."""
-    name = read_json(folder / "model_index.json").get("_class_name")
-    if name not in FAMILIES:
-        known = ", ".join(f"{name} ({family.name})" for name, family in FAMILIES.items())
-        raise InputError(f"--prior.path {folder} holds a {name}; known are {known}")
-    return name, FAMILIES[name]
+    def warnings(self, prompt: str) -> list[str]:
+        return self.conditions.warnings(prompt)
 
+    def free_text_encoders(self) -> None:
+        """Frees the text encoders and moves the denoiser to the device: they need not fit there together. A new prompt
+        loads them again."""
+        if self.conditions.loaded:
+            self.conditions.free()
+            torch.cuda.empty_cache()  # for other processes on this GPU
+            self.denoiser.to(self.device)
 
-def load_part(folder: Path, part: str, family: Family, dtype: torch.dtype, variant: str | None = None):
-    """A network, tokenizer or scheduler of a checkpoint; None if an optional one is missing.
-
-    Raises InputError unless its class is known for this part and all its weights come from safetensors: a pickle is
-    code, and libraries leave missing weights uninitialised.
-    """
-    entry = read_json(folder / "model_index.json").get(part)
-    if part in family.optional and (entry is None or entry == [None, None]):
-        return None
-    place = f"--prior.path {folder}: its {part}"
-    library = "transformers" if part.startswith(("tokenizer", "text_encoder")) else "diffusers"
-    if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == library and entry[1] in family.parts[part]):
-        named = ".".join(map(str, entry)) if isinstance(entry, list) else entry
-        known = " or ".join(f"{library}.{cls}" for cls in family.parts[part])
-        raise InputError(f"{place} is a {named} in model_index.json; {known} is needed")
-    if part.startswith("tokenizer"):
-        require(any(list((folder / part).glob(f"*.{end}")) for end in ("json", "model")), f"{place} has no files")
-    for file in (folder / part).glob("*config.json"):
-        require("auto_map" not in read_json(file), f"{place} needs code of its own; sds2d runs none of a checkpoint")
-    # An adapter_config.json can name weights anywhere.
-    require(
-        not (folder / part / "adapter_config.json").exists(), f"{place} has an adapter_config.json; fuse and save it"
-    )
-    cls = getattr(importlib.import_module(library), entry[1])
-    return load_class(cls, folder, part, place, dtype, variant)
-
-
-def load_class(cls: type, folder: Path, part: str, place: str, dtype: torch.dtype, variant: str | None = None):
-    """cls.from_pretrained for a part. place: the start of error messages."""
-    options, network = {}, issubclass(cls, torch.nn.Module)
-    if network:
-        require_weights(folder / part, place, variant)
-        options = {"use_safetensors": True, "output_loading_info": True, "variant": variant}
-        # low_cpu_mem_usage=True needs accelerate.
-        of_diffusers = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
-        options |= of_diffusers if cls.__module__.startswith("diffusers") else {"dtype": dtype}
-    try:
-        loaded = cls.from_pretrained(folder, subfolder=part, **options)
-    except Exception as error:  # whatever a library raises, the user needs the part and the cause
-        raise InputError(f"{place} could not be loaded ({first_line(error)})") from error
-    if not network:
-        return loaded
-    model, info = loaded
-    for what, keys in (("lacks", info["missing_keys"]), ("has another shape of", info["mismatched_keys"])):
-        for key in sorted(map(str, keys))[:1]:
-            raise InputError(f"{place}: its file {what} {key}, and {len(keys) - 1} more; save the whole model again")
-    if cls.__module__.startswith("diffusers"):
-        model = model.to(dtype)  # diffusers keeps a file's own dtype if its first tensor has the wanted one.
-    return model.eval().requires_grad_(False)
-
-
-def require_weights(folder: Path, place: str, variant: str | None) -> None:
-    """Raises InputError if the weights are not there as safetensors."""
-    v = f".{variant}" if variant else ""
-    found = [
-        file
-        for end in weight_names(v)
-        for name in ("model", "diffusion_pytorch_model")
-        for file in folder.glob(name + end)
-    ]
-    for file in found:
-        if file.suffix == ".json":
-            shards = read_json(file).get("weight_map")
-            shards = map(str, shards.values()) if isinstance(shards, dict) else [str(shards)]
-            # Only files with these names are hashed, and fetched from the hub.
-            known = rf"(model|diffusion_pytorch_model)({re.escape(v)})?-\d+-of-\d+({re.escape(v)})?\.safetensors"
-            strange = [shard for shard in shards if not re.fullmatch(known, shard)]
-            example = "model-00001-of-….safetensors beside it"
-            require(not strange, f"{place}: {file.name} names {strange[:1]}; {example} is needed")
-        else:
-            with open(file, "rb") as opened:
-                pointer = opened.read(40).startswith(b"version https://git-lfs")
-            require(not pointer, f"{place}: {file.name} is a Git-LFS pointer; `git lfs pull` fetches the weights")
-    if not found:
-        others = sorted(file.name for file in folder.glob("*"))
-        variants = [
-            name.split(".")[1].split("-")[0] for name in others if name.count(".") > 1 and name.endswith(".safetensors")
-        ]
-        if variants:
-            raise InputError(f"{place} has only weights of a variant; --prior.variant {variants[0]} is needed")
-        pickles = [name for name in others if name.endswith(PICKLES)]
-        require(not variant, f"{place} has no weights of --prior.variant {variant}, as model{v}.safetensors is")
-        cause = f"only {pickles[0]}, a format that can run code when it is opened" if pickles else "none"
-        raise InputError(f"{place} needs weights as safetensors, and has {cause}")
-
-
-def digest(folder: Path, variant: str | None = None) -> str:
-    """SHA-256 of the names and contents of all files that a prior is loaded from."""
-    total = hashlib.sha256()
-    for file in sorted(file for pattern in files(variant) for file in folder.glob(pattern)):
-        with open(file, "rb") as opened:
-            total.update(
-                f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode()
-            )
-    return total.hexdigest()
-
-
-def checkpoint_file(path: Path | str, name: str) -> dict:
-    """A small JSON file for sds2d in a checkpoint's folder, or {} (docs/DEVELOPMENT.md, "A checkpoint of your own")."""
-    file = path / name if isinstance(path, Path) else None
-    return read_json(file) if file and file.is_file() else {}
-
-
-def read_json(file: Path) -> dict:
-    """The JSON object in a file. Raises InputError, which names the file, for anything else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} should hold a JSON object")
-    return content
+    def denoise(self, x: torch.Tensor, time: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        self.free_text_encoders()
+        # With a graph, use forward, which --prior.compile does not compile: compiling a backward pass takes minutes.
+        network = self.denoiser.forward if torch.is_grad_enabled() else self.denoiser
+        given = self.conditions.arguments(tuple(y.tolist()))
+        output = network(pack(x) if self.family.packed else x, timestep=time, **given, return_dict=False)[0]
+        return unpack(output, *x.shape[-2:]) if self.family.packed else output[:, : x.shape[1]]

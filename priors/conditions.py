@@ -5,20 +5,18 @@ import string
 
 import torch
 
-from priors.checkpoint import checkpoint_file
 from priors.families import join
+from priors.files import checkpoint_file
 from priors.pipeline import Pipeline
 
 TOKENS = "encoder_hidden_states"  # diffusers' name of a prompt's token embeddings, in every family
 
 
 class Conditions:
-    """A numbered list of the denoiser's arguments for each prompt so far; a text is one of these numbers.
+    """A numbered list of the denoiser's arguments for each prompt so far; y are such numbers.
 
     text_length  number of tokens of a prompt that are read;  loaded  whether the text encoders are in memory
     """
-
-    loaded = True
 
     def __init__(self, pipeline: Pipeline, size: tuple[int, int], device: torch.device, dtype: torch.dtype):
         """size: (H, W) of the pictures in pixels, which some families give to their denoiser."""
@@ -32,10 +30,15 @@ class Conditions:
         self.taught = set(checkpoint_file(pipeline.folder, "captions.json").get("words", ()))
         self.load()
 
-    def load(self, loaded: bool = True) -> None:
-        """Loads the text encoders onto the device, or frees their memory; a later new prompt loads them again."""
-        self.pipeline.move_text(self.device if loaded else None)
-        self.loaded = loaded
+    def load(self) -> None:
+        """Loads the text encoders onto the device."""
+        self.pipeline.move_text(self.device)
+        self.loaded = True
+
+    def free(self) -> None:
+        """Frees the memory of the text encoders; a later new prompt loads them again."""
+        self.pipeline.move_text(None)
+        self.loaded = False
 
     def encode_prompt(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
         """Prior.encode_prompt()."""
@@ -52,32 +55,32 @@ class Conditions:
                 self.conditions.append(condition)
         return torch.tensor([self.places[prompt, negative or not prompt] for prompt in prompts])
 
-    def learn(self, text: torch.Tensor) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
+    def learn(self, y: torch.Tensor) -> tuple[torch.Tensor, list[torch.nn.Parameter]]:
         """Prior.learn()."""
-        text, embeddings = text.tolist(), []
-        for row, place in enumerate(text):
+        numbers, embeddings = y.tolist(), []
+        for row, place in enumerate(numbers):
             if ("learnt", row) not in self.places:
                 self.places["learnt", row] = len(self.conditions)
                 self.conditions.append({})
             value = self.conditions[place][TOKENS]
             precision = torch.promote_types(value.dtype, torch.float32)
             embeddings.append(torch.nn.Parameter(value.detach().to(precision, copy=True)))
-            text[row] = self.places["learnt", row]
-            self.conditions[text[row]] = self.conditions[place] | {TOKENS: embeddings[-1]}
-        return torch.tensor(text), embeddings
+            numbers[row] = self.places["learnt", row]
+            self.conditions[numbers[row]] = self.conditions[place] | {TOKENS: embeddings[-1]}
+        return torch.tensor(numbers), embeddings
 
-    def arguments(self, text: tuple[int, ...]) -> dict:
-        """The denoiser's arguments for a batch of texts, cached for the last batches."""
-        if text in self.batches:
-            return self.batches[text]
-        rows = [self.conditions[place] for place in text]
+    def arguments(self, y: tuple[int, ...]) -> dict:
+        """The denoiser's arguments for a batch with these conditions, cached for the last batches."""
+        if y in self.batches:
+            return self.batches[y]
+        rows = [self.conditions[place] for place in y]
         learnt = any(isinstance(value, torch.nn.Parameter) for row in rows for value in row.values())
         if learnt:  # Learned embeddings change, so they are not cached.
             return join([row | {TOKENS: row[TOKENS].to(self.dtype)} for row in rows])
         if len(self.batches) == 8:
             self.batches.clear()
-        self.batches[text] = join(rows)
-        return self.batches[text]
+        self.batches[y] = join(rows)
+        return self.batches[y]
 
     def warnings(self, prompt: str) -> list[str]:
         """Prior.warnings()."""

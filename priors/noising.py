@@ -21,10 +21,11 @@ class Noising:
     time             the network's time input for t; long if that is t itself
     prediction_type  epsilon, sample, v_prediction or flow
 
-    and pairs of these:
+    and, as pairs (a, b) of these, what one quantity is in terms of two others, for an output o of the network:
 
-    noise, clean     for an output o of the network, ε̂ = noise[0] o + noise[1] z_t and ẑ_0 = clean[0] o + clean[1] z_t
-    target           the network's training target is target[0] ε + target[1] z
+    noise_from_output  ε̂ = a o + b z_t
+    clean_from_output  ẑ_0 = a o + b z_t
+    target_from_noise  a ε + b z, the network's training target
     """
 
     alphas_cumprod: torch.Tensor
@@ -37,11 +38,11 @@ class Noising:
         one, zero = torch.ones_like(a), torch.zeros_like(a)
         # The model output is e ε + b z.
         targets = {"epsilon": (one, zero), "sample": (zero, one), "v_prediction": (a, -s), "flow": (one, -one)}
-        e, b = self.target = targets[self.prediction_type]
+        e, b = self.target_from_noise = targets[self.prediction_type]
         D = e * a - b * s
-        self.noise, self.clean = (a / D, -b / D), (-s / D, e / D)
+        self.noise_from_output, self.clean_from_output = (a / D, -b / D), (-s / D, e / D)
         if self.prediction_type == "epsilon":
-            self.noise = one, zero  # exactly, even where ᾱ is 0
+            self.noise_from_output = one, zero  # exactly, even where ᾱ is 0
 
     @property
     def max_t(self) -> int:
@@ -109,5 +110,5 @@ def sampling_timesteps(config: dict, noising: Noising, steps: int) -> torch.Tens
         t = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (T // steps) + offset
     else:
         t = T - torch.arange(steps, dtype=torch.float64) * T / steps - 1
-    last = T - 1 if noising.clean[1].isfinite()[-1] else noising.max_t
+    last = T - 1 if noising.clean_from_output[1].isfinite()[-1] else noising.max_t
     return t.round().long().clamp(0, last)

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from errors import InputError, first_line
-from priors.checkpoint import checkpoint_file, load_class, load_part, read_family, read_json, user_path
+from priors.autoencoder import load_vae
 from priors.families import capture_inputs
+from priors.files import load_part, read_family, read_json, user_path
 
 
 class Pipeline:
@@ -55,37 +56,10 @@ class Pipeline:
         return [side * self.scale for side in ([own] * 2 if isinstance(own, int) else own or ())]
 
     def load(self, part: str):
-        """Loads a part."""
-        if part == "vae" and self.config.vae:
-            return self.load_vae()
-        dtype = self.vae_dtype(checkpoint_file(self.folder / part, "config.json")) if part == "vae" else self.dtype
-        return load_part(self.folder, part, self.family, dtype, self.config.variant)
-
-    def vae_dtype(self, config: dict) -> torch.dtype:
-        """float32 for an autoencoder that would overflow in float16 (threestudio #330)."""
-        upcast = self.family.upcast and config.get("force_upcast", config.get("_class_name") == "AutoencoderKL")
-        return torch.float32 if upcast and self.dtype == torch.float16 else self.dtype
-
-    def load_vae(self):
-        """Loads --prior.vae, a folder that has its config.json or vae/."""
-        import diffusers
-
-        folder = user_path(self.config.vae)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            try:
-                folder = Path(snapshot_download(self.config.vae, allow_patterns=["config.json", "*.safetensors"]))
-            except Exception as error:
-                raise InputError(f"--prior.vae {self.config.vae} could not be fetched ({first_line(error)})") from error
-        part = "" if (folder / "config.json").is_file() else "vae"
-        config = checkpoint_file(folder / part, "config.json")
-        name = config.get("_class_name")
-        if name not in self.family.parts.get("vae", ()):
-            known = " or ".join(self.family.parts.get("vae", ())) or "none"
-            raise InputError(f"--prior.vae {self.config.vae} is a {name}; {self.family.name} takes {known}")
-        place, dtype = f"--prior.vae {self.config.vae}", self.vae_dtype(config)
-        return load_class(getattr(diffusers, name), folder, part, place, dtype)
+        """A network, tokenizer or scheduler."""
+        if part == "vae":
+            return load_vae(self.folder, self.config.vae, self.family, self.dtype, self.config.variant)
+        return load_part(self.folder, part, self.family, self.dtype, self.config.variant)
 
     def fuse(self, lora: str) -> str:
         """Fuses the LoRA PATH or PATH:SCALE permanently into the denoiser and the text encoders → PATH."""

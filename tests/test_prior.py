@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from errors import InputError
-from priors.checkpoint import locate
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
+from priors.files import locate
 
 
 @pytest.fixture(scope="module")
 def prior(stable_diffusion):
-    return Prior(PriorConfig(path=str(stable_diffusion)))
+    return Checkpoint(PriorConfig(path=str(stable_diffusion)))
 
 
 def pipeline(folder):
@@ -48,7 +48,7 @@ def test_prompts_are_encoded_once(prior, monkeypatch):
 
 
 def test_text_encoders_are_freed_and_come_back(tiny):
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     text, z, t = prior.encode_prompt(["a"]), torch.randn(1, *prior.latent_shape), torch.tensor([500])
     encoder = weakref.ref(prior.pipeline.pipeline.text_encoder)
     before = prior.predict_noise(z, t, text)
@@ -57,7 +57,7 @@ def test_text_encoders_are_freed_and_come_back(tiny):
     other = prior.encode_prompt(["b"])
     assert prior.pipeline.pipeline.text_encoder is not None and other[0] != text[0]
     assert not torch.equal(prior.predict_noise(z, t, other), before) and prior.pipeline.pipeline.text_encoder is None
-    fresh = Prior(PriorConfig(path=str(tiny)))
+    fresh = Checkpoint(PriorConfig(path=str(tiny)))
     assert torch.equal(fresh.predict_noise(z, t, fresh.encode_prompt(["b"])), prior.predict_noise(z, t, other))
 
 
@@ -95,36 +95,39 @@ def test_guidance_is_diffusers_convention(prior, monkeypatch):
 def test_encoding_is_the_scaled_mean_and_differentiable(prior):
     images = torch.rand(2, 3, 64, 64, requires_grad=True)
     latents = prior.encode(images)
-    mean = prior.vae.encode(images * 2 - 1).latent_dist.mean
+    mean = prior.autoencoder.vae.encode(images * 2 - 1).latent_dist.mean
     torch.testing.assert_close(latents, mean * 0.18215)
     latents.sum().backward()
     assert images.grad.abs().sum() > 0
-    decoded = prior.vae.decode(latents.detach() / 0.18215).sample / 2 + 0.5
+    decoded = prior.autoencoder.vae.decode(latents.detach() / 0.18215).sample / 2 + 0.5
     torch.testing.assert_close(prior.decode(latents.detach()), decoded)
 
 
 def test_shift_factor(prior):
     images, before = torch.rand(1, 3, 64, 64), prior.encode(torch.full((1, 3, 64, 64), 0.5))
     plain = prior.encode(images)
-    prior.vae.register_to_config(shift_factor=0.3)
+    prior.autoencoder.vae.register_to_config(shift_factor=0.3)
     try:
         torch.testing.assert_close(prior.encode(images), plain - 0.3 * 0.18215)
         torch.testing.assert_close(prior.decode(prior.encode(images)), prior.decode(plain - 0.3 * 0.18215))
     finally:
-        prior.vae.register_to_config(shift_factor=None)
+        prior.autoencoder.vae.register_to_config(shift_factor=None)
     torch.testing.assert_close(prior.encode(torch.full((1, 3, 64, 64), 0.5)), before)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_networks_leave_float32_outside(tiny, dtype):
-    prior = Prior(PriorConfig(path=str(tiny), dtype=dtype))
+    prior = Checkpoint(PriorConfig(path=str(tiny), dtype=dtype))
     assert (
-        prior.denoiser.dtype == prior.vae.dtype == prior.pipeline.pipeline.text_encoder.dtype == getattr(torch, dtype)
+        prior.denoiser.dtype
+        == prior.autoencoder.vae.dtype
+        == prior.pipeline.pipeline.text_encoder.dtype
+        == getattr(torch, dtype)
     )
     z = prior.encode(torch.rand(1, 3, 64, 64))
     noise = prior.predict_noise(z, torch.tensor([500]), prior.encode_prompt(["a"]))
     assert z.dtype == noise.dtype == prior.decode(z).dtype == torch.float32
-    full = Prior(PriorConfig(path=str(tiny)))
+    full = Checkpoint(PriorConfig(path=str(tiny)))
     reference = full.predict_noise(z, torch.tensor([500]), full.encode_prompt(["a"]))
     assert (noise - reference).abs().max() < 0.05 * reference.abs().max()
 
@@ -132,7 +135,7 @@ def test_half_precision_networks_leave_float32_outside(tiny, dtype):
 def test_what_is_learned_from_is_not_compiled(tiny, monkeypatch):
     """Compiled, a backward pass takes minutes. The compiled network, here one that only says that it was called,
     has the rest."""
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     z, t, text = torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.encode_prompt(["a"])
     plain, called = prior.predict_noise(z, t, text), []
     monkeypatch.setattr(
@@ -154,7 +157,7 @@ def test_warnings_name_what_is_unread(prior):
 def test_taught_words(tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "taught")
     (folder / "captions.json").write_text(json.dumps({"words": ["a", "red", "apple"]}))
-    prior = Prior(PriorConfig(path=str(folder)))
+    prior = Checkpoint(PriorConfig(path=str(folder)))
     assert prior.warnings("A red apple") == []
     (line,) = prior.warnings("a Red zebra, a red quagga")
     assert line.endswith("zebra, quagga")
@@ -174,7 +177,7 @@ def test_broken_checkpoints_name_the_part(tiny, tmp_path, damage, part):
     folder = shutil.copytree(tiny, tmp_path / "broken")
     damage(folder)
     with pytest.raises(InputError, match=part):
-        Prior(PriorConfig(path=str(folder)))
+        Checkpoint(PriorConfig(path=str(folder)))
 
 
 def test_locate(tiny, tmp_path):
@@ -188,7 +191,7 @@ def test_locate(tiny, tmp_path):
 
 def test_a_prior_that_nobody_holds_is_freed(tiny):
     """A sweep over priors loads one after the other."""
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     prior.predict_noise(torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.encode_prompt(["a"]))
     gone = weakref.ref(prior.denoiser)
     del prior
