@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from errors import InputError, first_line, require
+from errors import require
 from priors.families import Family
-from priors.files import checkpoint_file, load_class, load_part, user_path
+from priors.files import checkpoint_file, download, load_class, load_part, user_path
 
 
 class Autoencoder:
@@ -16,8 +16,12 @@ class Autoencoder:
     offload  whether it is in CPU memory while it is not used
     """
 
-    def __init__(self, vae: torch.nn.Module, device: torch.device, offload: bool = False):
+    def __init__(self, vae: torch.nn.Module, device: torch.device, dtype: torch.dtype, upcast: bool, offload: bool):
+        """vae: in float32. dtype: the denoiser's. upcast: float32 instead of float16, in which some overflow
+        (threestudio #330), unless its config says that it was mended."""
         self.vae, self.device, self.offload = vae, device, offload
+        if not (upcast and dtype == torch.float16 and vae.config.get("force_upcast")):
+            vae.to(dtype)
         if not offload:
             vae.to(device)
         if device.type == "cpu":
@@ -60,31 +64,23 @@ class Autoencoder:
             self.vae.to(self.device)
 
 
-def load_vae(folder: Path, other: str | None, family: Family, dtype: torch.dtype, variant: str | None = None):
-    """The autoencoder in a checkpoint's folder, or another, from a folder or the hub that has its config.json or vae/.
-
-    dtype: the denoiser's. Raises InputError for an autoencoder that is not one of the family's."""
+def load_vae(folder: Path, other: str | None, family: Family, variant: str | None) -> torch.nn.Module | None:
+    """The autoencoder in a checkpoint's folder, in float32, or another, from a folder or the hub that has its
+    config.json or vae/; None if the family has none. Raises InputError for one that is not of the family's classes."""
+    known, place = family.parts.get("vae", ()), f"--prior.vae {other}"
     if other is None:
-        config = checkpoint_file(folder / "vae", "config.json")
-        return load_part(folder, "vae", family, vae_dtype(config, family, dtype), variant)
-    import diffusers  # It takes seconds, and config imports this file.
+        place = f"--prior.path {folder}: its vae"
+        vae = load_part(folder, family, torch.float32, variant, "vae") if known else None
+    else:
+        import diffusers  # It takes seconds, and config imports this file.
 
-    place, folder = f"--prior.vae {other}", user_path(other)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(other, allow_patterns=["config.json", "*.safetensors"]))
-        except Exception as error:
-            raise InputError(f"{place} could not be fetched ({first_line(error)})") from error
-    part = "" if (folder / "config.json").is_file() else "vae"
-    config = checkpoint_file(folder / part, "config.json")
-    name, known = config.get("_class_name"), family.parts["vae"]
-    require(name in known, f"{place} is a {name}; {family.name} takes {' or '.join(known)}")
-    return load_class(getattr(diffusers, name), folder, part, place, vae_dtype(config, family, dtype))
-
-
-def vae_dtype(config: dict, family: Family, dtype: torch.dtype) -> torch.dtype:
-    """float32 for an autoencoder that would overflow in float16 (threestudio #330)."""
-    upcast = family.upcast and config.get("force_upcast", config.get("_class_name") == "AutoencoderKL")
-    return torch.float32 if upcast and dtype == torch.float16 else dtype
+        folder = user_path(other)
+        if not folder.is_dir():
+            folder = download(other, ["config.json", "*.safetensors"], "--prior.vae")
+        part = "" if (folder / "config.json").is_file() else "vae"
+        name = checkpoint_file(folder / part, "config.json").get("_class_name")
+        require(name in known, f"{place} is a {name}; {family.name} takes {' or '.join(known) or 'none'}")
+        vae = load_class(getattr(diffusers, name), folder, part, place, torch.float32)
+    means = vae and "AutoencoderKL" in type(vae).__name__ and vae.config.get("latents_mean")
+    require(not means, f"{place} has latents_mean, which is not supported")
+    return vae

@@ -6,22 +6,23 @@ latents, the maximum length of a prompt.
 
 import functools
 import hashlib
+import inspect
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from errors import InputError
-from priors.autoencoder import Autoencoder
+from errors import InputError, first_line
+from priors.autoencoder import Autoencoder, load_vae
 from priors.conditions import Conditions
 from priors.device import make_cuda_deterministic, pick_device
-from priors.families import pack, unpack
-from priors.files import EMBEDDED, digest, fetch, locate, read_family, user_path
-from priors.noising import Noising, read_noising
-from priors.pipeline import Pipeline
+from priors.families import Family, pack, unpack
+from priors.files import EMBEDDED, checkpoint_file, digest, fetch, load_part, locate, read_family, read_json, user_path
+from priors.noising import read_noising
 from priors.prior import Prior
 from priors.settings import NonNegative
 
@@ -59,72 +60,88 @@ class PriorConfig:
 class Checkpoint(Prior):
     """The prior of a PriorConfig.
 
-    folder      its files;  family  what is special about it (families.py)
-    denoiser    diffusers' own UNet or transformer;  conditions  its inputs for each prompt
+    folder    its files;  family  what is special about it (families.py)
+    pipeline  diffusers' own, whose UNet or transformer is the denoiser;  conditions  its inputs for each prompt
     """
 
     def __init__(self, config: PriorConfig):
+        import diffusers
         from transformers.utils import logging
 
+        diffusers.utils.logging.set_verbosity_error()
         logging.disable_progress_bar()  # for reading weights; downloads keep theirs
         logging.set_verbosity_error()  # It would warn that torchvision is missing.
-        self.config, self.folder = config, fetch(locate(config.path), config.variant)
-        _, self.family = read_family(self.folder)
+        folder = fetch(locate(config.path), config.variant)
+        name, family = read_family(folder)
         device = torch.device(pick_device(config.device))
-        low = "float16" if self.family.denoiser == "unet" else "bfloat16"
+        low = "float16" if family.denoiser == "unet" else "bfloat16"
         dtype = config.dtype if config.dtype != "auto" else "float32" if device.type == "cpu" else low
         dtype = getattr(torch, dtype)
         if device.type == "cuda":
             make_cuda_deterministic()
-        self.pipeline = pipeline = Pipeline(self.folder, config, dtype)
-        image_size, channels = self.read_size(), pipeline.denoiser.config.in_channels
-        latent_shape = (channels // (4 if self.family.packed else 1), *(side // pipeline.scale for side in image_size))
+
+        load = functools.partial(load_part, folder, family, dtype, config.variant)
+        parts = {part: load(part) for part in family.parts if part != "vae"}
+        vae = load_vae(folder, config.vae, family, config.variant)
+        if vae:
+            parts["vae"] = vae
+        check_parts(parts, folder, name, family)
+        self.config, self.folder, self.family = config, folder, family
+        self.pipeline = make_pipeline(getattr(diffusers, name), parts, folder)
+        for lora in config.lora:
+            fuse_lora(self.pipeline, lora)
+        denoiser, scheduler = parts[family.denoiser], parts["scheduler"]
+        pixels = self.pipeline.vae_scale_factor if vae else 1  # per latent, along one side
+        height, width = image_size = self.read_size(denoiser, pixels)
+        latent_shape = (denoiser.config.in_channels // (4 if family.packed else 1), height // pixels, width // pixels)
+        scheduler_config = dict(scheduler.config, _class_name=type(scheduler).__name__)
+        tokens = latent_shape[1] * latent_shape[2] // family.patch**2
+        # FLUX rounds the timestep to its own precision; use the noise of the rounded one.
+        time_dtype = dtype if family.packed else torch.float64
+        noising = read_noising(scheduler_config, tokens, family.time_scale(denoiser.config), time_dtype)
+        distilled = not family.guided or bool(denoiser.config.get("time_cond_proj_dim"))
         super().__init__(
-            self.read_noising(latent_shape, dtype),
-            pipeline.denoiser,
+            noising,
+            denoiser,
             latent_shape,
             image_size,
             device=device,
             dtype=dtype,
             chunk=config.chunk,
-            autoencoder=Autoencoder(pipeline.vae, device, config.offload) if pipeline.vae else None,
-            distilled=pipeline.distilled,
-            scheduler_config=pipeline.scheduler_config,
+            autoencoder=Autoencoder(vae, device, dtype, family.upcast, config.offload) if vae else None,
+            distilled=distilled,
+            scheduler_config=scheduler_config,
         )
-        self.conditions = Conditions(pipeline, image_size, device, dtype)
+        self.conditions = Conditions(
+            self.pipeline,
+            image_size,
+            device,
+            dtype,
+            reload=None if config.lora else load,  # The files do not include a LoRA.
+            distilled_guidance=config.distilled_guidance if distilled else None,
+            taught=checkpoint_file(folder, "captions.json").get("words", ()),
+        )
         self.prepare_networks()
 
-    def read_size(self) -> tuple[int, int]:
-        """(H, W) of the pictures: --prior.size, or the checkpoint's own."""
-        size, multiple = list(self.config.size), self.pipeline.scale * self.family.patch
-        size = (size * 2 if len(size) == 1 else size) or self.pipeline.size
+    def read_size(self, denoiser: torch.nn.Module, pixels: int) -> tuple[int, int]:
+        """(H, W) of the pictures: --prior.size, or the checkpoint's own. pixels: per latent, along one side."""
+        family, size, multiple = self.family, self.config.size, pixels * self.family.patch
+        own = self.pipeline.default_sample_size if family.packed else denoiser.config.sample_size  # in latents
+        own = [side * pixels for side in ([own, own] if isinstance(own, int) else own or ())]
+        size = (size * 2 if len(size) == 1 else size) or own
         if len(size) != 2 or any(side % multiple for side in size):
             given = " ".join(map(str, self.config.size)) or "is not known of this checkpoint"
             raise InputError(f"--prior.size {given}: height and width, multiples of {multiple}, are needed")
-        least, name = self.family.least_size, self.family.name
-        if min(size) < least:
-            print(f"warning: --prior.size {size[0]} {size[1]}: {name} breaks below {least} pixels", file=sys.stderr)
+        if min(size) < family.least_size:
+            breaks = f"{family.name} breaks below {family.least_size} pixels"
+            print(f"warning: --prior.size {size[0]} {size[1]}: {breaks}", file=sys.stderr)
         return tuple(size)
 
-    def read_noising(self, latent_shape: tuple[int, int, int], dtype: torch.dtype) -> Noising:
-        """The noise schedule of the checkpoint's scheduler. Raises InputError for one that cannot be used."""
-        _, height, width = latent_shape
-        tokens, time_scale = (
-            height * width // self.family.patch**2,
-            self.family.time_scale(self.pipeline.denoiser.config),
-        )
-        # FLUX rounds the timestep to its own precision; use the noise of the rounded one.
-        time_dtype = dtype if self.family.packed else torch.float64
-        try:
-            return read_noising(self.pipeline.scheduler_config, tokens, time_scale, time_dtype)
-        except InputError as error:
-            raise InputError(f"--prior.path {self.folder}: its scheduler cannot be used: {error}") from error
-
     def prepare_networks(self) -> None:
-        """What costs nothing in quality: a faster memory layout, and the settings that save memory or time."""
+        """Memory layout, gradient checkpointing and compilation, which change nothing that is computed."""
         if self.device.type == "cpu" and self.family.denoiser == "unet":
             self.denoiser.to(memory_format=torch.channels_last)  # convolutions 7 to 15 % faster on a CPU
-        networks = [network for network in (self.denoiser, self.pipeline.vae) if network]
+        networks = [self.denoiser, *([self.autoencoder.vae] if self.autoencoder else [])]
         for network in networks if self.config.gradient_checkpointing else ():
             if network._supports_gradient_checkpointing:
                 network.enable_gradient_checkpointing()
@@ -139,12 +156,14 @@ class Checkpoint(Prior):
     @functools.cached_property
     def sha256(self) -> str:
         """SHA-256 of the files that the prior is loaded from."""
-        own = digest(self.folder, self.config.variant)
-        extra = [user_path(path) for path in (self.config.vae, *self.pipeline.loras) if path]
+        own, names = digest(self.folder, self.config.variant), [self.config.vae, self.config.lora]
+        if not any(names):
+            return own
+        paths = [self.config.vae, *(split_lora(lora)[0] for lora in self.config.lora)]
+        extra = [user_path(path) for path in paths if path]
         files = sorted(file for path in extra for file in (path.rglob("*.safetensors") if path.is_dir() else [path]))
         sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
-        names = [self.config.vae, self.config.lora]  # Hub ids have no files here.
-        return hashlib.sha256(str([own, sums, names]).encode()).hexdigest() if any(names) else own
+        return hashlib.sha256(str([own, sums, names]).encode()).hexdigest()  # Hub ids have no files here.
 
     def encode_prompt(self, prompts: list[str], negative: bool = False) -> torch.Tensor:
         return self.conditions.encode_prompt(prompts, negative)
@@ -170,3 +189,62 @@ class Checkpoint(Prior):
         given = self.conditions.arguments(tuple(y.tolist()))
         output = network(pack(x) if self.family.packed else x, timestep=time, **given, return_dict=False)[0]
         return unpack(output, *x.shape[-2:]) if self.family.packed else output[:, : x.shape[1]]
+
+
+def make_pipeline(cls: type, parts: dict, folder: Path):
+    """The diffusers pipeline of these parts, without those that only process finished pictures."""
+    index = read_json(folder / "model_index.json")
+    none = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker", "image_encoder"))
+    settings = {name: index[name] for name in ("force_zeros_for_empty_prompt",) if name in index}
+    given = {**parts, **none, **settings, "requires_safety_checker": False}
+    known = inspect.signature(cls.__init__).parameters
+    pipeline = cls(**{name: value for name, value in given.items() if name in known})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def fuse_lora(pipeline, lora: str) -> None:
+    """Fuses the LoRA PATH or PATH:SCALE permanently into the denoiser and the text encoders."""
+    path, scale = split_lora(lora)
+    try:
+        pipeline.load_lora_weights(str(user_path(path)))
+        pipeline.fuse_lora(lora_scale=scale)
+        pipeline.unload_lora_weights()
+    except Exception as error:
+        raise InputError(f"--prior.lora {lora} cannot be fused ({first_line(error)})") from error
+
+
+def split_lora(lora: str) -> tuple[str, float]:
+    """PATH or PATH:SCALE → the path, and the scale or 1."""
+    path, _, scale = lora.rpartition(":")
+    try:
+        return (path, float(scale)) if path else (lora, 1.0)
+    except ValueError:
+        return lora, 1.0
+
+
+def check_parts(parts: dict, folder: Path, name: str, family: Family) -> None:
+    """Raises InputError if the denoiser's config is not that of a text-to-image model, or parts do not match. name: the
+    pipeline's class."""
+    config, vae = parts[family.denoiser].config, parts.get("vae")
+    place = f"--prior.path {folder}: its {family.denoiser}"
+    known = ("text", "text_proj", *(["text_time"] if "XL" in name else []))
+    for field in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "addition_embed_type"):
+        if (value := config.get(field)) and value not in known:
+            raise InputError(f"{place} has {field} {value}, which a {name} does not give")
+    channels, latents = config.in_channels, vae.config.latent_channels if vae else 3
+    latents *= 4 if family.packed else 1
+    if channels != latents:
+        raise InputError(f"{place} takes {channels} channels, not {latents}: no text-to-image prior (inpainting?)")
+    out = config.get("out_channels") or channels
+    if out != channels * (2 if family.variance else 1) and out != channels:
+        raise InputError(f"{place} gives {out} channels; {channels} are needed")
+    for part, tokenizer in parts.items():
+        encoder = parts.get(part.replace("tokenizer", "text_encoder"))
+        if not part.startswith("tokenizer") or encoder is None:
+            continue
+        if len(tokenizer) > encoder.config.vocab_size:
+            knows = f"knows {len(tokenizer)} tokens, its text encoder {encoder.config.vocab_size}"
+            raise InputError(f"--prior.path {folder}: its {part} {knows}")
+        longest = getattr(encoder.config, "max_position_embeddings", None) or 10**6
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)

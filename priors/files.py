@@ -17,19 +17,16 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 def file_patterns(variant: str | None = None) -> list[str]:
     """Patterns of the files that are read from a checkpoint; other formats and variants of the weights are ignored."""
+    networks, names = ("text_encoder*", "unet", "transformer", "vae"), ("config.json", *weight_patterns(variant))
+    others = ("model_index.json", "tokenizer*/*.json", "tokenizer*/*.txt", "tokenizer*/*.model", "scheduler/*.json")
+    return [*others, *(f"{part}/{name}" for part in networks for name in names)]
+
+
+def weight_patterns(variant: str | None = None) -> list[str]:
+    """Patterns of the names of a network's files of weights, whole or sharded."""
     v = f".{variant}" if variant else ""
-    names = [f"{name}{rest}" for name in ("model", "diffusion_pytorch_model") for rest in weight_names(v)]
-    networks = ("text_encoder*", "unet", "transformer", "vae")
-    return [
-        *("model_index.json", "tokenizer*/*.json", "tokenizer*/*.txt", "tokenizer*/*.model", "scheduler/*.json"),
-        *(f"{part}/{name}" for part in networks for name in ("config.json", *names)),
-    ]
-
-
-def weight_names(v: str) -> tuple[str, ...]:
-    """Possible endings of the names of weight files, whole or sharded; v: such as ".fp16" for a variant."""
-    index = f".safetensors.index{v}.json"
-    return f"{v}.safetensors", f"{v}-*-of-*.safetensors", f"-*-of-*{v}.safetensors", index
+    ends = f"{v}.safetensors", f"{v}-*-of-*.safetensors", f"-*-of-*{v}.safetensors", f".safetensors.index{v}.json"
+    return [name + end for name in ("model", "diffusion_pytorch_model") for end in ends]
 
 
 def user_path(path: str | Path) -> Path:
@@ -70,17 +67,22 @@ def fetch(path: Path | str, variant: str | None = None) -> Path:
     file_patterns()."""
     if isinstance(path, Path):
         return path
+    advice = f"; without --prior.path the prior that ships with sds2d, {EMBEDDED.name}, is used"
+    return download(path, file_patterns(variant), "--prior.path", advice)
+
+
+def download(name: str, patterns: list[str], flag: str, advice: str = "") -> Path:
+    """The folder of a repository on the hub, with the files that match a pattern. Raises InputError if it cannot be
+    fetched, which names the flag and gives the advice."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # One line is enough if there is no hub.
     try:
-        return Path(snapshot_download(path, allow_patterns=file_patterns(variant)))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # Not found, no network, a proxy, a gate: the libraries have a class for each.
-        raise InputError(
-            f"--prior.path {path} could not be fetched from the hub; without --prior.path the prior that ships with "
-            f"sds2d, {EMBEDDED.name}, is used ({first_line(error)})"
-        ) from error
+        cause = first_line(error)
+        raise InputError(f"{flag} {name} could not be fetched from the hub{advice} ({cause})") from error
 
 
 def read_family(folder: Path) -> tuple[str, Family]:
@@ -92,7 +94,7 @@ def read_family(folder: Path) -> tuple[str, Family]:
     return name, FAMILIES[name]
 
 
-def load_part(folder: Path, part: str, family: Family, dtype: torch.dtype, variant: str | None = None):
+def load_part(folder: Path, family: Family, dtype: torch.dtype, variant: str | None, part: str):
     """A network, tokenizer or scheduler of a checkpoint; None if an optional one is missing.
 
     Raises InputError unless its class is known for this part and all its weights come from safetensors: a pickle is
@@ -111,10 +113,8 @@ def load_part(folder: Path, part: str, family: Family, dtype: torch.dtype, varia
         require(any(list((folder / part).glob(f"*.{end}")) for end in ("json", "model")), f"{place} has no files")
     for file in (folder / part).glob("*config.json"):
         require("auto_map" not in read_json(file), f"{place} needs code of its own; sds2d runs none of a checkpoint")
-    # An adapter_config.json can name weights anywhere.
-    require(
-        not (folder / part / "adapter_config.json").exists(), f"{place} has an adapter_config.json; fuse and save it"
-    )
+    adapter = folder / part / "adapter_config.json"  # It can name weights anywhere.
+    require(not adapter.exists(), f"{place} has an {adapter.name}; fuse and save it")
     cls = getattr(importlib.import_module(library), entry[1])
     return load_class(cls, folder, part, place, dtype, variant)
 
@@ -145,21 +145,14 @@ def load_class(cls: type, folder: Path, part: str, place: str, dtype: torch.dtyp
 
 def require_weights(folder: Path, place: str, variant: str | None) -> None:
     """Raises InputError if the weights are not there as safetensors."""
-    v = f".{variant}" if variant else ""
-    found = [
-        file
-        for end in weight_names(v)
-        for name in ("model", "diffusion_pytorch_model")
-        for file in folder.glob(name + end)
-    ]
+    found = [file for pattern in weight_patterns(variant) for file in folder.glob(pattern)]
+    beside = [file.name for file in found if file.suffix == ".safetensors"]
     for file in found:
         if file.suffix == ".json":
             shards = read_json(file).get("weight_map")
-            shards = map(str, shards.values()) if isinstance(shards, dict) else [str(shards)]
-            # Only files with these names are hashed, and fetched from the hub.
-            known = rf"(model|diffusion_pytorch_model)({re.escape(v)})?-\d+-of-\d+({re.escape(v)})?\.safetensors"
-            strange = [shard for shard in shards if not re.fullmatch(known, shard)]
-            example = "model-00001-of-….safetensors beside it"
+            shards = shards.values() if isinstance(shards, dict) else [shards]
+            strange = [shard for shard in shards if shard not in beside]  # which would not be hashed, nor fetched
+            example = "a file such as model-00001-of-….safetensors beside it"
             require(not strange, f"{place}: {file.name} names {strange[:1]}; {example} is needed")
         else:
             with open(file, "rb") as opened:
@@ -167,13 +160,12 @@ def require_weights(folder: Path, place: str, variant: str | None) -> None:
             require(not pointer, f"{place}: {file.name} is a Git-LFS pointer; `git lfs pull` fetches the weights")
     if not found:
         others = sorted(file.name for file in folder.glob("*"))
-        variants = [
-            name.split(".")[1].split("-")[0] for name in others if name.count(".") > 1 and name.endswith(".safetensors")
-        ]
-        if variants:
-            raise InputError(f"{place} has only weights of a variant; --prior.variant {variants[0]} is needed")
+        named = [name for name in others if name.count(".") > 1 and name.endswith(".safetensors")]
+        if named:
+            known = named[0].split(".")[1].split("-")[0]
+            raise InputError(f"{place} has only weights of a variant; --prior.variant {known} is needed")
         pickles = [name for name in others if name.endswith(PICKLES)]
-        require(not variant, f"{place} has no weights of --prior.variant {variant}, as model{v}.safetensors is")
+        require(not variant, f"{place} has no weights of --prior.variant {variant}, as model.{variant}.safetensors is")
         cause = f"only {pickles[0]}, a format that can run code when it is opened" if pickles else "none"
         raise InputError(f"{place} needs weights as safetensors, and has {cause}")
 
@@ -183,9 +175,8 @@ def digest(folder: Path, variant: str | None = None) -> str:
     total = hashlib.sha256()
     for file in sorted(file for pattern in file_patterns(variant) for file in folder.glob(pattern)):
         with open(file, "rb") as opened:
-            total.update(
-                f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode()
-            )
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        total.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
     return total.hexdigest()
 
 

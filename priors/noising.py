@@ -74,13 +74,13 @@ def read_noising(config: dict, tokens: int, time_scale: float | None = None, tim
         from diffusers import DDPMScheduler
 
         if prediction not in PREDICTIONS:
-            raise InputError(f"it predicts {prediction}; one of {', '.join(PREDICTIONS)} is needed")
+            raise InputError(f"--prior.path: it predicts {prediction}; one of {', '.join(PREDICTIONS)} is needed")
         # DDPMScheduler reads the config of any discrete scheduler and derives the β that the network was trained with.
         betas = DDPMScheduler.from_config(config).betas.double()
         alphas_cumprod = (1 - betas).cumprod(0)
         return Noising(alphas_cumprod, torch.ones_like(betas), torch.arange(len(betas)), PREDICTIONS[prediction])
     if config.get("invert_sigmas"):
-        raise InputError("invert_sigmas is set: a network that is told of the signal, not of the noise")
+        raise InputError("--prior.path: its invert_sigmas is set: the network takes the signal, not the noise")
     shift = config.get("shift", 1.0) if name.startswith("FlowMatch") else config.get("flow_shift") or 1.0
     if config.get("use_dynamic_shifting"):
         low, high = config.get("base_image_seq_len") or 256, config.get("max_image_seq_len") or 4096

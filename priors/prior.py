@@ -3,48 +3,43 @@
 For methods, all priors are one variance-preserving process (noising.py). checkpoint.py makes one from diffusers' files.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 
 from errors import InputError
+from priors.autoencoder import Autoencoder
 from priors.device import per_row, to_device
 from priors.noising import Noising, sampling_timesteps
 
 
+@dataclass(eq=False, repr=False)
 class Prior:
-    """A frozen text-to-image diffusion model.
-
-    noising           the noise schedule, and what the denoiser predicts
-    denoiser          the network, called as denoiser(x, time, y) with the scaled input x (N, C, h, w), the time input
-                      (N,) and each row's condition y (N,) → (N, C, h, w). Methods that learn put their LoRA on it.
-    latent_shape      (C, h, w) of one latent;  image_size  (H, W) of its picture in pixels
-    device, dtype     of the denoiser; latents and gradients are always float32
-    chunk             maximum number of rows per call of the denoiser; 0: no maximum
-    autoencoder       anything with encode and decode (autoencoder.py); None: latents are pixels in [-1, 1]
-    distilled         whether guidance is part of the denoiser already (FLUX.1, LCM)
-    scheduler_config  how it is sampled: timestep_spacing, steps_offset, set_alpha_to_one, as in diffusers
+    """A frozen text-to-image diffusion model. This class is unconditional; a subclass adds prompts, as Checkpoint does.
 
     Timesteps t are always long (B,) on the CPU, so that code can depend on them without waiting for the GPU.
-
-    This class is unconditional. A subclass adds prompts, as Checkpoint does.
     """
 
-    def __init__(
-        self,
-        noising: Noising,
-        denoiser: torch.nn.Module,
-        latent_shape: tuple[int, int, int],
-        image_size: tuple[int, int],
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        chunk: int = 0,
-        autoencoder=None,
-        distilled: bool = False,
-        scheduler_config: dict | None = None,
-    ):
-        self.noising, self.denoiser, self.autoencoder = noising, denoiser, autoencoder
-        self.latent_shape, self.image_size = latent_shape, image_size
-        self.device, self.dtype, self.chunk = torch.device(device), dtype, chunk
-        self.distilled, self.scheduler_config = distilled, scheduler_config or {}
+    noising: Noising
+    """The noise schedule, and what the denoiser predicts."""
+    denoiser: torch.nn.Module
+    """The network, called as denoiser(x, time, y): the scaled input x (N, C, h, w), the time input (N,) and each row's
+    condition y (N,) → (N, C, h, w). Methods that learn put their LoRA on it."""
+    latent_shape: tuple[int, int, int]
+    """(C, h, w) of one latent."""
+    image_size: tuple[int, int]
+    """(H, W) of its picture in pixels."""
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    """Of the denoiser; latents and gradients are always float32."""
+    chunk: int = 0
+    """Maximum number of rows per call of the denoiser. 0: all at once."""
+    autoencoder: Autoencoder | None = None
+    """Encodes and decodes pictures. None: latents are pixels in [-1, 1]."""
+    distilled: bool = False
+    """Whether guidance is part of the denoiser already (FLUX.1, LCM)."""
+    scheduler_config: dict = field(default_factory=dict)
+    """How it is sampled: timestep_spacing, steps_offset, set_alpha_to_one, as in diffusers."""
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:

@@ -309,7 +309,7 @@ def test_a_lora_is_fused_as_diffusers_loads_it(scale, checkpoint, tmp_path):
     prior = load(checkpoint("sd"), "sd", lora=(f"{tmp_path / 'lora'}:{scale}",))
     plain = load(checkpoint("sd"), "sd")
     z, t = torch.randn(1, *prior.latent_shape), torch.tensor([600])
-    text = join(capture_inputs(plain.pipeline.pipeline, "a fox", None, (64, 64), 2.0)[1:])
+    text = join(capture_inputs(plain.pipeline, "a fox", None, (64, 64), 2.0)[1:], torch.float32)
     expected = pipeline.unet(z, t, **text).sample
     found = prior.predict_noise(z, t, prior.encode_prompt(["a fox"]))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -43,20 +43,20 @@ def test_text_is_the_pipelines(prior, stable_diffusion):
 
 def test_prompts_are_encoded_once(prior, monkeypatch):
     first = prior.encode_prompt(["once"])
-    monkeypatch.setattr(prior.pipeline, "condition", None)
+    monkeypatch.setattr(prior.conditions, "condition", None)
     assert torch.equal(prior.encode_prompt(["once", "once"])[1], first[0])
 
 
 def test_text_encoders_are_freed_and_come_back(tiny):
     prior = Checkpoint(PriorConfig(path=str(tiny)))
     text, z, t = prior.encode_prompt(["a"]), torch.randn(1, *prior.latent_shape), torch.tensor([500])
-    encoder = weakref.ref(prior.pipeline.pipeline.text_encoder)
+    encoder = weakref.ref(prior.pipeline.text_encoder)
     before = prior.predict_noise(z, t, text)
     gc.collect()
-    assert prior.pipeline.pipeline.text_encoder is None and encoder() is None, "nothing else holds it"
+    assert prior.pipeline.text_encoder is None and encoder() is None, "nothing else holds it"
     other = prior.encode_prompt(["b"])
-    assert prior.pipeline.pipeline.text_encoder is not None and other[0] != text[0]
-    assert not torch.equal(prior.predict_noise(z, t, other), before) and prior.pipeline.pipeline.text_encoder is None
+    assert prior.pipeline.text_encoder is not None and other[0] != text[0]
+    assert not torch.equal(prior.predict_noise(z, t, other), before) and prior.pipeline.text_encoder is None
     fresh = Checkpoint(PriorConfig(path=str(tiny)))
     assert torch.equal(fresh.predict_noise(z, t, fresh.encode_prompt(["b"])), prior.predict_noise(z, t, other))
 
@@ -121,7 +121,7 @@ def test_half_precision_networks_leave_float32_outside(tiny, dtype):
     assert (
         prior.denoiser.dtype
         == prior.autoencoder.vae.dtype
-        == prior.pipeline.pipeline.text_encoder.dtype
+        == prior.pipeline.text_encoder.dtype
         == getattr(torch, dtype)
     )
     z = prior.encode(torch.rand(1, 3, 64, 64))
