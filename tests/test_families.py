@@ -247,6 +247,8 @@ def test_an_autoencoder_of_ones_own(checkpoint, tmp_path):
     assert not torch.equal(own.encode(images), other.encode(images)) and own.sha256 != other.sha256
     with pytest.raises(InputError, match="--prior.vae"):
         load(checkpoint("sd"), "sd", vae=str(checkpoint("sd") / "unet"))
+    with pytest.raises(InputError, match="--prior.vae.*takes none"):  # A prior on pixels would ignore it.
+        load(checkpoint("if"), "if", vae=str(tmp_path / "vae"))
 
 
 def test_an_autoencoder_that_overflows_is_float32(checkpoint, tmp_path):

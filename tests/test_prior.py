@@ -7,10 +7,14 @@ import weakref
 
 import pytest
 import torch
+from conftest import betas
 
+import sds2d
 from errors import InputError
 from priors.checkpoint import Checkpoint, PriorConfig
 from priors.files import locate
+from priors.noising import Noising
+from priors.prior import Prior
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +201,32 @@ def test_a_prior_that_nobody_holds_is_freed(tiny):
     del prior
     gc.collect()
     assert gone() is None
+
+
+def test_a_prior_without_a_checkpoint(tmp_path):
+    """Any network on pixels is one by the constructor alone; here the exact one for pictures that are m everywhere."""
+    a, m = (1 - betas()).cumprod(0), torch.tensor([0.8, 0.2, 0.4]).view(3, 1, 1) * 2 - 1
+    shapes = []
+
+    def network(x, t, y):
+        shapes.append((len(x), y.tolist()))
+        alpha, sigma = (values[t].float().view(-1, 1, 1, 1) for values in (a.sqrt(), (1 - a).sqrt()))
+        return (x - alpha * m) / sigma
+
+    noising = Noising(a, torch.ones_like(a), torch.arange(1000), "epsilon")
+    prior = Prior(noising, network, latent_shape=(3, 16, 16), image_size=(16, 16), chunk=3)
+    images, t = torch.rand(4, 3, 16, 16), torch.tensor([20, 300, 600, 900])
+    torch.testing.assert_close(prior.decode(prior.encode(images)), images)
+    z = prior.encode(images)
+    z_t = prior.add_noise(z, torch.randn_like(z), t)
+    clean = prior.predict_clean(z_t, prior.predict_noise(z_t, t, prior.encode_prompt(["a", "b", "", "a"])), t)
+    torch.testing.assert_close(clean, m.expand_as(z), rtol=1e-4, atol=1e-4)
+    assert shapes == [(3, [0, 0, 0]), (1, [0])]
+    with pytest.raises(InputError, match="no token embeddings"):
+        prior.learn(torch.zeros(1, dtype=torch.long))
+    flags = ["--rep.kind", "pixel", "--steps", "60", "--rep.lr", "0.05", "--particles", "1", "--eval.clip", "none"]
+    flags += ["--algo.guidance-scale", "1", "--log.timesteps", "--out", str(tmp_path / "run")]
+    picture = sds2d.run(sds2d.parse(flags), prior)
+    assert (picture - (m / 2 + 0.5)).abs().max() < 0.05
+    with pytest.raises(InputError, match="--rep.kind latent"):
+        sds2d.run(sds2d.parse(["--steps", "1", "--out", str(tmp_path / "latent")]), prior)
