@@ -19,7 +19,7 @@ from config.command_line import read_options
 from config.files import load
 from config.settings import flag
 from errors import InputError, explain
-from priors.checkpoint import user_path
+from priors.files import user_path
 from recording.folder import write_text
 from recording.page import comparison, template
 

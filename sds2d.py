@@ -42,6 +42,7 @@ from config.help import short_help, version
 from config.settings import Config
 from config.validation import validate
 from errors import InputError, explain
+from priors.checkpoint import Checkpoint
 from priors.device import per_row
 from priors.families import FAMILIES
 from priors.prior import Prior
@@ -149,7 +150,7 @@ def run(
     """
     if not resume:
         validate(resolve(config))
-    prior = prior or Prior(config.prior)
+    prior = prior or Checkpoint(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
     parts = build(config, prior)
     algorithm, schedule = parts.algorithm, parts.schedule

@@ -28,7 +28,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from config.command_line import parse, read_options
 from errors import InputError, explain, require
-from priors.checkpoint import read_json, user_path
+from priors.files import read_json, user_path
 from recording.folder import lock_folder, write_atomic, write_csv, write_text
 from recording.page import time_left
 from recording.processes import in_processes, require_no_gpu_number

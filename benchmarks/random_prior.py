@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from priors.checkpoint import EMBEDDED
+from priors.files import EMBEDDED
 
 SDXL = {
     "sample_size": 128,

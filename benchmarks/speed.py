@@ -26,6 +26,7 @@ from algorithms.method import Method
 from benchmarks.random_prior import save_random
 from benchmarks.tables import Options, report
 from config.command_line import parse, read_options
+from priors.checkpoint import Checkpoint
 from priors.prior import Prior
 from representations import REPRESENTATIONS
 from representations.rasterizer import rasterize
@@ -107,7 +108,7 @@ def bare_calls(parts: sds2d.Parts, calls: list[tuple[tuple, bool, bool]]) -> Cal
 def measure(flags: list[str], rounds: int) -> str:
     """One method and representation, four particles → the cells of its line."""
     config = parse(["--particles", "4", *flags])
-    prior = Prior(config.prior)
+    prior = Checkpoint(config.prior)
     parts = sds2d.build(config, prior)
     algorithm = parts.algorithm
 

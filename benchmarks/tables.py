@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from errors import require
-from priors.checkpoint import checkpoint_file, digest, locate, user_path
+from priors.files import checkpoint_file, digest, locate, user_path
 from recording.folder import write_atomic, write_csv, write_text
 from recording.scores import Judge
 

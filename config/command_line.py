@@ -11,7 +11,7 @@ from config.help import refuse_other_names
 from config.settings import CommandLine, Config, check_values, flag, flatten, set_values, settings_in, validated
 from config.validation import validate
 from errors import require
-from priors.checkpoint import user_path
+from priors.files import user_path
 
 WITH_RESUME = ("resume", "steps", "prior.device", "log.", "quiet", "debug", "help")
 

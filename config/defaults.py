@@ -9,7 +9,7 @@ from algorithms import ALGORITHMS
 from config.settings import Config, check_values, flatten, set_values
 from config.validation import unused
 from errors import require
-from priors.checkpoint import EMBEDDED, checkpoint_file, locate, user_path
+from priors.files import EMBEDDED, checkpoint_file, locate, user_path
 from representations import REPRESENTATIONS
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from config.settings import Config, adapter, nested_items
 from errors import InputError, first_line, require
-from priors.checkpoint import user_path
+from priors.files import user_path
 
 
 class PlainLoader(yaml.SafeLoader):

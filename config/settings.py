@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, Validation
 
 from algorithms import AlgorithmConfig
 from errors import InputError, require
-from priors.prior import PriorConfig
+from priors.checkpoint import PriorConfig
 from recording.recorder import LogConfig
 from recording.scores import EvalConfig
 from representations import RepresentationConfig

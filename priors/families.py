@@ -13,6 +13,7 @@ import torch
 
 CLIP, T5 = ("CLIPTokenizer", "CLIPTokenizerFast"), ("T5Tokenizer", "T5TokenizerFast")
 TEXT, PROJECTED = ("CLIPTextModel",), ("CLIPTextModelWithProjection",)
+T5_TEXT = ("T5EncoderModel",)
 KL = ("AutoencoderKL", "AutoencoderTiny")
 UNET = ("UNet2DConditionModel",)
 SCHEDULERS = (
@@ -34,7 +35,7 @@ class Family:
     patch: int = 1
     """Side of the square of latents that makes one token."""
     packed: bool = False
-    """Whether the denoiser takes tokens (N, L, 4C) instead of latents."""
+    """Whether the denoiser takes tokens (N, L, 4C) instead of latents. FLUX does."""
     guided: bool = True
     """Whether a call with guidance has rows for the unconditional and for the prompt. FLUX has only the prompt's."""
     variance: bool = False
@@ -51,29 +52,23 @@ class Family:
         return "unet" if "unet" in self.parts else "transformer"
 
 
+SD = {"tokenizer": CLIP, "text_encoder": TEXT, "unet": UNET, "vae": KL, "scheduler": SCHEDULERS}
+SECOND = {"tokenizer_2": CLIP, "text_encoder_2": PROJECTED}
+
 FAMILIES = {
-    "StableDiffusionPipeline": Family(
-        "Stable Diffusion 1, 2",
-        {"tokenizer": CLIP, "text_encoder": TEXT, "unet": UNET, "vae": KL, "scheduler": SCHEDULERS},
-    ),
-    "StableDiffusionXLPipeline": Family(
-        "Stable Diffusion XL",
-        {"tokenizer": CLIP, "text_encoder": TEXT, "tokenizer_2": CLIP, "text_encoder_2": PROJECTED}
-        | {"unet": UNET, "vae": KL, "scheduler": SCHEDULERS},
-        least_size=512,
-        upcast=True,
-    ),
+    "StableDiffusionPipeline": Family("Stable Diffusion 1, 2", SD),
+    "StableDiffusionXLPipeline": Family("Stable Diffusion XL", SD | SECOND, least_size=512, upcast=True),
     "StableDiffusion3Pipeline": Family(
         "Stable Diffusion 3, 3.5",
-        {"tokenizer": CLIP, "text_encoder": PROJECTED, "tokenizer_2": CLIP, "text_encoder_2": PROJECTED}
-        | {"tokenizer_3": T5, "text_encoder_3": ("T5EncoderModel",)}
+        {"tokenizer": CLIP, "text_encoder": PROJECTED, "tokenizer_3": T5, "text_encoder_3": T5_TEXT}
+        | SECOND
         | {"transformer": ("SD3Transformer2DModel",), "vae": KL, "scheduler": FLOWS},
         optional=("tokenizer_3", "text_encoder_3"),
         patch=2,
     ),
     "FluxPipeline": Family(
         "FLUX.1",
-        {"tokenizer": CLIP, "text_encoder": TEXT, "tokenizer_2": T5, "text_encoder_2": ("T5EncoderModel",)}
+        {"tokenizer": CLIP, "text_encoder": TEXT, "tokenizer_2": T5, "text_encoder_2": T5_TEXT}
         | {"transformer": ("FluxTransformer2DModel",), "vae": KL, "scheduler": FLOWS},
         patch=2,
         packed=True,
@@ -82,7 +77,7 @@ FAMILIES = {
     ),
     "PixArtSigmaPipeline": Family(
         "PixArt-Σ",
-        {"tokenizer": T5, "text_encoder": ("T5EncoderModel",), "transformer": ("PixArtTransformer2DModel",)}
+        {"tokenizer": T5, "text_encoder": T5_TEXT, "transformer": ("PixArtTransformer2DModel",)}
         | {"vae": KL, "scheduler": SCHEDULERS},
         patch=2,
         variance=True,
@@ -95,7 +90,7 @@ FAMILIES = {
     ),
     "IFPipeline": Family(
         "DeepFloyd IF, stage 1",
-        {"tokenizer": T5, "text_encoder": ("T5EncoderModel",), "unet": UNET, "scheduler": SCHEDULERS},
+        {"tokenizer": T5, "text_encoder": T5_TEXT, "unet": UNET, "scheduler": SCHEDULERS},
         variance=True,
     ),
 }
@@ -110,8 +105,7 @@ def capture_inputs(pipeline, prompt: str, negative: str | None, size: tuple[int,
     per row, first the row of the negative prompt, if there is one (None: the pipeline's own unconditional), then the
     prompt's.
 
-    Arguments in dictionaries are named "dictionary.argument". A value is a tensor (1, …), a tensor shared by all rows,
-    or a number.
+    A value is a tensor (1, …), a tensor shared by all rows, a number, or a dictionary of such.
     """
     calls, denoiser = [], getattr(pipeline, "unet", None) or pipeline.transformer
 
@@ -131,30 +125,30 @@ def capture_inputs(pipeline, prompt: str, negative: str | None, size: tuple[int,
     finally:
         handle.remove()
     ((rows, kwargs),) = calls
-    flat = {}
-    for name, value in kwargs.items():
-        if name not in ("hidden_states", "timestep", "return_dict"):
-            flat |= {f"{name}.{key}": x for key, x in value.items()} if isinstance(value, dict) else {name: value}
-    return [
-        {name: row_of(value, row, rows) for name, value in flat.items() if value is not None} for row in range(rows)
-    ]
+    other = ("hidden_states", "timestep", "return_dict")
+    given = {name: value for name, value in kwargs.items() if name not in other}
+    return [row_of(given, row, rows) for row in range(rows)]
 
 
 def row_of(value, row: int, rows: int):
-    """One row of a tensor with `rows` rows; anything else as a whole."""
+    """One row of a tensor with `rows` rows, or of each in a dictionary; anything else as a whole."""
+    if isinstance(value, dict):
+        return {name: row_of(inner, row, rows) for name, inner in value.items() if inner is not None}
     has_rows = isinstance(value, torch.Tensor) and value.ndim and len(value) == rows
     return value[row : row + 1].clone() if has_rows else value
 
 
-def join(rows: list[dict]) -> dict:
-    """The arguments of a batch, from those of its rows: {argument: value or dictionary}."""
+def join(rows: list[dict], dtype: torch.dtype) -> dict:
+    """The arguments of a batch, from those of its rows. dtype: the denoiser's."""
     joined = {}
-    for name, first in rows[0].items():
+    for name, value in rows[0].items():
         values = [row[name] for row in rows]
-        if isinstance(first, torch.Tensor) and first.ndim and len(first) == 1:
-            first = torch.cat(values)
-        outer, _, inner = name.partition(".")
-        joined |= {outer: joined.get(outer, {}) | {inner: first}} if inner else {name: first}
+        if isinstance(value, dict):
+            value = join(values, dtype)
+        elif isinstance(value, torch.Tensor):
+            value = torch.cat(values) if value.ndim and len(value) == 1 else value
+            value = value.to(dtype) if value.is_floating_point() else value
+        joined[name] = value
     return joined
 
 

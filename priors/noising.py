@@ -21,10 +21,11 @@ class Noising:
     time             the network's time input for t; long if that is t itself
     prediction_type  epsilon, sample, v_prediction or flow
 
-    and pairs of these:
+    and, as pairs (a, b) of these, what one quantity is in terms of two others, for an output o of the network:
 
-    noise, clean     for an output o of the network, ε̂ = noise[0] o + noise[1] z_t and ẑ_0 = clean[0] o + clean[1] z_t
-    target           the network's training target is target[0] ε + target[1] z
+    noise_from_output  ε̂ = a o + b z_t
+    clean_from_output  ẑ_0 = a o + b z_t
+    target_from_noise  a ε + b z, the network's training target
     """
 
     alphas_cumprod: torch.Tensor
@@ -37,11 +38,11 @@ class Noising:
         one, zero = torch.ones_like(a), torch.zeros_like(a)
         # The model output is e ε + b z.
         targets = {"epsilon": (one, zero), "sample": (zero, one), "v_prediction": (a, -s), "flow": (one, -one)}
-        e, b = self.target = targets[self.prediction_type]
+        e, b = self.target_from_noise = targets[self.prediction_type]
         D = e * a - b * s
-        self.noise, self.clean = (a / D, -b / D), (-s / D, e / D)
+        self.noise_from_output, self.clean_from_output = (a / D, -b / D), (-s / D, e / D)
         if self.prediction_type == "epsilon":
-            self.noise = one, zero  # exactly, even where ᾱ is 0
+            self.noise_from_output = one, zero  # exactly, even where ᾱ is 0
 
     @property
     def max_t(self) -> int:
@@ -73,13 +74,13 @@ def read_noising(config: dict, tokens: int, time_scale: float | None = None, tim
         from diffusers import DDPMScheduler
 
         if prediction not in PREDICTIONS:
-            raise InputError(f"it predicts {prediction}; one of {', '.join(PREDICTIONS)} is needed")
+            raise InputError(f"--prior.path: it predicts {prediction}; one of {', '.join(PREDICTIONS)} is needed")
         # DDPMScheduler reads the config of any discrete scheduler and derives the β that the network was trained with.
         betas = DDPMScheduler.from_config(config).betas.double()
         alphas_cumprod = (1 - betas).cumprod(0)
         return Noising(alphas_cumprod, torch.ones_like(betas), torch.arange(len(betas)), PREDICTIONS[prediction])
     if config.get("invert_sigmas"):
-        raise InputError("invert_sigmas is set: a network that is told of the signal, not of the noise")
+        raise InputError("--prior.path: its invert_sigmas is set: the network takes the signal, not the noise")
     shift = config.get("shift", 1.0) if name.startswith("FlowMatch") else config.get("flow_shift") or 1.0
     if config.get("use_dynamic_shifting"):
         low, high = config.get("base_image_seq_len") or 256, config.get("max_image_seq_len") or 4096
@@ -109,5 +110,5 @@ def sampling_timesteps(config: dict, noising: Noising, steps: int) -> torch.Tens
         t = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (T // steps) + offset
     else:
         t = T - torch.arange(steps, dtype=torch.float64) * T / steps - 1
-    last = T - 1 if noising.clean[1].isfinite()[-1] else noising.max_t
+    last = T - 1 if noising.clean_from_output[1].isfinite()[-1] else noising.max_t
     return t.round().long().clamp(0, last)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from errors import InputError, first_line
-from priors.checkpoint import locate
+from priors.files import locate
 
 
 @dataclass

@@ -13,7 +13,7 @@ class Latent(Representation):
     learning_rates = {"adam": 0.05, "adamw": 0.05, "sgd": 0.5}
 
     def __init__(self, config, prior, particles):
-        if prior.vae is None:
+        if prior.latent_shape == (3, *prior.image_size):
             raise InputError("--rep.kind latent: this prior has no latents, it works on pixels; pixel is needed")
         if config.init == "noise":
             start = particles.randn(*prior.latent_shape) * config.init_std

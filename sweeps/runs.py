@@ -17,7 +17,8 @@ import sds2d
 from config.command_line import parse, parse_resume
 from config.settings import Config
 from errors import InputError, first_line
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
+from priors.prior import Prior
 from recording.folder import write_atomic, write_text
 from recording.pictures import to_pillow
 
@@ -50,7 +51,7 @@ def shared_prior(config: PriorConfig) -> Prior:
     key = astuple(config)
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = Prior(config)
+        _loaded[key] = Checkpoint(config)
     return _loaded[key]
 
 

@@ -35,28 +35,29 @@ def betas(T=1000):
 class GaussianUNet(torch.nn.Module):
     """The exact prediction for data N(m_y, s_y² I), or for a mixture of such, as METHODS.md has it.
 
-    "Text embeddings" are (N, K, 3): weight π_k, mean m_k and deviation s_k of each mode. to_q adds nothing until a
+    Conditions y are (N, K, 3): weight π_k, mean m_k and deviation s_k of each mode. to_q adds nothing until a
     LoRA is put on it.
     """
 
-    def __init__(self, alphas_cumprod, prediction_type):
+    def __init__(self, noising):
         super().__init__()
-        self.alphas_cumprod, self.prediction_type = alphas_cumprod, prediction_type
+        self.noising = noising
         self.to_q = torch.nn.Linear(4, 4, bias=False, dtype=torch.float64).requires_grad_(False)
         self.to_q.weight.zero_()
 
-    def forward(self, z_t, t, text):
-        a = self.alphas_cumprod[t].view(-1, 1)
+    def forward(self, x, t, y):
+        a = self.noising.alphas_cumprod[t].view(-1, 1)
+        z_t = x / per_row(self.noising.scale[t], x)
         x = z_t.double().flatten(1)  # (N, d)
-        weights, m, s = text.unbind(2)  # each (N, K)
+        weights, m, s = y.unbind(2)  # each (N, K)
         D = a * s**2 + 1 - a  # (N, K)
         off = x[:, None] - a.sqrt()[:, None] * m[..., None]  # (N, K, d)
         logits = weights.log() - x.shape[1] / 2 * D.log() - off.square().sum(2) / (2 * D)
         noise = (1 - a).sqrt() * (logits.softmax(1)[..., None] * off / D[..., None]).sum(1)
         clean = (x - (1 - a).sqrt() * noise) / a.sqrt()
         v = a.sqrt() * noise - (1 - a).sqrt() * clean
-        output = {"epsilon": noise, "v_prediction": v, "sample": clean, "flow": noise - clean}[self.prediction_type]
-        return SimpleNamespace(sample=(output + self.to_q(x)).view_as(z_t))
+        output = {"epsilon": noise, "v_prediction": v, "sample": clean, "flow": noise - clean}
+        return (output[self.noising.prediction_type] + self.to_q(x)).view_as(z_t)
 
 
 class GaussianPrior(Prior):
@@ -67,30 +68,20 @@ class GaussianPrior(Prior):
     each prompt. prediction_type "flow": the same process as a flow, x = (1 - σ) z + σ ε at the same σ/α.
     """
 
-    vae, distilled = True, False
-
     def __init__(self, data, prediction_type="epsilon"):
         self.data = {y: [(1.0, *modes)] if isinstance(modes, tuple) else modes for y, modes in data.items()}
-        self.device, self.dtype = torch.device("cpu"), torch.float64
         a = (1 - betas()).cumprod(0)
         scale = 1 / (a.sqrt() + (1 - a).sqrt()) if prediction_type == "flow" else torch.ones_like(a)
-        self.noising = Noising(a, scale, torch.arange(len(a)), prediction_type)
-        self.scheduler_config = dict(steps_offset=1, set_alpha_to_one=False)
-        self.denoiser = GaussianUNet(a, prediction_type)
-        self.latent_shape, self.image_size = (1, 2, 2), (2, 2)
+        noising = Noising(a, scale, torch.arange(len(a)), prediction_type)
+        options = dict(dtype=torch.float64, scheduler_config=dict(steps_offset=1, set_alpha_to_one=False))
+        super().__init__(noising, GaussianUNet(noising), latent_shape=(1, 2, 2), image_size=(2, 2), **options)
 
     def encode_prompt(self, prompts, negative=False):
         return torch.tensor([self.data[prompt] for prompt in prompts], dtype=torch.float64)
 
-    def learn(self, text):
-        text = torch.nn.Parameter(text.clone())
-        return text, [text]
-
-    def denoise(self, x, time, text):
-        return self.denoiser(x / per_row(self.noising.scale[time], x), time, text).sample
-
-    def warnings(self, prompt):
-        return []
+    def learn(self, y):
+        y = torch.nn.Parameter(y.clone())
+        return y, [y]
 
     def encode(self, images):
         return images.mean(1, keepdim=True)

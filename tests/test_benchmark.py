@@ -31,8 +31,8 @@ from benchmarks.scores import (
     scores,
 )
 from errors import InputError
-from priors.checkpoint import EMBEDDED
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
+from priors.files import EMBEDDED
 
 # ------------------------------------------------------------------------------------------------------------ numbers
 
@@ -409,8 +409,8 @@ def test_docs_without_their_marks(readme, tmp_path):
 @pytest.mark.slow
 def test_speed_prints_its_table(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "alone", lambda flags, rounds: speed.measure(flags, 1))
-    prior = Prior(PriorConfig(path=str(tiny)))
-    monkeypatch.setattr(speed, "Prior", lambda config: prior)
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
+    monkeypatch.setattr(speed, "Checkpoint", lambda config: prior)
     paired = speed.paired
     monkeypatch.setattr(speed, "paired", lambda ours, bare, rounds: paired(ours, bare, rounds, warmup=0))
     benchmark.main(["speed", "--prior.path", str(tiny), "--particles", "1", "--out", str(tmp_path / "out")])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from algorithms.particles import Particles
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 from representations import RepresentationConfig
 from representations.bezier import Bezier
 from representations.curves import SPREAD, axes, bezier, crossing, surface
@@ -18,7 +18,7 @@ from representations.representation import make_optimizer
 
 @pytest.fixture(scope="module")
 def prior(tiny):
-    return Prior(PriorConfig(path=str(tiny)))
+    return Checkpoint(PriorConfig(path=str(tiny)))
 
 
 def strokes(prior, rows=1, **options):

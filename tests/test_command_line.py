@@ -17,7 +17,7 @@ import sds2d
 from config.help import MEANT
 from config.settings import CommandLine, flag, flatten
 from errors import InputError
-from priors.checkpoint import fetch
+from priors.files import fetch
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from PIL import Image
 
 import sds2d
 import sweep
-from priors.checkpoint import EMBEDDED
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
+from priors.files import EMBEDDED
 from recording.scores import Judge, background_colours, draw_prompts, with_background
 
 CAPTIONS = json.loads((EMBEDDED / "captions.json").read_text())
@@ -18,7 +18,7 @@ CAPTIONS = json.loads((EMBEDDED / "captions.json").read_text())
 
 @pytest.fixture(scope="module")
 def prior():
-    return Prior(PriorConfig())
+    return Checkpoint(PriorConfig())
 
 
 @pytest.mark.parametrize(

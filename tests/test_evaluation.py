@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from priors.checkpoint import EMBEDDED
+from priors.files import EMBEDDED
 from recording.scores import Judge, background_colours, draw_prompts, report, with_background
 
 CAPTIONS = {
@@ -34,7 +34,7 @@ def test_prompts_cover_the_categories_and_never_hide_the_thing():
 
 
 def test_rank_counts_the_names_that_are_better():
-    judge = Judge.__new__(Judge)  # no CLIP: features written by hand
+    judge = Judge(EMBEDDED / "clip")  # whose features are written by hand
     names = [name for pile in CAPTIONS["names"].values() for name in pile]
     axes = torch.eye(5)
     judge.text_features = lambda prompts: torch.stack([axes[names.index(p.split(" on a")[0])] for p in prompts])

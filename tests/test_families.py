@@ -13,10 +13,11 @@ import sds2d
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
 from errors import InputError
+from priors.checkpoint import Checkpoint, PriorConfig
 from priors.device import per_row
 from priors.families import capture_inputs, join, pack, unpack
 from priors.noising import Noising
-from priors.prior import Prior, PriorConfig
+from priors.prior import Prior
 from recording.probe import probe_timesteps
 
 SIZES = {"flux-dev": (64, 64), "flux-schnell": (64, 64)}  # their pipelines default to 1024
@@ -41,7 +42,7 @@ def load(folder, name, **options):
     for key, value in options.items():
         words = value if isinstance(value, tuple) else () if value is True else (value,)
         given += [f"--prior.{key.replace('_', '-')}", *map(str, words)]
-    return Prior(sds2d.parse(given).prior)
+    return Checkpoint(sds2d.parse(given).prior)
 
 
 def flags(folder, name):
@@ -171,26 +172,27 @@ class Flow(Prior):
     """Another prior as a flow: x = (1 - σ) z + σ ε at the same σ/α, of which it says ε̂ - ẑ_0."""
 
     def __init__(self, prior):
-        vars(self).update(vars(prior))
-        self.of, a = prior, prior.alphas_cumprod
-        scale = 1 / (a.sqrt() + (1 - a).sqrt())
-        self.noising = Noising(a, scale, torch.arange(len(a)), "flow")
+        a = prior.alphas_cumprod
+        noising = Noising(a, 1 / (a.sqrt() + (1 - a).sqrt()), torch.arange(len(a)), "flow")
+        options = dict(dtype=prior.dtype, autoencoder=prior.autoencoder, scheduler_config=prior.scheduler_config)
+        super().__init__(noising, prior.denoiser, prior.latent_shape, prior.image_size, **options)
+        self.prior, self.encode_prompt, self.learn = prior, prior.encode_prompt, prior.learn
 
-    def denoise(self, x, time, text):
+    def denoise(self, x, time, y):
         z_t = x / per_row(self.noising.scale[time], x)
-        output = self.of.denoise(z_t, time, text)
-        return self.of.to_noise(output, z_t, time) - self.of.to_clean(output, z_t, time)
+        output = self.prior.denoise(z_t, time, y)
+        return self.prior.to_noise(output, z_t, time) - self.prior.to_clean(output, z_t, time)
 
 
 @pytest.mark.parametrize("method", ALGORITHMS)
 def test_a_flow_has_the_same_gradients(method):
     """The embedded network, in float64, and as a flow."""
-    prior = Prior(PriorConfig())
+    prior = Checkpoint(PriorConfig())
     prior.encode_prompt(["a red apple", ""])
-    prior.conditions.load(False)
+    prior.conditions.free()
     prior.dtype = prior.conditions.dtype = torch.float64
     prior.denoiser.double()
-    prior.vae.double()
+    prior.autoencoder.vae.double()
     texts = prior.conditions
     texts.conditions = [{k: v.double() for k, v in condition.items()} for condition in texts.conditions]
     prior.encode_prompt = lambda prompts, negative=False: torch.tensor([int(not prompt) for prompt in prompts])
@@ -245,6 +247,8 @@ def test_an_autoencoder_of_ones_own(checkpoint, tmp_path):
     assert not torch.equal(own.encode(images), other.encode(images)) and own.sha256 != other.sha256
     with pytest.raises(InputError, match="--prior.vae"):
         load(checkpoint("sd"), "sd", vae=str(checkpoint("sd") / "unet"))
+    with pytest.raises(InputError, match="--prior.vae.*takes none"):  # A prior on pixels would ignore it.
+        load(checkpoint("if"), "if", vae=str(tmp_path / "vae"))
 
 
 def test_an_autoencoder_that_overflows_is_float32(checkpoint, tmp_path):
@@ -252,7 +256,7 @@ def test_an_autoencoder_that_overflows_is_float32(checkpoint, tmp_path):
     for name, upcast in (("overflows", True), ("fixed", False)):
         families.autoencoder(force_upcast=upcast).save_pretrained(tmp_path / name)
     given = [{}, *({"vae": str(tmp_path / name)} for name in ("overflows", "fixed"))]
-    vaes = [load(checkpoint("sdxl"), "sdxl", dtype="float16", **options).vae for options in given]
+    vaes = [load(checkpoint("sdxl"), "sdxl", dtype="float16", **options).autoencoder.vae for options in given]
     assert [vae.dtype for vae in vaes] == [torch.float32, torch.float32, torch.float16]
 
 
@@ -307,7 +311,7 @@ def test_a_lora_is_fused_as_diffusers_loads_it(scale, checkpoint, tmp_path):
     prior = load(checkpoint("sd"), "sd", lora=(f"{tmp_path / 'lora'}:{scale}",))
     plain = load(checkpoint("sd"), "sd")
     z, t = torch.randn(1, *prior.latent_shape), torch.tensor([600])
-    text = join(capture_inputs(plain.pipeline.pipeline, "a fox", None, (64, 64), 2.0)[1:])
+    text = join(capture_inputs(plain.pipeline, "a fox", None, (64, 64), 2.0)[1:], torch.float32)
     expected = pipeline.unet(z, t, **text).sample
     found = prior.predict_noise(z, t, prior.encode_prompt(["a fox"]))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -331,7 +335,7 @@ def test_a_variant_is_loaded_by_its_name(checkpoint, tmp_path):
 
 def test_what_stays_float32(checkpoint):
     """SDXL's autoencoder overflows in float16, and the pictures go through it."""
-    dtypes = {name: load(checkpoint(name), name, dtype="float16").vae.dtype for name in ("sd", "sdxl")}
+    dtypes = {name: load(checkpoint(name), name, dtype="float16").autoencoder.vae.dtype for name in ("sd", "sdxl")}
     assert dtypes == {"sd": torch.float16, "sdxl": torch.float32}
     half = load(checkpoint("sdxl"), "sdxl", dtype="float16")
     assert half.decode(half.encode(torch.rand(1, 3, 64, 64))).dtype == torch.float32
@@ -348,9 +352,9 @@ def test_flux_hears_the_noise_that_there_is(checkpoint):
 
 def test_sizes_that_do_not_fit(checkpoint):
     with pytest.raises(InputError, match="--prior.size 60.*multiples of"):
-        Prior(PriorConfig(path=str(checkpoint("sd3")), size=(60,)))
+        Checkpoint(PriorConfig(path=str(checkpoint("sd3")), size=(60,)))
     with pytest.raises(InputError, match="--prior.size"):
-        Prior(PriorConfig(path=str(checkpoint("sd")), size=(64, 64, 64)))
+        Checkpoint(PriorConfig(path=str(checkpoint("sd")), size=(64, 64, 64)))
 
 
 def test_sdxl_below_its_size_warns(checkpoint, capsys):
@@ -459,7 +463,7 @@ def test_what_diffusers_runs_runs(checkpoint, tmp_path):
     pipeline.save_pretrained(tmp_path / "null")
     with pytest.raises(InputError, match="--prior.size"):
         load(tmp_path / "null", "sd")
-    assert Prior(PriorConfig(path=str(tmp_path / "null"), size=(64,))).latent_shape == (4, 8, 8)
+    assert Checkpoint(PriorConfig(path=str(tmp_path / "null"), size=(64,))).latent_shape == (4, 8, 8)
 
 
 def test_files_that_are_no_weights(checkpoint, tmp_path):
@@ -471,7 +475,7 @@ def test_files_that_are_no_weights(checkpoint, tmp_path):
     single = tmp_path / "model.safetensors"
     single.write_bytes(b"x")
     with pytest.raises(InputError, match="from_single_file"):
-        Prior(PriorConfig(path=str(single)))
+        Checkpoint(PriorConfig(path=str(single)))
 
 
 def test_a_stray_script_is_no_reason_to_refuse(checkpoint, tmp_path):

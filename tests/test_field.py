@@ -9,7 +9,7 @@ from PIL import Image
 
 import sds2d
 from algorithms.particles import Particles
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 from representations import RepresentationConfig
 from representations.field import Field, hash_corners, look_up, pixel_centers
 
@@ -18,7 +18,7 @@ ENCODINGS = ["siren", "fourier", "hashgrid"]
 
 @pytest.fixture(scope="module")
 def prior(tiny):
-    return Prior(PriorConfig(path=str(tiny)))
+    return Checkpoint(PriorConfig(path=str(tiny)))
 
 
 def field(prior, rows=2, **options):

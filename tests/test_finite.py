@@ -7,7 +7,7 @@ import torch
 from conftest import GaussianPrior
 
 import sds2d
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 from recording import checkpoint
 from recording.pictures import to_pillow
 
@@ -101,7 +101,7 @@ def test_a_lora(go, tiny):
     with pytest.raises(
         FloatingPointError, match=r"^step 0, all particles: the part that learns is not finite; .*--algo.vsd.lora-lr"
     ):
-        go(Prior(PriorConfig(path=str(tiny))), "--algo.name", "vsd", "--algo.vsd.lora-lr", "9e29")
+        go(Checkpoint(PriorConfig(path=str(tiny))), "--algo.name", "vsd", "--algo.vsd.lora-lr", "9e29")
 
 
 def test_what_the_optimizer_remembers(go, gaussian, tmp_path):
@@ -113,10 +113,10 @@ def test_what_the_optimizer_remembers(go, gaussian, tmp_path):
 def test_a_picture_in_float16(go, tiny, tmp_path):
     """An autoencoder that overflows in float16 and not in float32, as Stable Diffusion XL's does."""
     for dtype in ("float16", "float32"):
-        prior = Prior(PriorConfig(path=str(tiny), dtype=dtype))
+        prior = Checkpoint(PriorConfig(path=str(tiny), dtype=dtype))
         with torch.no_grad():
-            prior.vae.decoder.conv_norm_out.weight *= 1e6  # and back to size, where float32 still has it
-            prior.vae.decoder.conv_out.weight /= 1e6
+            prior.autoencoder.vae.decoder.conv_norm_out.weight *= 1e6  # and back to size, where float32 still has it
+            prior.autoencoder.vae.decoder.conv_out.weight /= 1e6
         if dtype == "float32":
             assert go(prior).isfinite().all()
         else:

@@ -16,7 +16,7 @@ from PIL import Image
 import sds2d
 from config.settings import Config
 from errors import InputError
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 
 
 def flags_of(cls, prefix="--"):
@@ -100,7 +100,7 @@ def command_lines(draw):
 
 @functools.cache
 def loaded(path, dtype):
-    return Prior(PriorConfig(path=path, dtype=dtype))
+    return Checkpoint(PriorConfig(path=path, dtype=dtype))
 
 
 ends = Counter()

@@ -16,7 +16,7 @@ from PIL import Image
 import sds2d
 from config.files import load
 from errors import InputError
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 from recording.scores import EvalConfig, evaluator
 from representations.start import open_image
 
@@ -41,7 +41,7 @@ def copy(tiny, tmp_path):
 
 def refused(folder, match):
     with pytest.raises(InputError, match=match) as error:
-        Prior(PriorConfig(path=str(folder)))
+        Checkpoint(PriorConfig(path=str(folder)))
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
@@ -56,7 +56,7 @@ def refused(folder, match):
 )
 def test_pickles_are_never_opened(copy, tmp_path, part, name):
     (copy / part / name).write_bytes(pickle.dumps(Payload(tmp_path / "opened")))
-    Prior(PriorConfig(path=str(copy)))  # which has safetensors beside it
+    Checkpoint(PriorConfig(path=str(copy)))  # which has safetensors beside it
     for file in (copy / part).glob("*.safetensors"):
         file.unlink()
     refused(copy, f"its {part} needs weights as safetensors, and has only {name}")
@@ -96,9 +96,9 @@ def test_shards_under_other_names_are_refused(copy, names):
 
 
 def test_shards_are_read(copy, tiny):
-    Prior(PriorConfig(path=str(copy))).denoiser.save_pretrained(copy / "unet", max_shard_size="100KB")
+    Checkpoint(PriorConfig(path=str(copy))).denoiser.save_pretrained(copy / "unet", max_shard_size="100KB")
     (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    one, many = (Prior(PriorConfig(path=str(folder))) for folder in (tiny, copy))
+    one, many = (Checkpoint(PriorConfig(path=str(folder))) for folder in (tiny, copy))
     assert len(list((copy / "unet").glob("*-of-*.safetensors"))) > 1 and one.sha256 != many.sha256
     for name, value in one.denoiser.state_dict().items():
         assert (many.denoiser.state_dict()[name] == value).all()
@@ -137,7 +137,7 @@ def test_a_checkpoint_from_the_hub(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert settings["prior"]["path"] == "owner/name"
-    assert settings["environment"]["prior_sha256"] == Prior(PriorConfig(path=str(tiny))).sha256
+    assert settings["environment"]["prior_sha256"] == Checkpoint(PriorConfig(path=str(tiny))).sha256
 
 
 def test_a_clip_of_pickles_is_refused(tmp_path):
@@ -361,7 +361,7 @@ PROMPTS = [
 def test_any_prompt(tiny, tmp_path, monkeypatch):
     """All at once, from the command line to the page and back."""
     monkeypatch.chdir(tmp_path)
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     ours = ["--prior.path", str(tiny), "--steps", "1", "--particles", "1", "--negative-prompt=" + PROMPTS[7]]
     config = sds2d.parse(
         [*ours, "--prompt", *[prompt for prompt in PROMPTS if not prompt.startswith("-")], "--out", "plain"]

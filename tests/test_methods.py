@@ -11,7 +11,7 @@ from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.lora import add_lora
 from algorithms.particles import Particles
 from algorithms.pds import posterior_coefficients
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 
 WORDS = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 SHARP = ", detailed high resolution, high quality, sharp"
@@ -458,7 +458,7 @@ def test_particles_do_not_depend_on_the_batch(name):
 
 def test_a_method_may_have_two_loras(tiny):
     """Each is the only active one in its context, and learns there; outside the network is as it was, bit for bit."""
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     torch.manual_seed(0)
     z, t, text = torch.randn(2, *prior.latent_shape), torch.tensor([100, 500]), prior.encode_prompt(["a fox", "a fish"])
     plain = prior.predict_noise(z, t, text)

@@ -48,7 +48,7 @@ def test_predictions_are_diffusers(prediction):
     )
     for t in (0, 100, 900):
         expected = scheduler.step(output, t, z_t)
-        (o, z), (n, m) = ([x[t] for x in pair] for pair in (noising.clean, noising.noise))
+        (o, z), (n, m) = ([x[t] for x in pair] for pair in (noising.clean_from_output, noising.noise_from_output))
         torch.testing.assert_close(o * output + z * z_t, expected.pred_original_sample, rtol=1e-4, atol=1e-4)
         noise, a = n * output + m * z_t, scheduler.alphas_cumprod[t - 100].double() if t else torch.tensor(1.0)
         step = a.sqrt() * expected.pred_original_sample + (1 - a).sqrt() * noise
@@ -61,9 +61,9 @@ def test_what_the_network_is_trained_to_say_is_read_back(prediction):
     noising = Noising(a, torch.ones_like(a), torch.arange(1000), prediction)
     z, noise = torch.randn(1000).double(), torch.randn(1000).double()
     z_t = a.sqrt() * z + (1 - a).sqrt() * noise
-    says = noising.target[0] * noise + noising.target[1] * z
-    torch.testing.assert_close(noising.noise[0] * says + noising.noise[1] * z_t, noise)
-    torch.testing.assert_close(noising.clean[0] * says + noising.clean[1] * z_t, z)
+    says = noising.target_from_noise[0] * noise + noising.target_from_noise[1] * z
+    torch.testing.assert_close(noising.noise_from_output[0] * says + noising.noise_from_output[1] * z_t, noise)
+    torch.testing.assert_close(noising.clean_from_output[0] * says + noising.clean_from_output[1] * z_t, z)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_flows(options, tokens, shift):
     x = (1 - sigma) * z + sigma * noise
     z_t = x / noising.scale
     torch.testing.assert_close(z_t, noising.alphas_cumprod.sqrt() * z + (1 - noising.alphas_cumprod).sqrt() * noise)
-    torch.testing.assert_close(noising.clean[0] * (noise - z) + noising.clean[1] * z_t, z)
+    torch.testing.assert_close(noising.clean_from_output[0] * (noise - z) + noising.clean_from_output[1] * z_t, z)
     assert noising.max_t == 998 and ((1 - sigma) / sigma)[noising.default_t_max] >= 1 / 13.05
 
 

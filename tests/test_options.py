@@ -14,7 +14,7 @@ import sds2d
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
 from algorithms.repulsion import REPULSION
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 
 TIMES = torch.tensor([100, 500, 979])
 
@@ -84,7 +84,7 @@ def test_steps_of_some_particles(name, settings):
 
 
 def test_lods_learns_the_embeddings_of_the_particles_that_a_step_takes(tiny):
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     particles = Particles(prior, ["a fox", "a fish"] * 2, batch_size=2, per_prompt=4)
     algorithm = ALGORITHMS["lods"](prior, particles, AlgorithmConfig(name="lods", guidance_scale=7.5), 10)
     before, z = [value.detach().clone() for value in algorithm.embeddings], torch.randn(2, *prior.latent_shape)
@@ -128,7 +128,7 @@ def test_an_edit_stays_inside_its_mask(name, kind, tiny, tmp_path):
     drawn = kind not in ("latent", "pixel")
     flags += ["--rep.lr", "1" if drawn else "0.1", "--particles", "2"]
     flags += ["--rep.fit-steps", "5"] if drawn else []
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     seen = {}
     for which, more in (("masked", ["--source-mask", str(tmp_path / "mask.png")]), ("plain", [])):
         parts = sds2d.build(sds2d.parse([*flags, *more]), prior)

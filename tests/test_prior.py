@@ -7,15 +7,19 @@ import weakref
 
 import pytest
 import torch
+from conftest import betas
 
+import sds2d
 from errors import InputError
-from priors.checkpoint import locate
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
+from priors.files import locate
+from priors.noising import Noising
+from priors.prior import Prior
 
 
 @pytest.fixture(scope="module")
 def prior(stable_diffusion):
-    return Prior(PriorConfig(path=str(stable_diffusion)))
+    return Checkpoint(PriorConfig(path=str(stable_diffusion)))
 
 
 def pipeline(folder):
@@ -43,21 +47,21 @@ def test_text_is_the_pipelines(prior, stable_diffusion):
 
 def test_prompts_are_encoded_once(prior, monkeypatch):
     first = prior.encode_prompt(["once"])
-    monkeypatch.setattr(prior.pipeline, "condition", None)
+    monkeypatch.setattr(prior.conditions, "condition", None)
     assert torch.equal(prior.encode_prompt(["once", "once"])[1], first[0])
 
 
 def test_text_encoders_are_freed_and_come_back(tiny):
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     text, z, t = prior.encode_prompt(["a"]), torch.randn(1, *prior.latent_shape), torch.tensor([500])
-    encoder = weakref.ref(prior.pipeline.pipeline.text_encoder)
+    encoder = weakref.ref(prior.pipeline.text_encoder)
     before = prior.predict_noise(z, t, text)
     gc.collect()
-    assert prior.pipeline.pipeline.text_encoder is None and encoder() is None, "nothing else holds it"
+    assert prior.pipeline.text_encoder is None and encoder() is None, "nothing else holds it"
     other = prior.encode_prompt(["b"])
-    assert prior.pipeline.pipeline.text_encoder is not None and other[0] != text[0]
-    assert not torch.equal(prior.predict_noise(z, t, other), before) and prior.pipeline.pipeline.text_encoder is None
-    fresh = Prior(PriorConfig(path=str(tiny)))
+    assert prior.pipeline.text_encoder is not None and other[0] != text[0]
+    assert not torch.equal(prior.predict_noise(z, t, other), before) and prior.pipeline.text_encoder is None
+    fresh = Checkpoint(PriorConfig(path=str(tiny)))
     assert torch.equal(fresh.predict_noise(z, t, fresh.encode_prompt(["b"])), prior.predict_noise(z, t, other))
 
 
@@ -95,36 +99,39 @@ def test_guidance_is_diffusers_convention(prior, monkeypatch):
 def test_encoding_is_the_scaled_mean_and_differentiable(prior):
     images = torch.rand(2, 3, 64, 64, requires_grad=True)
     latents = prior.encode(images)
-    mean = prior.vae.encode(images * 2 - 1).latent_dist.mean
+    mean = prior.autoencoder.vae.encode(images * 2 - 1).latent_dist.mean
     torch.testing.assert_close(latents, mean * 0.18215)
     latents.sum().backward()
     assert images.grad.abs().sum() > 0
-    decoded = prior.vae.decode(latents.detach() / 0.18215).sample / 2 + 0.5
+    decoded = prior.autoencoder.vae.decode(latents.detach() / 0.18215).sample / 2 + 0.5
     torch.testing.assert_close(prior.decode(latents.detach()), decoded)
 
 
 def test_shift_factor(prior):
     images, before = torch.rand(1, 3, 64, 64), prior.encode(torch.full((1, 3, 64, 64), 0.5))
     plain = prior.encode(images)
-    prior.vae.register_to_config(shift_factor=0.3)
+    prior.autoencoder.vae.register_to_config(shift_factor=0.3)
     try:
         torch.testing.assert_close(prior.encode(images), plain - 0.3 * 0.18215)
         torch.testing.assert_close(prior.decode(prior.encode(images)), prior.decode(plain - 0.3 * 0.18215))
     finally:
-        prior.vae.register_to_config(shift_factor=None)
+        prior.autoencoder.vae.register_to_config(shift_factor=None)
     torch.testing.assert_close(prior.encode(torch.full((1, 3, 64, 64), 0.5)), before)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_networks_leave_float32_outside(tiny, dtype):
-    prior = Prior(PriorConfig(path=str(tiny), dtype=dtype))
+    prior = Checkpoint(PriorConfig(path=str(tiny), dtype=dtype))
     assert (
-        prior.denoiser.dtype == prior.vae.dtype == prior.pipeline.pipeline.text_encoder.dtype == getattr(torch, dtype)
+        prior.denoiser.dtype
+        == prior.autoencoder.vae.dtype
+        == prior.pipeline.text_encoder.dtype
+        == getattr(torch, dtype)
     )
     z = prior.encode(torch.rand(1, 3, 64, 64))
     noise = prior.predict_noise(z, torch.tensor([500]), prior.encode_prompt(["a"]))
     assert z.dtype == noise.dtype == prior.decode(z).dtype == torch.float32
-    full = Prior(PriorConfig(path=str(tiny)))
+    full = Checkpoint(PriorConfig(path=str(tiny)))
     reference = full.predict_noise(z, torch.tensor([500]), full.encode_prompt(["a"]))
     assert (noise - reference).abs().max() < 0.05 * reference.abs().max()
 
@@ -132,7 +139,7 @@ def test_half_precision_networks_leave_float32_outside(tiny, dtype):
 def test_what_is_learned_from_is_not_compiled(tiny, monkeypatch):
     """Compiled, a backward pass takes minutes. The compiled network, here one that only says that it was called,
     has the rest."""
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     z, t, text = torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.encode_prompt(["a"])
     plain, called = prior.predict_noise(z, t, text), []
     monkeypatch.setattr(
@@ -154,7 +161,7 @@ def test_warnings_name_what_is_unread(prior):
 def test_taught_words(tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "taught")
     (folder / "captions.json").write_text(json.dumps({"words": ["a", "red", "apple"]}))
-    prior = Prior(PriorConfig(path=str(folder)))
+    prior = Checkpoint(PriorConfig(path=str(folder)))
     assert prior.warnings("A red apple") == []
     (line,) = prior.warnings("a Red zebra, a red quagga")
     assert line.endswith("zebra, quagga")
@@ -174,7 +181,7 @@ def test_broken_checkpoints_name_the_part(tiny, tmp_path, damage, part):
     folder = shutil.copytree(tiny, tmp_path / "broken")
     damage(folder)
     with pytest.raises(InputError, match=part):
-        Prior(PriorConfig(path=str(folder)))
+        Checkpoint(PriorConfig(path=str(folder)))
 
 
 def test_locate(tiny, tmp_path):
@@ -188,9 +195,38 @@ def test_locate(tiny, tmp_path):
 
 def test_a_prior_that_nobody_holds_is_freed(tiny):
     """A sweep over priors loads one after the other."""
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     prior.predict_noise(torch.randn(1, *prior.latent_shape), torch.tensor([500]), prior.encode_prompt(["a"]))
     gone = weakref.ref(prior.denoiser)
     del prior
     gc.collect()
     assert gone() is None
+
+
+def test_a_prior_without_a_checkpoint(tmp_path):
+    """Any network on pixels is one by the constructor alone; here the exact one for pictures that are m everywhere."""
+    a, m = (1 - betas()).cumprod(0), torch.tensor([0.8, 0.2, 0.4]).view(3, 1, 1) * 2 - 1
+    shapes = []
+
+    def network(x, t, y):
+        shapes.append((len(x), y.tolist()))
+        alpha, sigma = (values[t].float().view(-1, 1, 1, 1) for values in (a.sqrt(), (1 - a).sqrt()))
+        return (x - alpha * m) / sigma
+
+    noising = Noising(a, torch.ones_like(a), torch.arange(1000), "epsilon")
+    prior = Prior(noising, network, latent_shape=(3, 16, 16), image_size=(16, 16), chunk=3)
+    images, t = torch.rand(4, 3, 16, 16), torch.tensor([20, 300, 600, 900])
+    torch.testing.assert_close(prior.decode(prior.encode(images)), images)
+    z = prior.encode(images)
+    z_t = prior.add_noise(z, torch.randn_like(z), t)
+    clean = prior.predict_clean(z_t, prior.predict_noise(z_t, t, prior.encode_prompt(["a", "b", "", "a"])), t)
+    torch.testing.assert_close(clean, m.expand_as(z), rtol=1e-4, atol=1e-4)
+    assert shapes == [(3, [0, 0, 0]), (1, [0])]
+    with pytest.raises(InputError, match="no token embeddings"):
+        prior.learn(torch.zeros(1, dtype=torch.long))
+    flags = ["--rep.kind", "pixel", "--steps", "60", "--rep.lr", "0.05", "--particles", "1", "--eval.clip", "none"]
+    flags += ["--algo.guidance-scale", "1", "--log.timesteps", "--out", str(tmp_path / "run")]
+    picture = sds2d.run(sds2d.parse(flags), prior)
+    assert (picture - (m / 2 + 0.5)).abs().max() < 0.05
+    with pytest.raises(InputError, match="--rep.kind latent"):
+        sds2d.run(sds2d.parse(["--steps", "1", "--out", str(tmp_path / "latent")]), prior)

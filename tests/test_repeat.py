@@ -15,13 +15,13 @@ from PIL import Image
 import sds2d
 from config.settings import Config
 from errors import InputError
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 from recording.environment import commit
 
 
 @pytest.fixture(scope="module")
 def prior(tiny):
-    return Prior(PriorConfig(path=str(tiny)))
+    return Checkpoint(PriorConfig(path=str(tiny)))
 
 
 @pytest.mark.parametrize(

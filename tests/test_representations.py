@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from algorithms.particles import Particles
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 from representations import REPRESENTATIONS, RepresentationConfig
 from representations.gaussian_views import density, ellipses
 from representations.rasterizer import rasterize
@@ -17,7 +17,7 @@ from representations.start import load_image
 
 @pytest.fixture(scope="module")
 def prior(tiny):
-    return Prior(PriorConfig(path=str(tiny)))
+    return Checkpoint(PriorConfig(path=str(tiny)))
 
 
 def build(kind, prior, rows=2, seed=3, **options):

@@ -18,7 +18,7 @@ import recording.folder
 import sds2d
 from algorithms.sds import SDS
 from errors import InputError
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 from recording import checkpoint
 from recording.folder import lock_folder, truncate_records
 
@@ -46,7 +46,7 @@ def kill_at(monkeypatch, count, inside):
 
 @pytest.fixture(scope="module")
 def prior(tiny):
-    return Prior(PriorConfig(path=str(tiny)))
+    return Checkpoint(PriorConfig(path=str(tiny)))
 
 
 def flags_for(name, kind, tiny, folder):

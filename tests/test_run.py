@@ -23,7 +23,7 @@ from PIL import Image
 import sds2d
 from config.settings import CommandLine
 from errors import InputError
-from priors.prior import Prior, PriorConfig
+from priors.checkpoint import Checkpoint, PriorConfig
 
 VIEWS = {"gaussian2d": ("density", "ellipses"), "bezier": ("paths",)}
 
@@ -281,7 +281,7 @@ def test_ddim_is_the_pipelines(stable_diffusion, tmp_path):
 
 @functools.cache
 def loaded(checkpoint):
-    return Prior(PriorConfig(path=str(checkpoint)))
+    return Checkpoint(PriorConfig(path=str(checkpoint)))
 
 
 @pytest.mark.parametrize("name", list(sds2d.ALGORITHMS))
@@ -403,7 +403,7 @@ def test_commands_of_the_docs_are_understood(line, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_vsd_learns_in_float32_on_a_prior_in_half_precision(tiny, tmp_path, dtype):
-    prior = Prior(PriorConfig(path=str(tiny), dtype=dtype))
+    prior = Checkpoint(PriorConfig(path=str(tiny), dtype=dtype))
     images = run(prior, tmp_path / "run", "--prior.path", tiny, "--algo.name", "vsd", "--steps", 3, "--particles", 2)
     lora = [parameter for name, parameter in prior.denoiser.named_parameters() if "lora_" in name]
     assert prior.denoiser.conv_in.weight.dtype == getattr(torch, dtype) and images.isfinite().all()
@@ -412,7 +412,7 @@ def test_vsd_learns_in_float32_on_a_prior_in_half_precision(tiny, tmp_path, dtyp
 
 def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
     """Bit for bit, also after φ has learned; and a second run on the same prior repeats the first."""
-    prior = Prior(PriorConfig(path=str(stable_diffusion)))
+    prior = Checkpoint(PriorConfig(path=str(stable_diffusion)))
     given = torch.randn(2, 4, 8, 8), torch.tensor([30, 700]), prior.encode_prompt(["a fox", ""])
     before = prior.predict_noise(*given)
     flags = (
@@ -435,7 +435,7 @@ def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
     assert all(parameter.abs().max() > 0 for name, parameter in lora.items() if "to_v" in name or "to_out" in name)
     assert torch.equal(run(prior, tmp_path / "second", *flags), first)
     plain = run(prior, tmp_path / "sds", *flags[:2], "--steps", 3, "--particles", 2)
-    fresh = Prior(PriorConfig(path=str(stable_diffusion)))
+    fresh = Checkpoint(PriorConfig(path=str(stable_diffusion)))
     assert torch.equal(plain, run(fresh, tmp_path / "fresh", *flags[:2], "--steps", 3, "--particles", 2))
 
 
@@ -451,9 +451,9 @@ def test_vsd_leaves_the_prior_as_it_was(stable_diffusion, tmp_path):
 )
 def test_four_particles_are_four_runs_of_one(tiny, tmp_path, monkeypatch, name, kind):
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     # In double precision: float32's products round otherwise in other batches, which ten steps can blow up to 2e-5.
-    for network in (prior.denoiser, prior.vae):
+    for network in (prior.denoiser, prior.autoencoder.vae):
         network.double()
     prior.dtype = prior.conditions.dtype = torch.float64
     # The final latents themselves, as far as a picture shows them.
@@ -722,7 +722,7 @@ def test_every_flag_works(tiny, tmp_path, base):
         sds2d.run(config, None if any(flag.startswith("--prior") for flag in flags) else prior)
         return np.asarray(Image.open(out / "final_00.png")), yaml.safe_load((out / "config.yaml").read_text())
 
-    prior = Prior(PriorConfig(path=str(tiny)))
+    prior = Checkpoint(PriorConfig(path=str(tiny)))
     plain, _ = final("plain", *base)
     for flag in (flag for flag in FLAGS if base_of(flag) == base):
         value, key, expected = FLAGS[flag]
@@ -756,7 +756,7 @@ def test_a_compiled_network_is_the_same(tiny, tmp_path, name):
     ]
     plain = sds2d.run(sds2d.parse([*flags, "--out", str(tmp_path / "plain")]))
     config = sds2d.parse([*flags, "--prior.compile", "--out", str(tmp_path / "compiled")])
-    prior = Prior(config.prior)
+    prior = Checkpoint(config.prior)
     assert prior.denoiser._compiled_call_impl is not None
     torch.testing.assert_close(sds2d.run(config, prior), plain, rtol=0, atol=1e-4)
 
@@ -893,8 +893,8 @@ def test_warnings_name_what_is_not_understood_and_the_run_goes_on(tiny, tmp_path
 def test_memory_is_that_of_one_graph_of_one_steps_particles(tiny, tmp_path, monkeypatch):
     """The encoder stores activations for the batch alone, and for four pictures where nothing learns from them; they
     are gone when φ learns."""
-    prior, encoded, learning, parts = Prior(PriorConfig(path=str(tiny))), [], [], []
-    encode, build, update = prior.vae.encode, sds2d.build, sds2d.ALGORITHMS["vsd"].update
+    prior, encoded, learning, parts = Checkpoint(PriorConfig(path=str(tiny))), [], [], []
+    encode, build, update = prior.autoencoder.vae.encode, sds2d.build, sds2d.ALGORITHMS["vsd"].update
 
     def noted(images):
         encoded.append((torch.is_grad_enabled(), len(images)))
@@ -904,7 +904,7 @@ def test_memory_is_that_of_one_graph_of_one_steps_particles(tiny, tmp_path, monk
         learning.append(all(p.grad is not None for group in parts[0].optimizer.param_groups for p in group["params"]))
         update(self, *step)
 
-    monkeypatch.setattr(prior.vae, "encode", noted)
+    monkeypatch.setattr(prior.autoencoder.vae, "encode", noted)
     monkeypatch.setattr(sds2d.ALGORITHMS["vsd"], "update", learn)
     monkeypatch.setattr(sds2d, "build", lambda *given: parts.append(build(*given)) or parts[0])
     flags = ["--algo.name", "vsd", "--rep.kind", "pixel", "--particles", "6", "--batch", "2", "--steps", "2"]

@@ -12,9 +12,9 @@ from test_methods import gradient as gradient_of
 
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
-from priors.checkpoint import EMBEDDED
+from priors.checkpoint import Checkpoint, PriorConfig
 from priors.device import per_row
-from priors.prior import Prior, PriorConfig
+from priors.files import EMBEDDED
 from schedules.schedule import Schedule, ScheduleConfig
 
 TIMES = [100, 500, 979]
@@ -342,14 +342,16 @@ def test_a_stronger_phi_learns_and_leaves_the_prior_as_it_was(settings):
 
 
 def embedded():
-    return Prior(PriorConfig(path=str(EMBEDDED)))
+    return Checkpoint(PriorConfig(path=str(EMBEDDED)))
 
 
 @pytest.mark.parametrize("kind", ["embedded", "sd-v", "sd3"])
 @pytest.mark.parametrize("name", ["cfd", "sdi"])
 def test_fsd_and_cached_sdi_are_ddim_sampling(kind, name, tmp_path):
     """With SGD at rate 1 and their weights, step for step: x_t/√ᾱ_t = z + λ_t ε*, or z + λ_t κ."""
-    prior = embedded() if kind == "embedded" else Prior(PriorConfig(path=str(families.save(kind, tmp_path / kind))))
+    prior = (
+        embedded() if kind == "embedded" else Checkpoint(PriorConfig(path=str(families.save(kind, tmp_path / kind))))
+    )
     particles = Particles(prior, ["a red apple", "a snowman"])
     settings = {"sdi": dict(noise="cached"), "cfd": dict(gamma=0.0)}[name]
     config = AlgorithmConfig(name=name, guidance_scale=3.0, **{name: ALGORITHMS[name].Settings(**settings)})

@@ -44,7 +44,7 @@ def gaussian(monkeypatch):
         prior.data = type("Data", (), {"__getitem__": lambda self, prompt: [(1.0, *Any()[prompt])]})()
         return prior
 
-    monkeypatch.setattr(runs, "Prior", load)
+    monkeypatch.setattr(runs, "Checkpoint", load)
     runs._loaded.clear()
     yield loaded
     runs._loaded.clear()
@@ -126,8 +126,8 @@ QUICK = (
 
 def test_runs_are_those_of_sds2d(swept, command, tiny, tmp_path, monkeypatch):
     """VSD puts a LoRA on the prior, which the SDS after it shares: both as if alone. The prior is loaded once."""
-    loads, load = [], runs.Prior
-    monkeypatch.setattr(runs, "Prior", lambda config: loads.append(1) or load(config))
+    loads, load = [], runs.Checkpoint
+    monkeypatch.setattr(runs, "Checkpoint", lambda config: loads.append(1) or load(config))
     runs._loaded.clear()
     common = [
         "--prior.path",

@@ -11,7 +11,7 @@ import tyro
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from tqdm import tqdm
 
-from priors.checkpoint import checkpoint_file
+from priors.files import checkpoint_file
 from priors.training.config import Config, pictures
 from priors.training.data import words
 from recording.pictures import grid
