@@ -82,9 +82,7 @@ class Checkpoint(Prior):
 
         load = functools.partial(load_part, folder, family, dtype, config.variant)
         parts = {part: load(part) for part in family.parts if part != "vae"}
-        vae = load_vae(folder, config.vae, family, config.variant)
-        if vae:
-            parts["vae"] = vae
+        vae = parts["vae"] = load_vae(folder, config.vae, family, config.variant)
         check_parts(parts, folder, name, family)
         self.config, self.folder, self.family = config, folder, family
         self.pipeline = make_pipeline(getattr(diffusers, name), parts, folder)
@@ -193,10 +191,11 @@ class Checkpoint(Prior):
 
 def make_pipeline(cls: type, parts: dict, folder: Path):
     """The diffusers pipeline of these parts, without those that only process finished pictures."""
-    index = read_json(folder / "model_index.json")
+    zeros = read_json(folder / "model_index.json").get(
+        "force_zeros_for_empty_prompt", True
+    )  # as Stable Diffusion XL has
     none = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker", "image_encoder"))
-    settings = {name: index[name] for name in ("force_zeros_for_empty_prompt",) if name in index}
-    given = {**parts, **none, **settings, "requires_safety_checker": False}
+    given = {**parts, **none, "requires_safety_checker": False, "force_zeros_for_empty_prompt": zeros}
     known = inspect.signature(cls.__init__).parameters
     pipeline = cls(**{name: value for name, value in given.items() if name in known})
     pipeline.set_progress_bar_config(disable=True)
@@ -226,7 +225,7 @@ def split_lora(lora: str) -> tuple[str, float]:
 def check_parts(parts: dict, folder: Path, name: str, family: Family) -> None:
     """Raises InputError if the denoiser's config is not that of a text-to-image model, or parts do not match. name: the
     pipeline's class."""
-    config, vae = parts[family.denoiser].config, parts.get("vae")
+    config, vae = parts[family.denoiser].config, parts["vae"]
     place = f"--prior.path {folder}: its {family.denoiser}"
     known = ("text", "text_proj", *(["text_time"] if "XL" in name else []))
     for field in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "addition_embed_type"):
