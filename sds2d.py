@@ -8,25 +8,23 @@
     python sds2d.py --prior.path stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"
 """
 
-import atexit
-import gc
-import sys
+from recording import startup
 
 if __name__ == "__main__":
-    if "--quiet" not in sys.argv:
-        print("loading PyTorch …", file=sys.stderr, flush=True)  # The imports below take seconds.
-    gc.disable()  # Until the first step: the garbage collector finds nothing in what is loaded, and takes a second.
-atexit.register(gc.freeze)  # Nor does it find any at exit, where it would take another second.
+    startup.before_imports()  # The imports below take seconds.
 
-import contextlib
 import functools
+import json
 import math
 import re
 import shlex
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -44,10 +42,9 @@ from errors import InputError, explain
 from priors.device import per_row
 from priors.families import FAMILIES
 from priors.prior import Prior
-from recording.environment import changes, environment
-from recording.folder import lock_folder, make_folder, write_atomic, write_text
+from recording.environment import changes, earlier_environment, environment
+from recording.folder import lock_folder, make_folder, write_text
 from recording.interruption import Interrupted, Interruption
-from recording.plots import plot_schedule
 from recording.probe import probe_timesteps
 from recording.recorder import Recorder
 from recording.scores import evaluator
@@ -61,7 +58,23 @@ from schedules.weight import WEIGHTS
 SOURCE_ERROR = 10**-2.2  # MSE at 22 dB PSNR. The embedded prior reaches 32 dB on its own drawings, 14 to 25 on photos.
 
 
-def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedule, torch.optim.Optimizer]:
+class Parts(NamedTuple):
+    algorithm: Method
+    representation: Representation
+    schedule: Schedule
+    optimizer: torch.optim.Optimizer
+    particles: Particles
+
+
+class Step(NamedTuple):
+    z: torch.Tensor
+    t: torch.Tensor
+    weight: torch.Tensor
+    gradient: torch.Tensor
+    particles: Particles
+
+
+def build(config: Config, prior: Prior) -> Parts:
     """Builds the four parts of a step from a resolved Config."""
     rows = len(config.prompt) * config.particles
 
@@ -85,15 +98,21 @@ def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedul
     algorithm = ALGORITHMS[config.algo.name](prior, particles, config.algo, config.steps)
     representation = REPRESENTATIONS[config.rep.kind](config.rep, prior, particles)
     schedule = Schedule(config.schedule, prior, particles, config.steps, algorithm.min_t, algorithm.timesteps)
-    return algorithm, representation, schedule, make_optimizer(config.rep, representation.parameters())
+    optimizer = make_optimizer(config.rep, representation.parameters())
+    return Parts(algorithm, representation, schedule, optimizer, particles)
 
 
 def distill(
-    algorithm: Method, representation: Representation, schedule: Schedule, optimizer: torch.optim.Optimizer, step: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    algorithm: Method,
+    representation: Representation,
+    schedule: Schedule,
+    optimizer: torch.optim.Optimizer,
+    particles: Particles,
+    step: int,
+) -> Step:
     """One step → latents z (B, C, h, w), timesteps t and weights w (B,), both on the CPU, and gradient (B, C, h, w).
     With several updates per step, these are from the last. With --batch, B is the number of particles in the step."""
-    progress, particles = step / schedule.steps, algorithm.particles
+    progress = step / schedule.steps
     set_learning_rate(optimizer, representation.config, step, schedule.steps)
     with particles.batch():  # this step's rows; without --batch, all of them
         t = schedule.timestep(step)  # (B,)
@@ -110,7 +129,8 @@ def distill(
             algorithm.update(z.detach(), t, progress)  # VSD trains its LoRA; most methods do nothing
             optimizer.step()
             representation.project()
-    return z.detach(), t, weight, gradient
+    rows = SimpleNamespace(rows=particles.recorded_rows)  # until Particles.select()
+    return Step(z.detach(), t, weight, gradient, rows)
 
 
 def run(
@@ -129,28 +149,27 @@ def run(
         validate(resolve(config))
     prior = prior or Prior(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
-    algorithm, _, schedule, _ = parts = build(config, prior)
-    scores = evaluator(config.eval, config.prior.path, algorithm.particles)
+    parts = build(config, prior)
+    algorithm, schedule = parts.algorithm, parts.schedule
+    scores = evaluator(config.eval, config.prior.path, parts.particles)
     timesteps = probe_timesteps(config.log.timesteps, algorithm)
-    then, config.environment = config.environment, environment(prior, config)
-    warnings = prior_warnings(algorithm)
-    for line in [*warnings, *changes(then, config.environment, resume)]:
+    now, warnings = environment(prior, config), prior_warnings(algorithm)
+    for line in [*warnings, *changes(earlier_environment(config, resume), now, resume)]:
         print(f"warning: {line}", file=sys.stderr)
-    config.environment["warnings"] = warnings
+    files = {"config.yaml": dump(config), "environment.json": json.dumps(now | {"warnings": warnings}, indent=1)}
     if not resume:
         out = Path(config.out or default_out(config))
-        config.out = str(make_folder(out, dump(config), unique=not config.out))
+        config.out = str(make_folder(out, files, unique=not config.out))
     if not config.quiet:
         print(describe(config, schedule), file=sys.stderr)
     folder = Path(config.out)
-    if not gc.isenabled():
-        gc.freeze()  # what was loaded stays
-        gc.enable()
+    startup.before_first_step()
     with lock_folder(folder), Interruption() as interruption:
         recorder = Recorder(config, parts, timesteps, scores, resume)
         step = recorder.first
         if resume:  # which may have more steps, or another device
-            write_text(folder / "config.yaml", dump(config))
+            for name, text in files.items():
+                write_text(folder / name, text)
         bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step", disable=config.quiet or None)
         plain = bar.disable and not config.quiet  # Not a terminal: print one line per recording instead.
         with bar:
@@ -162,16 +181,14 @@ def run(
                     if images is not None and watch:
                         watch(step, images)
                     start = time.perf_counter()
-                    z, t, weight, gradient = distill(*parts, step)
-                    recorder.after_step(step, z, t, weight, gradient, time.perf_counter() - start)
+                    result = distill(*parts, step)
+                    recorder.after_step(step, result, time.perf_counter() - start)
                     step += 1
-                    bar.set_postfix(t=t[0].item(), refresh=False)
+                    bar.set_postfix(t=result.t[0].item(), refresh=False)
                     bar.update()
-                write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))
                 images = recorder.finish(step)
             except FloatingPointError:
-                with contextlib.suppress(OSError):
-                    recorder.summarize()  # Earlier recordings may show the cause.
+                recorder.summarize()  # Earlier recordings may show the cause.
                 raise
         if interruption.signal:
             raise Interrupted(interruption.signal)

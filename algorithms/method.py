@@ -42,6 +42,7 @@ class Method:
     Settings = None
     min_t = 0
     timesteps = None
+    optimizer = None
 
     def __init__(self, prior: Prior, particles: Particles, config, steps: int):
         """config: AlgorithmConfig; steps: N, the length of the run."""

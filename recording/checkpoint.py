@@ -5,10 +5,7 @@ It is read by torch.load with weights_only=True, which runs no code.
 
 import io
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,9 +20,8 @@ def parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, optimizer: torch.optim.Optimizer) -> None:
-    """Saves the state before `step`. t: the timesteps of the previous step. Raises FloatingPointError if the state is
-    not finite."""
+def save_checkpoint(folder: Path, step: int, algorithm: Method, optimizer: torch.optim.Optimizer) -> None:
+    """Saves the state before `step`."""
     state = {
         "step": step,
         "parameters": [parameter.detach() for parameter in parameters(optimizer)],
@@ -33,9 +29,8 @@ def save_checkpoint(folder: Path, step: int, t: list[int], algorithm: Method, op
         "algorithm": algorithm.state_dict(),
         "particles": algorithm.particles.state_dict(),
     }
-    require_finite_state(state, step - 1, t)
     buffer = io.BytesIO()
-    torch.save(canonical(state), buffer)
+    torch.save(state, buffer)
 
     def write(path):
         with open(path, "wb") as file:
@@ -69,32 +64,3 @@ def load_checkpoint(folder: Path, steps: int, algorithm: Method, optimizer: torc
         return state["step"]
     except Exception as error:  # A damaged file can raise anything; name the file.
         raise InputError(f"{file} is not a checkpoint of this run: {first_line(error)}") from error
-
-
-def canonical(state: Any) -> Any:
-    """The same state with its strings interned: otherwise pickle would write different bytes after a resume."""
-    if isinstance(state, dict):
-        return {sys.intern(key) if isinstance(key, str) else key: canonical(value) for key, value in state.items()}
-    return type(state)(map(canonical, state)) if isinstance(state, list | tuple) else state
-
-
-def tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) for each tensor in nested dictionaries and lists."""
-    if isinstance(state, torch.Tensor):
-        yield name, state
-    elif isinstance(state, dict | list | tuple):
-        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
-            yield from tensors(value, f"{name}.{key}" if name else str(key))
-
-
-def require_finite_state(state: dict, step: int, t: list[int]) -> None:
-    """Raises FloatingPointError if `step` left a state that is not finite: Adam stops silently if a square is inf."""
-    for name, value in tensors(state):
-        finite = value.isfinite()
-        if not finite.all():
-            place = "all particles"
-            if value.shape[:1] == (len(t),) and not name.startswith("algorithm"):  # one row per particle
-                row = finite.flatten(1).all(1).tolist().index(False)
-                place = f"timestep {t[row]}, particle {row}"
-            message = "use a lower learning rate, guidance scale or weight"
-            raise FloatingPointError(f"step {step}, {place}: the state {name} is not finite; {message}")

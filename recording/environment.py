@@ -1,5 +1,6 @@
-"""What a run depends on besides its settings, for config.yaml: versions, file hashes, the commit and the device."""
+"""environment.json: what a run depends on besides its settings, versions, file hashes, the commit and the device."""
 
+import argparse
 import hashlib
 import importlib.metadata
 import platform
@@ -9,8 +10,10 @@ from pathlib import Path
 import torch
 
 from errors import InputError
+from priors.checkpoint import read_json, user_path
 from priors.prior import Prior
 
+NAME = "environment.json"
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "numba", "pillow")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +41,18 @@ def commit() -> str | None:
         return found or None
     except OSError:  # git is not installed.
         return None
+
+
+def earlier_environment(config, resume: bool) -> dict:
+    """The environment of the run that is resumed, or of the one whose config.yaml the command names; {} if there is
+    none."""
+    if resume:
+        return read_json(Path(config.out) / NAME)
+    command = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    command.add_argument("--config", default=".")
+    settings = user_path(command.parse_known_args(config.command)[0].config)
+    file = settings.parent / NAME
+    return read_json(file) if settings.is_file() and file.is_file() else {}
 
 
 def changes(then: dict, now: dict, resume: bool) -> list[str]:

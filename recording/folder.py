@@ -41,8 +41,8 @@ def write_csv(path: Path, rows: list[dict]) -> None:
     write_text(path, text.getvalue())
 
 
-def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
-    """Atomically makes a new folder with `config` as its config.yaml → its path.
+def make_folder(folder: Path, files: dict[str, str], unique: bool = False) -> Path:
+    """Atomically makes a new folder with files {name: text} → its path.
 
     unique: add a number to a name that is taken. Otherwise, and for any other failure, raises InputError.
     """
@@ -51,7 +51,8 @@ def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
         name = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
             part.mkdir(parents=True, exist_ok=True)
-            (part / "config.yaml").write_text(config, encoding="utf-8")
+            for file, text in files.items():
+                (part / file).write_text(text, encoding="utf-8")
             if os.path.lexists(name):  # os.rename replaces an empty folder, and refuses only a non-empty one.
                 raise FileExistsError(errno.EEXIST, "it already exists")
             os.rename(part, name)
