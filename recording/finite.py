@@ -19,11 +19,12 @@ def require_finite(what: str, sizes: torch.Tensor, places: Iterable[str], dtype:
             raise FloatingPointError(f"{place}: the {what} is not finite; {advice}")
 
 
-def largest(parameters: Iterable[torch.Tensor], optimizer: torch.optim.Optimizer | None) -> torch.Tensor:
-    """The largest absolute value among the parameters and what their optimizer keeps, (1,); NaN if any is NaN.
+def largest(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """The largest absolute value among an optimizer's parameters and what it keeps of them, (1,); NaN if one is NaN.
 
-    If Adam's squares overflow, its parameters stand still and stay finite.
+    If Adam's squares overflow, the parameters stand still and remain finite.
     """
-    kept = [value for state in optimizer.state.values() for value in state.values()] if optimizer else []
-    values = [value.detach() for value in (*parameters, *kept) if torch.is_tensor(value) and value.is_floating_point()]
+    values = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+    values += [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    values = [value for value in values if value.is_floating_point()]
     return torch.nn.utils.get_total_norm(values, norm_type=math.inf).view(1)

@@ -95,11 +95,9 @@ def truncate_records(folder: Path, step: int) -> None:
 
 
 def step_of(line: str) -> int:
-    """The step of a line of metrics.jsonl or scores.jsonl; -1 unless it is complete and all its values are numeric."""
+    """The step of a line of metrics.jsonl or scores.jsonl; -1 unless the line is complete."""
     try:
-        values = json.loads(line)
-        numbers = [number for value in values.values() for number in (value if isinstance(value, list) else [value])]
-        good = type(values["step"]) is int and all(type(number) in (int, float) for number in numbers)
-        return values["step"] if good and line.endswith("\n") else -1
-    except (ValueError, LookupError, AttributeError, RecursionError):
+        step = json.loads(line)["step"] if line.endswith("\n") else -1
+        return step if isinstance(step, int) else -1
+    except (ValueError, LookupError, TypeError, RecursionError):
         return -1

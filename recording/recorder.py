@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from errors import first_line
 from priors.settings import NonNegative
-from recording.checkpoint import load_checkpoint, parameters, save_checkpoint
+from recording.checkpoint import load_checkpoint, save_checkpoint
 from recording.finite import largest, require_finite
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
@@ -177,12 +177,11 @@ class Recorder:
         """Saves the state after `step` steps; the metrics up to it are written first. Raises FloatingPointError for a
         state that is not finite."""
         self.flush()
-        learned = {
-            "state of the parameters or their optimizer": (parameters(self.optimizer), self.optimizer),
-            "state of what the method learns": (self.algorithm.parameters(), self.algorithm.optimizer),
-        }
-        for what, state in learned.items():
-            require_finite(what, largest(*state), [f"step {step - 1}, all particles"], self.prior.dtype)
+        states = {"parameters": self.optimizer, "part that the method learns": self.algorithm.optimizer}
+        for what, optimizer in states.items():
+            if optimizer:
+                place = f"step {step - 1}, all particles"
+                require_finite(f"state of the {what}", largest(optimizer), [place], self.prior.dtype)
         save_checkpoint(self.folder, step, self.algorithm, self.optimizer)
 
     # ------------------------------------------------------------------------------------------------------- pictures
