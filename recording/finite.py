@@ -20,11 +20,13 @@ def require_finite(what: str, sizes: torch.Tensor, places: Iterable[str], dtype:
 
 
 def largest(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    """The largest absolute value among an optimizer's parameters and what it keeps of them, (1,); NaN if one is NaN.
+    """The largest absolute value among an optimizer's parameters and its moments of them, (1,); NaN if one is NaN.
 
     If Adam's squares overflow, the parameters stand still and remain finite.
     """
-    values = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
-    values += [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    values = [value for value in values if value.is_floating_point()]
+    values = []
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        kept = optimizer.state.get(parameter, {}).values()
+        moments = [value for value in kept if torch.is_tensor(value) and value.shape == parameter.shape]
+        values += [parameter.detach(), *moments]
     return torch.nn.utils.get_total_norm(values, norm_type=math.inf).view(1)

@@ -90,15 +90,12 @@ class Recorder:
     def after_step(self, step: int, result, seconds: float) -> None:
         """Records the numbers of a step, what sds2d.distill() returned for it, and its maps and a checkpoint if they
         are due. On a GPU the numbers stay there until flush(), so that no step waits for them."""
+        rows = torch.arange(len(self.particles))[result.particles.rows].tolist()
+        line = {"step": step, "particles": rows, "t": result.t.tolist(), "weight": result.weight.tolist()}
         norms = {"latent": result.z.flatten(1).norm(dim=1), "gradient": result.gradient.flatten(1).norm(dim=1)}
-        line = {
-            "step": step,
-            "particles": torch.arange(len(self.particles))[result.particles.rows].tolist(),
-            "t": result.t.tolist(),
-            "weight": result.weight.tolist(),
-            "seconds": round(seconds, 6),
-        }
-        self.pending.append((line, norms))
+        optimizers = {"parameters": self.optimizer, "part that the method learns": self.algorithm.optimizer}
+        states = {f"state of the {what}": largest(optimizer) for what, optimizer in optimizers.items() if optimizer}
+        self.pending.append((line | {"seconds": round(seconds, 6)}, norms, states))
         if self.prior.device.type == "cpu":
             self.flush()
         if step % self.log.every == 0:
@@ -155,11 +152,13 @@ class Recorder:
         """Writes the pending steps. Raises FloatingPointError at the first with a value that is not finite."""
         lines = []
         try:
-            for line, norms in self.pending:
-                rows = zip(line["t"], line["particles"], strict=True)
-                places = [f"step {line['step']}, timestep {t}, particle {row}" for t, row in rows]
+            for line, norms, states in self.pending:
+                at, rows = f"step {line['step']}", zip(line["t"], line["particles"], strict=True)
+                places = [f"{at}, timestep {t}, particle {row}" for t, row in rows]
                 for what, values in norms.items():
                     require_finite(what, values, places, self.prior.dtype)
+                for what, value in states.items():
+                    require_finite(what, value, [f"{at}, all particles"], self.prior.dtype)
                 if len(places) == len(self.particles):
                     del line["particles"]
                 lines.append(line | {"grad_norm": norms["gradient"].tolist()})
@@ -174,14 +173,8 @@ class Recorder:
             file.writelines(f"{json.dumps(line)}\n" for line in lines)
 
     def checkpoint(self, step: int) -> None:
-        """Saves the state after `step` steps; the metrics up to it are written first. Raises FloatingPointError for a
-        state that is not finite."""
+        """Saves the state after `step` steps, once the numbers up to it are written and found finite."""
         self.flush()
-        states = {"parameters": self.optimizer, "part that the method learns": self.algorithm.optimizer}
-        for what, optimizer in states.items():
-            if optimizer:
-                place = f"step {step - 1}, all particles"
-                require_finite(f"state of the {what}", largest(optimizer), [place], self.prior.dtype)
         save_checkpoint(self.folder, step, self.algorithm, self.optimizer)
 
     # ------------------------------------------------------------------------------------------------------- pictures

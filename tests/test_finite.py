@@ -1,7 +1,6 @@
 """What is not finite ends a run, and is named with its step, timestep and particle; nothing is masked."""
 
 import re
-import shutil
 
 import pytest
 import torch
@@ -83,15 +82,9 @@ def test_a_prediction(go, gaussian, tmp_path, monkeypatch):
 def test_a_parameter(go, gaussian, tmp_path, kind):
     """An update that float32 cannot hold, at once; also where a projection follows it."""
     flags = ["--rep.optimizer", "sgd", "--rep.lr", "9e29", "--algo.guidance-scale", "1e12"]
-    places = {
-        2: r"^step 1, timestep \d+, particle 0: the latent",  # which the next step sees first
-        1: "^step 0, all particles: the state of the parameters",  # before a checkpoint
-    }
-    for every, place in places.items():
-        with pytest.raises(FloatingPointError, match=f"{place} is not finite; use a lower learning rate"):
-            go(gaussian, "--rep.kind", kind, *flags, "--log.checkpoint-every", every)
-        assert not (tmp_path / "run" / checkpoint.NAME).exists()
-        shutil.rmtree(tmp_path / "run")
+    with pytest.raises(FloatingPointError, match="^step 0, all particles: the state of the parameters is not finite"):
+        go(gaussian, "--rep.kind", kind, *flags)
+    assert not (tmp_path / "run" / checkpoint.NAME).exists()
 
 
 @pytest.mark.parametrize("kind", ["pixel", "gaussian2d"])
@@ -104,17 +97,24 @@ def test_encoded_latents(go, gaussian, tmp_path, monkeypatch, kind):
     stands_at(tmp_path / "run", 2)
 
 
-def test_a_lora(go, tiny):
-    flags = ["--algo.name", "vsd", "--algo.vsd.lora-lr", "9e29", "--log.checkpoint-every", "1"]
+def test_a_lora(go, tiny, monkeypatch):
+    update = sds2d.ALGORITHMS["vsd"].update
+
+    def learn(self, *arguments):
+        update(self, *arguments)
+        with torch.no_grad():
+            self.parameters()[-1].view(-1)[0] = float("nan")
+
+    monkeypatch.setattr(sds2d.ALGORITHMS["vsd"], "update", learn)
     with pytest.raises(
-        FloatingPointError, match=r"^step 0, all particles: the state of the part that the method learns is not finite"
+        FloatingPointError, match="^step 0, all particles: the state of the part that the method learns is not finite"
     ):
-        go(Prior(PriorConfig(path=str(tiny))), *flags)
+        go(Prior(PriorConfig(path=str(tiny))), "--algo.name", "vsd")
 
 
 def test_what_the_optimizer_remembers(go, gaussian, tmp_path):
     """Gradients whose squares float32 cannot hold: Adam would stand still, and nobody would know."""
-    with pytest.raises(FloatingPointError, match="^step 1, all particles: the state of the parameters is not finite"):
+    with pytest.raises(FloatingPointError, match="^step 0, all particles: the state of the parameters is not finite"):
         go(gaussian, "--schedule.weight", "linear", "--schedule.weight-ends", "1e25", "1e25")
     assert not (tmp_path / "run" / checkpoint.NAME).exists()
 
@@ -153,9 +153,7 @@ def test_the_command_says_it_in_a_line(tiny, tmp_path, command):
         tmp_path / "run",
     )
     error = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("sds2d.py: ")]
-    assert (
-        done.returncode == 1 and len(error) == 1 and re.match(r"sds2d.py: step 1, timestep \d+, particle 0: ", error[0])
-    )
+    assert done.returncode == 1 and len(error) == 1 and re.match(r"sds2d.py: step 0, all particles: ", error[0])
     assert (tmp_path / "run" / "index.html").is_file()
 
 
