@@ -354,7 +354,11 @@ def test_another_prior_or_another_picture_is_refused(tiny, stable_diffusion, pri
         resume(out, prior, "--steps", 9)
     file = out / "environment.json"
     environment = file.read_text()
-    for wrong, what in ((environment.replace(prior.sha256, "0" * 64), "prior"), ("[", "environment.json")):
+    for wrong, what in (
+        (environment.replace(prior.sha256, "0" * 64), "prior"),
+        ("{}", "prior"),
+        ("[", "environment.json"),
+    ):
         file.write_text(wrong)
         with pytest.raises(InputError, match=what):
             resume(out, prior, "--steps", 9)
