@@ -19,8 +19,8 @@ def require_finite(what: str, sizes: torch.Tensor, places: Iterable[str], dtype:
             raise FloatingPointError(f"{place}: the {what} is not finite; {advice}")
 
 
-def largest(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    """The largest absolute value among an optimizer's parameters and its moments of them, (1,); NaN if one is NaN.
+def state_size(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """The sum of the absolute values of an optimizer's parameters and of its moments of them, (1,).
 
     If Adam's squares overflow, the parameters stand still and remain finite.
     """
@@ -29,4 +29,5 @@ def largest(optimizer: torch.optim.Optimizer) -> torch.Tensor:
         kept = optimizer.state.get(parameter, {}).values()
         moments = [value for value in kept if torch.is_tensor(value) and value.shape == parameter.shape]
         values += [parameter.detach(), *moments]
-    return torch.nn.utils.get_total_norm(values, norm_type=math.inf).view(1)
+    # The 2-norm would overflow where the values do not.
+    return torch.nn.utils.get_total_norm(values, norm_type=1).view(1)

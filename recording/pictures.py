@@ -1,12 +1,12 @@
 """Tensors as images: labelled grids and heat maps."""
 
 import functools
-import importlib.util
 import math
 import textwrap
 from pathlib import Path
 
 import torch
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from recording.folder import write_atomic
@@ -32,8 +32,7 @@ def save_sheet(path: Path, sheet: Image.Image) -> None:
 def font() -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which ships with matplotlib. Unlike Pillow's own font, it has arrows, math symbols and many
     scripts."""
-    package = Path(importlib.util.find_spec("matplotlib").origin).parent  # Importing it would take a second.
-    return ImageFont.truetype(package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 14)
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14)
 
 
 def wrap(text: str, width: int, most: int = 3) -> list[str]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from errors import first_line
 from priors.settings import NonNegative
 from recording.checkpoint import load_checkpoint, save_checkpoint
-from recording.finite import largest, require_finite
+from recording.finite import require_finite, state_size
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
 from recording.pictures import grid, heat_grid, save_sheet, to_pillow
@@ -94,7 +94,7 @@ class Recorder:
         line = {"step": step, "particles": rows, "t": result.t.tolist(), "weight": result.weight.tolist()}
         norms = {"latent": result.z.flatten(1).norm(dim=1), "gradient": result.gradient.flatten(1).norm(dim=1)}
         optimizers = {"parameters": self.optimizer, "part that the method learns": self.algorithm.optimizer}
-        states = {f"state of the {what}": largest(optimizer) for what, optimizer in optimizers.items() if optimizer}
+        states = {f"state of the {what}": state_size(optimizer) for what, optimizer in optimizers.items() if optimizer}
         self.pending.append((line | {"seconds": round(seconds, 6)}, norms, states))
         if self.prior.device.type == "cpu":
             self.flush()
