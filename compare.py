@@ -64,7 +64,7 @@ def main():
 def differences(runs: dict[str, Path]) -> dict[str, list[Any]]:
     """{flag: its value in each run} for the settings that differ."""
     settings = [load(folder / "config.yaml") for folder in runs.values()]
-    names = dict.fromkeys(name for each in settings for name in each if name not in ("command", "environment", "quiet"))
+    names = dict.fromkeys(name for each in settings for name in each if name not in ("command", "quiet"))
     values = {flag(name): [each.get(name) for each in settings] for name in names}
     return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 

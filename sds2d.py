@@ -8,21 +8,17 @@
     python sds2d.py --prior.path stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"
 """
 
-import atexit
-import gc
-import sys
+from recording import startup
 
 if __name__ == "__main__":
-    if "--quiet" not in sys.argv:
-        print("loading PyTorch …", file=sys.stderr, flush=True)  # The imports below take seconds.
-    gc.disable()  # Until the first step: the garbage collector finds nothing in what is loaded, and takes a second.
-atexit.register(gc.freeze)  # Nor does it find any at exit, where it would take another second.
+    startup.before_imports()  # The imports below take seconds.
 
-import contextlib
 import functools
+import json
 import math
 import re
 import shlex
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -46,10 +42,9 @@ from priors.checkpoint import Checkpoint
 from priors.device import per_row
 from priors.families import FAMILIES
 from priors.prior import Prior
-from recording.environment import changes, environment
-from recording.folder import lock_folder, make_folder, write_atomic, write_text
+from recording.environment import changes, earlier_environment, environment
+from recording.folder import lock_folder, make_folder, write_text
 from recording.interruption import Interrupted, Interruption
-from recording.plots import plot_schedule
 from recording.probe import probe_timesteps
 from recording.recorder import Recorder
 from recording.scores import evaluator
@@ -160,21 +155,20 @@ def run(
     warnings = prior_warnings(algorithm, parts.particles)
     for line in [*warnings, *changes(then, config.environment, resume)]:
         print(f"warning: {line}", file=sys.stderr)
-    config.environment["warnings"] = warnings
+    files = {"config.yaml": dump(config), "environment.json": json.dumps(now | {"warnings": warnings}, indent=1)}
     if not resume:
         out = Path(config.out or default_out(config))
-        config.out = str(make_folder(out, dump(config), unique=not config.out))
+        config.out = str(make_folder(out, files, unique=not config.out))
     if not config.quiet:
         print(describe(config, schedule), file=sys.stderr)
     folder = Path(config.out)
-    if not gc.isenabled():
-        gc.freeze()  # what was loaded stays
-        gc.enable()
+    startup.before_first_step()
     with lock_folder(folder), Interruption() as interruption:
         recorder = Recorder(config, parts, timesteps, scores, resume)
         step = recorder.first
         if resume:  # which may have more steps, or another device
-            write_text(folder / "config.yaml", dump(config))
+            for name, text in files.items():
+                write_text(folder / name, text)
         bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step", disable=config.quiet or None)
         plain = bar.disable and not config.quiet  # Not a terminal: print one line per recording instead.
         with bar:
@@ -191,11 +185,9 @@ def run(
                     step += 1
                     bar.set_postfix(t=result.t[0].item(), refresh=False)
                     bar.update()
-                write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))
                 images = recorder.finish(step)
             except FloatingPointError:
-                with contextlib.suppress(OSError):
-                    recorder.summarize()  # Earlier recordings may show the cause.
+                recorder.summarize()  # Earlier recordings may show the cause.
                 raise
         if interruption.signal:
             raise Interrupted(interruption.signal)

@@ -29,7 +29,7 @@ from sweeps.runs import shared_prior
 
 ROOT = Path(__file__).resolve().parent.parent
 # Settings that change no picture.
-NO_PICTURE = ("log.", "eval.", "out", "command", "environment", "prior.path", "paper", "quiet")
+NO_PICTURE = ("log.", "eval.", "out", "command", "prior.path", "paper", "quiet")
 
 
 class Cell(NamedTuple):

@@ -57,9 +57,8 @@ class Config:
     prior: PriorConfig = field(default_factory=PriorConfig)
     log: LogConfig = field(default_factory=LogConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    # The command line, and the environment of an earlier run of this Config (recording/environment.py).
+    # The command line.
     command: tyro.conf.Suppress[tuple[str, ...]] = ()
-    environment: tyro.conf.Suppress[dict] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,7 +86,7 @@ def flatten(config: Any) -> dict[str, Any]:
 def nested_items(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted names and values in nested mappings."""
     for name, value in content.items():
-        if isinstance(value, dict) and name != "environment":
+        if isinstance(value, dict):
             yield from nested_items(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

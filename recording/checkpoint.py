@@ -6,8 +6,6 @@ It is read by torch.load with weights_only=True, which runs no code.
 import functools
 import io
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,8 @@ def parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def save_checkpoint(folder: Path, step: int, t: list[int], parts: Any) -> None:
-    """Saves the state of a run's Parts before `step`. t: the timesteps of the previous step. Raises FloatingPointError
-    if the state is not finite."""
+def save_checkpoint(folder: Path, step: int, parts: Any) -> None:
+    """Saves the state of a run's Parts, what sds2d.build() returned, before `step`."""
     state = {
         "step": step,
         "parameters": [parameter.detach() for parameter in parameters(parts.optimizer)],
@@ -34,9 +31,8 @@ def save_checkpoint(folder: Path, step: int, t: list[int], parts: Any) -> None:
         "algorithm": parts.algorithm.state_dict(),
         "particles": parts.particles.state_dict(),
     }
-    require_finite_state(state, step - 1, t)
     buffer = io.BytesIO()
-    torch.save(canonical(state), buffer)
+    torch.save(state, buffer)
 
     def write(path):
         with open(path, "wb") as file:
@@ -110,32 +106,3 @@ class Unsaved:
                     f"{place} changes during the run, and no checkpoint would have it: make it a tensor, by "
                     f'self.register_buffer("{name}", …) in __init__, or save it in get_extra_state'
                 )
-
-
-def canonical(state: Any) -> Any:
-    """The same state with its strings interned: otherwise pickle would write different bytes after a resume."""
-    if isinstance(state, dict):
-        return {sys.intern(key) if isinstance(key, str) else key: canonical(value) for key, value in state.items()}
-    return type(state)(map(canonical, state)) if isinstance(state, list | tuple) else state
-
-
-def tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) for each tensor in nested dictionaries and lists."""
-    if isinstance(state, torch.Tensor):
-        yield name, state
-    elif isinstance(state, dict | list | tuple):
-        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
-            yield from tensors(value, f"{name}.{key}" if name else str(key))
-
-
-def require_finite_state(state: dict, step: int, t: list[int]) -> None:
-    """Raises FloatingPointError if `step` left a state that is not finite: Adam stops silently if a square is inf."""
-    for name, value in tensors(state):
-        finite = value.isfinite()
-        if not finite.all():
-            place = "all particles"
-            if value.shape[:1] == (len(t),) and not name.startswith("algorithm"):  # one row per particle
-                row = finite.flatten(1).all(1).tolist().index(False)
-                place = f"timestep {t[row]}, particle {row}"
-            message = "use a lower learning rate, guidance scale or weight"
-            raise FloatingPointError(f"step {step}, {place}: the state {name} is not finite; {message}")

@@ -1,5 +1,6 @@
-"""What a run depends on besides its settings, for config.yaml: versions, file hashes, the commit and the device."""
+"""environment.json: what a run depends on besides its settings, versions, file hashes, the commit and the device."""
 
+import argparse
 import hashlib
 import importlib.metadata
 import platform
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from errors import InputError
+from priors.checkpoint import read_json, user_path
 from priors.prior import Prior
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "numba", "pillow")
@@ -40,12 +42,26 @@ def commit() -> str | None:
         return None
 
 
-def changes(then: dict, now: dict, resume: bool) -> list[str]:
-    """One line for each difference from the environment `then` of an earlier run; {} if there was none.
+def earlier_environment(config, resume: bool) -> dict | None:
+    """The environment of the run that is resumed, or of the one whose config.yaml the command names, if there is one.
+
+    Raises InputError if environment.json cannot be read.
+    """
+    if resume:
+        return read_json(Path(config.out) / "environment.json")
+    command = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    command.add_argument("--config")
+    settings = command.parse_known_args(config.command)[0].config
+    file = user_path(settings or "none").with_name("environment.json")
+    return read_json(file) if settings and file.is_file() else None
+
+
+def changes(then: dict | None, now: dict, resume: bool) -> list[str]:
+    """One line for each difference from the environment `then` of an earlier run, if there was one.
 
     Raises InputError if a run is resumed with another prior or other input images.
     """
-    if not then:
+    if then is None:
         return []
     images = then.get("images_sha256") or {}
     other = [] if then.get("prior_sha256") == now["prior_sha256"] else ["the prior's files differ from the old run's"]

@@ -1,49 +1,33 @@
-"""Errors for values that are not finite. They name the step, the timestep, the particle and the likely cause."""
+"""What is not finite ends a run, with an error that names the step, the timestep and the particle."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 
-from algorithms.method import Method
-from priors.prior import Prior
 
-LEARNED = "part that learns"
-TOO_LONG = "its update was too large for float32; lower {}"
-CAUSES = {
-    "parameter": TOO_LONG.format("--rep.lr, --algo.guidance-scale or the weight"),
-    LEARNED: TOO_LONG.format("--algo.vsd.lora-lr, --algo.vsd.full-lr or --algo.lods.lr"),
-}
+def require_finite(what: str, sizes: torch.Tensor, places: Iterable[str], dtype: torch.dtype) -> None:
+    """Raises FloatingPointError for the first of `sizes` (N,), such as norms, that is not finite.
 
-
-def require_finite(norms: torch.Tensor, places: list[str], what: str, prior: Prior) -> None:
-    """Raises FloatingPointError for the first of the norms (N,) that is not finite. places: where each is from."""
-    for place, norm in zip(places, norms.tolist(), strict=True):
-        if not math.isfinite(norm):
-            network = "autoencoder" if what in ("latent", "decoded picture") else "denoiser"
-            cause = f"the checkpoint's {network} is broken, or its input was too large"
-            if prior.dtype == torch.float16:
-                cause = f"float16 ends at 65,504, which the {network} exceeded: "
-                cause += "--prior.dtype bfloat16 or float32 is needed"
-            raise FloatingPointError(f"{place}: the {what} is not finite; {CAUSES.get(what, cause)}")
+    places: where each of them is from, N texts; dtype: the prior's.
+    """
+    for place, size in zip(places, sizes.tolist(), strict=True):
+        if not math.isfinite(size):
+            advice = "use a lower learning rate, guidance scale or weight"
+            if dtype == torch.float16:
+                advice = "float16 ends at 65,504: use --prior.dtype bfloat16 or float32"
+            raise FloatingPointError(f"{place}: the {what} is not finite; {advice}")
 
 
-def step_norms(z: torch.Tensor, gradient: torch.Tensor, parameters: list, algorithm: Method) -> dict[str, torch.Tensor]:
-    """{what: norms, (B,) or (1,)} of a step, on the device, in the order in which the step computes them, so that the
-    first that is not finite causes the others."""
-    rows = len(z)
-    # A parameter that all particles share counts for each of them.
-    each = [p.detach().reshape(rows if p.shape[:1] == (rows,) else 1, -1).norm(dim=1) for p in parameters]
-    norms = {"latent": z.flatten(1).norm(dim=1), "gradient": gradient.flatten(1).norm(dim=1)}
-    norms["parameter"] = sum(norm.expand(rows) for norm in each)
-    if learned := list(algorithm.parameters()):
-        norms[LEARNED] = torch.nn.utils.get_total_norm([p.detach() for p in learned]).view(1)
-    return norms
+def state_size(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """The sum of the absolute values of an optimizer's parameters and of its moments of them, (1,).
 
-
-def require_finite_step(
-    norms: dict[str, torch.Tensor], step: int, particles: list[int], t: list[int], prior: Prior
-) -> None:
-    """Raises FloatingPointError if step_norms are not finite. particles, t: the rows and timesteps of the step."""
-    places = [f"step {step}, timestep {time}, particle {row}" for row, time in zip(particles, t, strict=True)]
-    for what, values in norms.items():
-        require_finite(values, [f"step {step}, all particles"] if what == LEARNED else places, what, prior)
+    If Adam's squares overflow, the parameters stand still and remain finite.
+    """
+    values = []
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        kept = optimizer.state.get(parameter, {}).values()
+        moments = [value for value in kept if torch.is_tensor(value) and value.shape == parameter.shape]
+        values += [parameter.detach(), *moments]
+    # The 2-norm would overflow where the values do not.
+    return torch.nn.utils.get_total_norm(values, norm_type=1).view(1)

@@ -41,8 +41,8 @@ def write_csv(path: Path, rows: list[dict]) -> None:
     write_text(path, text.getvalue())
 
 
-def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
-    """Atomically makes a new folder with `config` as its config.yaml → its path.
+def make_folder(folder: Path, files: dict[str, str], unique: bool = False) -> Path:
+    """Atomically makes a new folder with files {name: text} → its path.
 
     unique: add a number to a name that is taken. Otherwise, and for any other failure, raises InputError.
     """
@@ -51,7 +51,8 @@ def make_folder(folder: Path, config: str, unique: bool = False) -> Path:
         name = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
             part.mkdir(parents=True, exist_ok=True)
-            (part / "config.yaml").write_text(config, encoding="utf-8")
+            for file, text in files.items():
+                (part / file).write_text(text, encoding="utf-8")
             if os.path.lexists(name):  # os.rename replaces an empty folder, and refuses only a non-empty one.
                 raise FileExistsError(errno.EEXIST, "it already exists")
             os.rename(part, name)
@@ -94,11 +95,9 @@ def truncate_records(folder: Path, step: int) -> None:
 
 
 def step_of(line: str) -> int:
-    """The step of a line of metrics.jsonl or scores.jsonl; -1 unless it is complete and all its values are numeric."""
+    """The step of a line of metrics.jsonl or scores.jsonl; -1 unless the line is complete."""
     try:
-        values = json.loads(line)
-        numbers = [number for value in values.values() for number in (value if isinstance(value, list) else [value])]
-        good = type(values["step"]) is int and all(type(number) in (int, float) for number in numbers)
-        return values["step"] if good and line.endswith("\n") else -1
-    except (ValueError, LookupError, AttributeError, RecursionError):
+        step = json.loads(line)["step"] if line.endswith("\n") else -1
+        return step if isinstance(step, int) else -1
+    except (ValueError, LookupError, TypeError, RecursionError):
         return -1

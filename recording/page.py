@@ -2,6 +2,7 @@
 elsewhere."""
 
 import filecmp
+import json
 import os
 import re
 import shlex
@@ -56,6 +57,7 @@ def recorded(folder: Path) -> dict[str, list[int]]:
 def page(folder: Path, progress: str | None = None) -> str:
     """The page of a run's folder, as HTML. progress: how far the run is, if it is not over; the page then reloads
     itself."""
+    warnings = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["warnings"]
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
     config = yaml.load(settings, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C is ten times as fast
     command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
@@ -69,6 +71,7 @@ def page(folder: Path, progress: str | None = None) -> str:
     probes = {name: steps[-1] for name in titles if (steps := steps_in(folder / "timesteps", name))}
     return PAGE.render(
         config=config,
+        warnings=warnings,
         progress=progress,
         probes=[(f"{titles[name]}, at step {step}", f"{name}_{step:06d}.png") for name, step in probes.items()],
         files=files,

@@ -1,20 +1,18 @@
 """Tensors as images: labelled grids and heat maps."""
 
 import functools
-import importlib.util
 import math
 import textwrap
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from recording.folder import write_atomic
 from representations.heat_map import heat_map
 
-MOST = 2**27  # pixels of a grid; FFmpeg reads and writes twice as many
+MOST = 2**27  # pixels of a grid's pictures
 
 
 def to_pillow(image: torch.Tensor) -> Image.Image:
@@ -25,22 +23,16 @@ def to_pillow(image: torch.Tensor) -> Image.Image:
 
 
 def save_sheet(path: Path, sheet: Image.Image) -> None:
-    """Saves an RGB image as PNG. The run waits for this: FFmpeg's encoder takes two thirds of Pillow's time."""
-    encoder = av.CodecContext.create("png", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = *sheet.size, "rgb24"
-    encoder.time_base = encoder.sample_aspect_ratio = Fraction(1)
-    encoder.options = {"pred": "up", "compression_level": "1"}
-    packets = [*encoder.encode(av.VideoFrame.from_image(sheet)), *encoder.encode()]
+    """Saves an image as PNG, compressed a little only, since the run waits for this."""
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, lambda part: part.write_bytes(b"".join(map(bytes, packets))))
+    write_atomic(path, lambda part: sheet.save(part, compress_level=1))
 
 
 @functools.cache
 def font() -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which ships with matplotlib. Unlike Pillow's own font, it has arrows, math symbols and many
     scripts."""
-    package = Path(importlib.util.find_spec("matplotlib").origin).parent  # Importing it would take a second.
-    return ImageFont.truetype(package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 14)
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14)
 
 
 def wrap(text: str, width: int, most: int = 3) -> list[str]:

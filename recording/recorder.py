@@ -1,7 +1,8 @@
 """Writes everything that a run leaves in its folder. docs/USAGE.md lists the files."""
 
+import contextlib
 import json
-import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,16 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tqdm import tqdm
 
+from errors import first_line
 from priors.settings import NonNegative
-from recording.checkpoint import Unsaved, load_checkpoint, parameters, save_checkpoint
-from recording.finite import require_finite, require_finite_step, step_norms
+from recording.checkpoint import Unsaved, load_checkpoint, save_checkpoint
+from recording.finite import require_finite, state_size
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
 from recording.pictures import grid, heat_grid, save_sheet, to_pillow
+from recording.plots import plot_schedule
 from recording.probe import probe
 from recording.scores import Evaluator
 from recording.tensorboard import add_numbers, add_sheet, open_writer
@@ -55,15 +59,15 @@ class LogConfig:
 class Recorder:
     """Records one run in its folder, which must exist."""
 
-    def __init__(self, config, parts: tuple, timesteps: list[int], evaluator: Evaluator | None, resume: bool):
-        """parts: what build() returned; timesteps: --log.timesteps, from probe_timesteps. resume: restore the last
-        checkpoint, if any, and delete later records. `first` is the first step."""
-        self.parts, (self.algorithm, self.representation, _, self.optimizer, self.particles) = parts, parts
-        self.folder, self.log, self.evaluator = Path(config.out), config.log, evaluator
-        self.prior, self.timesteps = self.algorithm.prior, timesteps
+    def __init__(self, config, parts, timesteps: list[int], evaluator: Evaluator | None, resume: bool):
+        """parts: what sds2d.build() returned; timesteps: --log.timesteps, from probe_timesteps. resume: restore the
+        last checkpoint, if any, and delete later records. `first` is the first step."""
+        self.parts, self.prior = parts, parts.algorithm.prior
+        self.algorithm, self.representation, self.schedule, self.optimizer, self.particles = parts
+        self.folder, self.log, self.evaluator, self.timesteps = Path(config.out), config.log, evaluator, timesteps
         self.labels, self.columns, self.steps = config.prompt, config.particles, config.steps
         self.checkpoint_every = config.log.checkpoint_every or config.log.every
-        self.pending, self.t = [], torch.zeros(len(self.particles), dtype=torch.long)
+        self.pending = []  # numbers of steps that are not on disk yet
         self.first = load_checkpoint(self.folder, self.steps, parts) if resume else 0
         self.unsaved = Unsaved(self.algorithm)
         if resume:
@@ -79,51 +83,51 @@ class Recorder:
             self.probe(step)
         if step % self.log.every:
             return None
-        images = self.picture(step)
+        images = self.images(step)
+        self.picture(step, images)
         write_text(self.folder / "index.html", page(self.folder, self.progress(step)))
         return images
 
     def after_step(self, step: int, result, seconds: float) -> None:
-        """Records a step's numbers, and its maps and a checkpoint if they are due. On a GPU the numbers stay there
-        until flush(), so that no step waits for them."""
-        z, t, weight, gradient, particles = result
-        norms = step_norms(z, gradient, parameters(self.optimizer), self.algorithm)
-        self.t[particles.rows] = t
-        rows = torch.arange(len(self.t))[particles.rows].tolist()
-        line = {"step": step, "particles": rows, "t": t.tolist(), "weight": weight.tolist()}
-        self.pending.append((line | {"seconds": round(seconds, 6)}, norms))
+        """Records the numbers of a step, what sds2d.distill() returned for it, and its maps and a checkpoint if they
+        are due. On a GPU the numbers stay there until flush(), so that no step waits for them."""
+        rows = torch.arange(len(self.particles))[result.particles.rows].tolist()
+        line = {"step": step, "particles": rows, "t": result.t.tolist(), "weight": result.weight.tolist()}
+        norms = {"latent": result.z.flatten(1).norm(dim=1), "gradient": result.gradient.flatten(1).norm(dim=1)}
+        optimizers = {"parameters": self.optimizer, "part that the method learns": self.algorithm.optimizer}
+        states = {f"state of the {what}": state_size(optimizer) for what, optimizer in optimizers.items() if optimizer}
+        self.pending.append((line | {"seconds": round(seconds, 6)}, norms, states))
         if self.prior.device.type == "cpu":
             self.flush()
         if step % self.log.every == 0:
             self.flush()  # Raises before a gradient that is not finite is drawn.
-            rows = t.unflatten(0, (len(self.labels), -1)).tolist()
-            times = [" ".join(map(str, dict.fromkeys(row))) for row in rows]
-            labels = [f"{label} · t = {time}" for label, time in zip(self.labels, times, strict=True)]
-            clean = self.algorithm.predictions | {"pseudo_gt": self.algorithm.pseudo_gt(z, t, gradient)}
-            self.maps(gradient, clean, labels, len(rows[0]), f"{{}}/step_{step:06d}.png")
-            norm = {"norm": gradient.norm(dim=1)}
-            self.save_tensors(f"gradients/step_{step:06d}.safetensors", norm, {"labels": json.dumps(labels)})
-            if self.log.arrays:
-                arrays = {"z": z, "t": t, "weight": weight, "gradient": gradient} | clean
-                self.save_tensors(f"arrays/step_{step:06d}.safetensors", arrays)
+            self.step_maps(step, result)
         if (step + 1) % self.checkpoint_every == 0 and step + 1 < self.steps:
             self.checkpoint(step + 1)
 
     def finish(self, step: int) -> torch.Tensor:
-        """Writes a checkpoint and all final files after `step` steps, at the end or where the run was stopped → the
-        final images."""
+        """Writes a checkpoint, the final pictures and all other files after `step` steps, at the end or where the run
+        was stopped → the final images. If one of the other files fails, prints a warning."""
         self.checkpoint(step)
-        images = self.picture(step)
+        images = self.images(step)
         for index, image in enumerate(images):
             write_atomic(self.folder / f"final_{index:02d}.png", to_pillow(image).save)
         write_atomic(self.folder / "final.png", self.sheet(images).save)
-        for name, writer in self.representation.files().items():
-            write_atomic(self.folder / name, writer)
-        self.probe(step)
-        self.draw_gradients()
+        with warning("the last recording"):
+            self.picture(step, images)
+        with warning("the representation's files"):
+            for name, writer in self.representation.files().items():
+                write_atomic(self.folder / name, writer)
+        with warning("timesteps/"):
+            self.probe(step)
+        with warning("gradients/"):
+            self.draw_gradients()
+        with warning("schedule.png"):
+            write_atomic(self.folder / "schedule.png", lambda path: plot_schedule(path, self.schedule))
         self.summarize()
         if self.tensorboard:
-            self.tensorboard.close()
+            with warning("tensorboard/"):
+                self.tensorboard.close()
         return images
 
     def progress(self, step: int) -> str:
@@ -133,13 +137,15 @@ class Recorder:
         return f"step {step} of {self.steps}{rest}"
 
     def summarize(self) -> None:
-        """Writes the video and the page of the recorded pictures, if any."""
+        """Writes the video and the page of the recorded pictures, if any, or warnings if that fails."""
         pictures = [self.folder / "images" / f"step_{step:06d}.png" for step in steps_in(self.folder / "images")]
         if pictures:
-            save_video(self.folder / "video.mp4", pictures, self.log.fps)
-            if self.log.gif:
-                save_gif(self.folder / "video.gif", pictures, self.log.fps)
-            write_text(self.folder / "index.html", page(self.folder))
+            with warning("the video"):
+                save_video(self.folder / "video.mp4", pictures, self.log.fps)
+                if self.log.gif:
+                    save_gif(self.folder / "video.gif", pictures, self.log.fps)
+            with warning("index.html"):
+                write_text(self.folder / "index.html", page(self.folder))
 
     # -------------------------------------------------------------------------------------------------------- numbers
 
@@ -147,9 +153,14 @@ class Recorder:
         """Writes the pending steps. Raises FloatingPointError at the first with a value that is not finite."""
         lines = []
         try:
-            for line, norms in self.pending:
-                require_finite_step(norms, line["step"], line["particles"], line["t"], self.prior)
-                if len(line["particles"]) == len(self.t):
+            for line, norms, states in self.pending:
+                at, rows = f"step {line['step']}", zip(line["t"], line["particles"], strict=True)
+                places = [f"{at}, timestep {t}, particle {row}" for t, row in rows]
+                for what, values in norms.items():
+                    require_finite(what, values, places, self.prior.dtype)
+                for what, value in states.items():
+                    require_finite(what, value, [f"{at}, all particles"], self.prior.dtype)
+                if len(places) == len(self.particles):
                     del line["particles"]
                 lines.append(line | {"grad_norm": norms["gradient"].tolist()})
         finally:
@@ -163,20 +174,16 @@ class Recorder:
             file.writelines(f"{json.dumps(line)}\n" for line in lines)
 
     def checkpoint(self, step: int) -> None:
-        """Saves the state after `step` steps; the metrics up to it are written first."""
+        """Saves the state after `step` steps, once the numbers up to it are written and found finite."""
         self.flush()
         self.unsaved.require_unchanged()
-        save_checkpoint(self.folder, step, self.t.tolist(), self.parts)
+        save_checkpoint(self.folder, step, self.parts)
 
     # ------------------------------------------------------------------------------------------------------- pictures
 
-    def save(self, name: str, sheet: Image.Image, same: str | None = None) -> None:
-        """Saves a sheet as DIR/name, and for TensorBoard. same: a file that already has this sheet."""
-        if same:
-            (self.folder / name).parent.mkdir(exist_ok=True)
-            write_atomic(self.folder / name, lambda part: shutil.copyfile(self.folder / same, part))
-        else:
-            save_sheet(self.folder / name, sheet)
+    def save(self, name: str, sheet: Image.Image) -> None:
+        """Saves a sheet as DIR/name, and for TensorBoard."""
+        save_sheet(self.folder / name, sheet)
         if self.tensorboard:
             add_sheet(self.tensorboard, name, sheet)
 
@@ -215,19 +222,37 @@ class Recorder:
         return grid(rows.flatten(0, 1), labels, rows.shape[1], self.log.tile)
 
     @torch.no_grad()
-    def picture(self, step: int) -> torch.Tensor:
-        """Records the images before step `step`, the representation's views and the scores → the images."""
+    def images(self, step: int) -> torch.Tensor:
+        """The images (B, 3, H, W) before step `step`."""
         self.flush()
         images = self.representation.images().detach().clone()
         places = [f"before step {step}, particle {row}" for row in range(len(images))]
-        require_finite(images.flatten(1).norm(dim=1), places, "decoded picture", self.prior)
+        require_finite("decoded picture", images.flatten(1).norm(dim=1), places, self.prior.dtype)
+        return images
+
+    @torch.no_grad()
+    def picture(self, step: int, images: torch.Tensor) -> None:
+        """Records the images before step `step`, the representation's views and the scores."""
         self.save(f"images/step_{step:06d}.png", self.sheet(images))
         for name, (pictures, note) in self.representation.views(images).items():
             labels = [f"{note} · {label}" if note else label for label in self.labels]
             self.save(f"{name}/step_{step:06d}.png", grid(pictures, labels, self.columns, self.log.tile))
         if self.evaluator:
             self.append("scores.jsonl", [{"step": step, **self.evaluator.scores(images)}])
-        return images
+
+    def step_maps(self, step: int, result) -> None:
+        """Records the gradient and the clean latents of a step."""
+        z, t, gradient = result.z, result.t, result.gradient
+        rows = t.unflatten(0, (len(self.labels), -1)).tolist()
+        times = [" ".join(map(str, dict.fromkeys(row))) for row in rows]
+        labels = [f"{label} · t = {time}" for label, time in zip(self.labels, times, strict=True)]
+        clean = self.algorithm.predictions | {"pseudo_gt": self.algorithm.pseudo_gt(z, t, gradient)}
+        self.maps(gradient, clean, labels, len(rows[0]), f"{{}}/step_{step:06d}.png")
+        norm = {"norm": gradient.norm(dim=1)}
+        self.save_tensors(f"gradients/step_{step:06d}.safetensors", norm, {"labels": json.dumps(labels)})
+        if self.log.arrays:
+            arrays = {"z": z, "t": t, "weight": result.weight, "gradient": gradient} | clean
+            self.save_tensors(f"arrays/step_{step:06d}.safetensors", arrays)
 
     def probe(self, step: int) -> None:
         """Records gradient and predictions at --log.timesteps: grids, rows timesteps, columns particles."""
@@ -241,7 +266,7 @@ class Recorder:
         )
         before = f"--log.timesteps before step {step}"
         places = [f"{before}, timestep {t}, particle {row}" for t in self.timesteps for row in range(len(z))]
-        require_finite(gradient.flatten(1).norm(dim=1), places, "gradient", self.prior)
+        require_finite("gradient", gradient.flatten(1).norm(dim=1), places, self.prior.dtype)
         labels = [f"t = {t}" for t in self.timesteps]
         self.maps(gradient, clean, labels, len(z), f"timesteps/{{}}_{step:06d}.png")
 
@@ -250,9 +275,14 @@ class Recorder:
         """Saves |g| and {name: clean latents} as grids, in the files path.format(name)."""
         norm = gradient.norm(dim=1).cpu()
         self.save(path.format("gradients"), self.heat_map(norm, labels, columns))
-        sheets = {}
         for name, latents in clean.items():
-            # SDS's pseudo ground truth is its prediction up to rounding: decode it and write the PNG only once.
-            same = next((other for other in sheets if torch.allclose(clean[other], latents, atol=1e-3)), None)
-            sheets[name] = sheets[same] if same else grid(self.prior.decode(latents), labels, columns, self.log.tile)
-            self.save(path.format(name), sheets[name], same and path.format(same))
+            self.save(path.format(name), grid(self.prior.decode(latents), labels, columns, self.log.tile))
+
+
+@contextlib.contextmanager
+def warning(what: str):
+    """Inside, an error becomes a warning: the run is over, and its picture and checkpoint are on disk."""
+    try:
+        yield
+    except Exception as error:
+        tqdm.write(f"warning: {what} could not be written: {first_line(error)}", file=sys.stderr)

@@ -10,6 +10,7 @@ import av
 import imageio.v3 as imageio
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from PIL.PngImagePlugin import PngImageFile
 
 from recording.folder import write_atomic
 
@@ -22,11 +23,11 @@ def frames(pictures: list[Path], fps: int) -> Iterator[tuple[np.ndarray, int]]:
     SECONDS in total, and one second more for the last."""
     each = math.ceil(SECONDS * fps / len(pictures))
     for picture in pictures:
-        with av.open(io.BytesIO(picture.read_bytes()), format="png_pipe") as file:
-            frame = next(file.decode(video=0))
-        scale = min(1, LARGEST / max(frame.width, frame.height))
-        width, height = (max(2, int(side * scale) // 2 * 2) for side in (frame.width, frame.height))
-        yield frame.to_ndarray(format="rgb24", width=width, height=height), each + fps * (picture == pictures[-1])
+        last = fps if picture == pictures[-1] else 0
+        with PngImageFile(picture) as image:  # Image.open would refuse the largest grids.
+            scale = min(1, LARGEST / max(image.size))
+            width, height = (max(2, int(side * scale) // 2 * 2) for side in image.size)
+            yield np.asarray(image.resize((width, height))), each + last
 
 
 def save_video(path: Path, pictures: list[Path], fps: int) -> None:

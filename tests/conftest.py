@@ -196,9 +196,9 @@ def tiny(tmp_path_factory):
 def no_plots(monkeypatch):
     """A plot takes longer than most tests' runs. test_schedules.py draws its own, and commands in other processes
     draw theirs."""
-    import sds2d
+    import recording.recorder
 
-    monkeypatch.setattr(sds2d, "plot_schedule", lambda path, schedule: path.write_bytes(b""))
+    monkeypatch.setattr(recording.recorder, "plot_schedule", lambda path, schedule: path.write_bytes(b""))
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ def test_whole_help():
     done = subprocess.run([sys.executable, ROOT / "sds2d.py", "--help-all"], capture_output=True, text=True)
     assert done.returncode == 0
     missing = [name for name in flatten(CommandLine()) if flag(name) not in done.stdout]
-    assert missing == ["command", "environment"]
+    assert missing == ["command"]
 
 
 def test_version():

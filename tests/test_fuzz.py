@@ -48,7 +48,7 @@ OWN = {  # Flags that only take what a test can afford, or what lies in its fold
     "--prior.device": st.just("cpu"),
     "--algo.pds.num-inference-steps": st.sampled_from(["1", "100", "500", "1000", "1001"]),
 }
-SKIPPED = {"--out", "--prior.path", "--command", "--environment"}  # which the test gives
+SKIPPED = {"--out", "--prior.path", "--command"}  # which the test gives
 
 
 def spell(flag, words):

@@ -137,7 +137,10 @@ def test_a_checkpoint_from_the_hub(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert settings["prior"]["path"] == "owner/name"
-    assert settings["environment"]["prior_sha256"] == Checkpoint(PriorConfig(path=str(tiny))).sha256
+    assert (
+        json.loads((tmp_path / "run" / "environment.json").read_text())["prior_sha256"]
+        == Checkpoint(PriorConfig(path=str(tiny))).sha256
+    )
 
 
 def test_a_clip_of_pickles_is_refused(tmp_path):
@@ -436,9 +439,6 @@ HOSTILE = {
     "no integer": lambda good: good.read_text().replace("seed: 0", 'seed: !!int ""'),
     "no float": lambda good: good.read_text().replace("seed: 0", 'seed: !!float ""'),
     "no time": lambda good: good.read_text().replace("seed: 0", "seed: !!timestamp x"),
-    "a date of its making": lambda good: with_settings(
-        good, lambda c: c["environment"].update(day=__import__("datetime").date(2020, 1, 1))
-    ),
     "a date": lambda good: with_settings(good, lambda c: c.update(seed=__import__("datetime").date(2020, 1, 1))),
 }
 

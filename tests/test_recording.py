@@ -3,14 +3,18 @@
 import concurrent.futures
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
+import sds2d
 from errors import InputError
-from recording import pictures
+from recording import pictures, recorder
 from recording.folder import make_folder, write_atomic
 from recording.pictures import font, grid, to_pillow, wrap
 from recording.video import frames
@@ -27,6 +31,79 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write_atomic(path, fails)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+BEFORE_THE_REST = ["final.png", "final_00.png", "checkpoint.pt"]
+
+
+@pytest.mark.parametrize(
+    "fails, left",
+    [
+        ("save_video", "the video"),
+        ("page", "index.html"),
+        ("plot_schedule", "schedule.png"),
+        ("probe", "timesteps/"),
+        ("heat_grid", "gradients/"),
+    ],
+)
+def test_the_last_picture_comes_first(tiny, tmp_path, monkeypatch, capsys, fails, left):
+    """What fails once a run is over is told in a line, and costs neither its picture nor its checkpoint."""
+    out, when = tmp_path / "run", []
+
+    def broken(*arguments, **options):
+        when.append([(out / name).is_file() for name in BEFORE_THE_REST])
+        if all(when[-1]):
+            raise RuntimeError("no encoder\nlong story")
+        return working(*arguments, **options)
+
+    working = getattr(recorder, fails)
+    monkeypatch.setattr(recorder, fails, broken)
+    flags = ["--prior.path", str(tiny), "--steps", "2", "--particles", "1", "--log.timesteps"]
+    flags += ["500"] if fails == "probe" else []
+    monkeypatch.setattr(sys, "argv", ["sds2d.py", *flags, "--quiet", "--out", str(out)])
+    sds2d.main()  # without SystemExit: exit code 0
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [f"warning: {left} could not be written: no encoder"]
+    assert printed.out == f"{out}/final.png\n" and all(when[-1])
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 2
+    with Image.open(out / "final.png") as picture:
+        picture.load()
+
+
+def test_a_representations_files_come_after_the_picture(tiny, tmp_path, monkeypatch, capsys):
+    def files(self):
+        raise OSError("no room")
+
+    monkeypatch.setattr(sds2d.REPRESENTATIONS["pixel"], "files", files)
+    flags = ["--prior.path", str(tiny), "--rep.kind", "pixel", "--steps", "1", "--particles", "1", "--log.timesteps"]
+    sds2d.run(sds2d.parse([*flags, "--quiet", "--out", str(tmp_path / "run")]))
+    assert capsys.readouterr().err == "warning: the representation's files could not be written: no room\n"
+    for name in (*BEFORE_THE_REST, "video.mp4", "index.html"):
+        assert (tmp_path / "run" / name).is_file()
+
+
+def test_before_the_end_what_fails_ends_the_run(tiny, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError("no room")
+
+    monkeypatch.setattr(recorder, "save_sheet", full)
+    with pytest.raises(OSError, match="no room"):
+        sds2d.run(sds2d.parse(["--prior.path", str(tiny), "--steps", "1", "--out", str(tmp_path / "run")]))
+
+
+def test_startup_loads_nothing_slow():
+    """`loading PyTorch` is said before PyTorch is loaded, and the garbage collector rests until the first step."""
+    code = """
+import gc, sys
+from recording import startup
+startup.before_imports()
+assert "torch" not in sys.modules and "numpy" not in sys.modules and not gc.isenabled()
+startup.before_first_step()
+assert gc.isenabled() and gc.get_freeze_count() > 0
+"""
+    for flags, said in (([], "loading PyTorch …\n"), (["--quiet"], "")):
+        done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, said)
 
 
 def test_to_pillow_shows_what_is_outside_as_the_bound():
@@ -84,7 +161,7 @@ def test_video_frames_stay_within_what_codecs_take(tmp_path):
 
 
 def make(folder):
-    return make_folder(folder, f"made by {os.getpid()}", unique=folder.name == "default").name
+    return make_folder(folder, {"config.yaml": f"made by {os.getpid()}"}, unique=folder.name == "default").name
 
 
 @pytest.mark.parametrize("name, made", [("named", 1), ("default", 8)])

@@ -1,6 +1,7 @@
 """What repeats a run: its command, its config.yaml, whatever the number of threads."""
 
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -48,7 +49,7 @@ def test_the_same_command_gives_the_same_bytes(tiny, tmp_path, nursery, name, ki
         )
         _, error = process.communicate()
         assert process.returncode == 0, error
-    assert yaml.safe_load((tmp_path / "one/config.yaml").read_text())["environment"]["threads"] == threads
+    assert json.loads((tmp_path / "one/environment.json").read_text())["threads"] == threads
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     for file in files:
         if file.name not in ("config.yaml", "metrics.jsonl", "index.html"):
@@ -178,7 +179,7 @@ def test_flags_beside_a_config_come_after_its_own(tiny, prior, tmp_path):
     assert other.out is None and sds2d.parse(["--config", file, "--out", "x"]).out == "x"
 
 
-def test_config_yaml_says_what_the_run_was_environment(tiny, tmp_path):
+def test_environment_json_says_what_a_run_depends_on(tiny, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
     copy = shutil.copytree(tiny, tmp_path / "prior")
 
@@ -199,7 +200,7 @@ def test_config_yaml_says_what_the_run_was_environment(tiny, tmp_path):
                 ]
             )
         )
-        return yaml.safe_load((tmp_path / out / "config.yaml").read_text())["environment"]
+        return json.loads((tmp_path / out / "environment.json").read_text())
 
     first = environment(tiny, "one")
     assert first["torch"] == torch.__version__ and first["python"] == platform.python_version() and first["device"]
@@ -229,11 +230,15 @@ def test_a_config_is_repeated_with_another_prior_and_that_is_told(tiny, prior, t
         sds2d.parse(["--prior.path", str(tiny), "--steps", "1", "--particles", "1", "--out", str(tmp_path / "run")]),
         prior,
     )
-    file = tmp_path / "run" / "config.yaml"
-    flags = ["--config", str(file), "--out", str(tmp_path / "again")]
+    file = tmp_path / "run" / "environment.json"
     file.write_text(file.read_text().replace(prior.sha256, "0" * 64))
-    sds2d.run(sds2d.parse(flags), prior)
-    assert "warning: the prior's files differ" in capsys.readouterr().err
+    settings = str(tmp_path / "run" / "config.yaml")
+    for number, flags in enumerate((["--config", settings], [f"--config={settings}"])):
+        sds2d.run(sds2d.parse([*flags, "--out", str(tmp_path / f"again{number}")]), prior)
+        assert "warning: the prior's files differ" in capsys.readouterr().err
+    (tmp_path / "mine.yaml").write_text(f"steps: 1\nprior: {{path: {tiny}}}\n")
+    sds2d.run(sds2d.parse(["--config", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "mine")]), prior)
+    assert "differ" not in capsys.readouterr().err, "settings of nobody's run"
 
 
 def test_a_few_lines_of_yaml_are_enough(tiny, tmp_path):

@@ -828,7 +828,6 @@ def test_every_setting_is_covered():
         "debug",
         "log.checkpoint-every",
         "command",
-        "environment",
     }
 
     def names(cls, prefix=""):
