@@ -15,9 +15,7 @@ from typing import Any
 
 import tyro
 
-from config.command_line import read_options
-from config.files import load
-from config.settings import flag
+from config import flag, load, read_options
 from errors import InputError, explain
 from priors.checkpoint import user_path
 from recording.folder import write_text
@@ -64,7 +62,7 @@ def main():
 def differences(runs: dict[str, Path]) -> dict[str, list[Any]]:
     """{flag: its value in each run} for the settings that differ."""
     settings = [load(folder / "config.yaml") for folder in runs.values()]
-    names = dict.fromkeys(name for each in settings for name in each if name not in ("command", "environment", "quiet"))
+    names = dict.fromkeys(name for each in settings for name in each if name not in ("command", "quiet"))
     values = {flag(name): [each.get(name) for each in settings] for name in names}
     return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 

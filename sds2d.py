@@ -19,8 +19,6 @@ if __name__ == "__main__":
 atexit.register(gc.freeze)  # Nor does it find any at exit, where it would take another second.
 
 import contextlib
-import functools
-import math
 import re
 import shlex
 import time
@@ -34,17 +32,12 @@ from tqdm import tqdm
 from algorithms import ALGORITHMS
 from algorithms.method import Method
 from algorithms.particles import Particles
-from config.command_line import parse, parse_resume
-from config.defaults import defaults, resolve
-from config.files import dump
-from config.help import short_help, version
-from config.settings import Config
-from config.validation import validate
+from config import Config, complete, defaults, dump, parse, parse_resume, settings_in
 from errors import InputError, explain
 from priors.device import per_row
-from priors.families import FAMILIES
 from priors.prior import Prior
-from recording.environment import changes, environment
+from recording.describe import answer, describe, prior_warnings
+from recording.environment import changes, environment, load_environment, save_environment
 from recording.folder import lock_folder, make_folder, write_atomic, write_text
 from recording.interruption import Interrupted, Interruption
 from recording.plots import plot_schedule
@@ -55,11 +48,6 @@ from representations import REPRESENTATIONS
 from representations.representation import Representation, make_optimizer, set_learning_rate
 from representations.start import load_images
 from schedules.schedule import Schedule
-from schedules.timestep import TIMESTEPS
-from schedules.weight import WEIGHTS
-
-SOURCE_ERROR = 10**-2.2  # MSE at 22 dB PSNR. The embedded prior reaches 32 dB on its own drawings, 14 to 25 on photos.
-
 
 def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedule, torch.optim.Optimizer]:
     """Builds the four parts of a step from a resolved Config."""
@@ -125,24 +113,25 @@ def run(
     Raises InputError for invalid settings, FloatingPointError for NaN or infinite values, and Interrupted after
     Ctrl-C or SIGTERM, once everything is written.
     """
+    given = config
     if not resume:
-        validate(resolve(config))
+        config = complete(config)
     prior = prior or Prior(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
     algorithm, _, schedule, _ = parts = build(config, prior)
     scores = evaluator(config.eval, config.prior.path, algorithm.particles)
     timesteps = probe_timesteps(config.log.timesteps, algorithm)
-    then, config.environment = config.environment, environment(prior, config)
-    warnings = prior_warnings(algorithm)
-    for line in [*warnings, *changes(then, config.environment, resume)]:
+    warnings, now = prior_warnings(algorithm), environment(prior, config)
+    earlier = config.out if resume else config.config_file and Path(config.config_file).parent
+    for line in [*warnings, *changes(load_environment(earlier), now, resume)]:
         print(f"warning: {line}", file=sys.stderr)
-    config.environment["warnings"] = warnings
     if not resume:
         out = Path(config.out or default_out(config))
-        config.out = str(make_folder(out, dump(config), unique=not config.out))
+        config.out = given.out = str(make_folder(out, dump(config), unique=not config.out))
     if not config.quiet:
-        print(describe(config, schedule), file=sys.stderr)
+        print(describe(config, schedule, defaults(config)[1]), file=sys.stderr)
     folder = Path(config.out)
+    save_environment(folder, now | {"warnings": warnings})
     if not gc.isenabled():
         gc.freeze()  # what was loaded stays
         gc.enable()
@@ -183,61 +172,15 @@ def default_out(config: Config) -> str:
     return f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{config.algo.name}-{config.rep.kind}-{slug}"
 
 
-def prior_warnings(algorithm: Method) -> list[str]:
-    """Warnings about prompts, source images or a guidance scale that do not suit the prior."""
-    prior, particles, lines = algorithm.prior, algorithm.particles, []
-    if particles.source_images is not None:
-        with torch.no_grad():
-            errors = (prior.decode(particles.source).clamp(0, 1) - particles.source_images).square().mean((1, 2, 3))
-        for error in errors.unique().tolist():
-            if error > SOURCE_ERROR:
-                psnr = -10 * math.log10(error)
-                lines.append(f"detail is lost: a source image has {psnr:.1f} dB PSNR after the prior's autoencoder")
-    if prior.distilled and (algorithm.s or 0) > 1:
-        lines.append(f"--algo.guidance-scale {algorithm.s:g}: this prior was distilled with guidance; use 1")
-    if prior.scheduler_config.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
-        lines.append("this prior is a consistency model: it predicts clean images, not a score")
-    return lines + [f"{text[:60]!r}: {line}" for text in particles.seen_prompts for line in prior.warnings(text)]
-
-
-def describe(config: Config, schedule: Schedule) -> str:
-    """The run in one line, and where its defaults come from."""
-    _, source = defaults(config)
-    plan = f"{config.steps} steps, {config.schedule.timestep} timesteps, {config.schedule.weight} weight"
-    note = f"\nnote: {schedule.note}" if schedule.note else ""
-    return f"{config.out}: {plan}, {config.rep.optimizer} at {config.rep.lr:g} (defaults: {source}){note}"
-
-
-def overview() -> str:
-    """All methods, representations, schedules and priors, one line each."""
-
-    def first(text):
-        return " ".join((text or "").split("\n\n")[0].split())
-
-    parts = {
-        "Methods, --algo.name": {name: first(sys.modules[cls.__module__].__doc__) for name, cls in ALGORITHMS.items()},
-        "Representations, --rep.kind": {
-            n: first(sys.modules[c.__module__].__doc__) for n, c in REPRESENTATIONS.items()
-        },
-        "Timesteps, --schedule.timestep": {name: first(function.__doc__) for name, function in TIMESTEPS.items()},
-        "Weights, --schedule.weight": {name: first(function.__doc__) for name, function in WEIGHTS.items()},
-        "Priors, --prior.path: a folder or hub id of a pipeline": {name: f.name for name, f in FAMILIES.items()},
-    }
-    blocks = [[title, *(f"  {name:<26} {text}" for name, text in lines.items())] for title, lines in parts.items()]
-    return "\n\n".join("\n".join(block) for block in blocks)
-
-
 def main():
     arguments = sys.argv[1:]
     config = None
     try:
         sys.stdout.reconfigure(errors="backslashreplace")  # so that a terminal without UTF-8 can show any path
-        usage = functools.partial(short_help, __doc__)
-        asked = {"-h": usage, "--help": usage, "--version": version, "--list": overview}
-        if shown := next((asked[word] for word in arguments if word in asked), None):
-            print(shown())
+        if shown := answer(arguments, __doc__):
+            print(shown)
             return
-        resume = any(word.split("=")[0] == "--resume" for word in arguments)
+        resume = "resume" in settings_in(arguments)
         config = parse_resume(arguments) if resume else parse(arguments, __doc__)
         run(config, resume=resume)
         print(f"{config.out}/final.png")

@@ -1,7 +1,8 @@
-"""What a run depends on besides its settings, for config.yaml: versions, file hashes, the commit and the device."""
+"""What a run depends on besides its settings: versions, file hashes, the commit and the device, in environment.json."""
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 import subprocess
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import torch
 
 from errors import InputError
+from priors.checkpoint import read_json
 from priors.prior import Prior
+from recording.folder import write_text
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "numba", "pillow")
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +41,17 @@ def commit() -> str | None:
         return found or None
     except OSError:  # git is not installed.
         return None
+
+
+def save_environment(folder: Path, content: dict) -> None:
+    write_text(folder / "environment.json", json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def load_environment(folder: str | Path | None) -> dict:
+    """environment() of the run in a folder, with its "warnings"; {} if there was none. Raises InputError if it cannot be
+    read."""
+    file = Path(folder) / "environment.json" if folder else None
+    return read_json(file) if file and file.is_file() else {}
 
 
 def changes(then: dict, now: dict, resume: bool) -> list[str]:

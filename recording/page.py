@@ -13,6 +13,7 @@ from urllib.parse import quote
 import jinja2
 import yaml
 
+from recording.environment import load_environment
 from recording.folder import read_records
 
 TITLES = {
@@ -70,6 +71,7 @@ def page(folder: Path, progress: str | None = None) -> str:
     return PAGE.render(
         config=config,
         progress=progress,
+        warnings=load_environment(folder).get("warnings", []),
         probes=[(f"{titles[name]}, at step {step}", f"{name}_{step:06d}.png") for name, step in probes.items()],
         files=files,
         parts=[name for name in files if name.endswith((".svg", ".ply"))],
