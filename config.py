@@ -308,7 +308,7 @@ def read_options(cls: type, arguments: list[str], description: str | None = None
 
 def choices_in(arguments: list[str]) -> Choices:
     """The flags among these on which defaults depend."""
-    return tyro.cli(Choices, args=arguments, return_unknown_args=True, add_help=False)[0]
+    return tyro.cli(Choices, args=arguments, return_unknown_args=True)[0]
 
 
 def read_flags(arguments: list[str], default: Config, description: str | None = None) -> CommandLine:
@@ -423,8 +423,9 @@ def check(config: Config, new: bool = True) -> Config:
         raise InputError("--seeds replaces --seed; give only one of them")
     if seeds and len(seeds) != particles:
         raise InputError(f"{len(seeds)} --seeds: must be {particles}, one for each of a prompt's --particles")
-    if config.seed + rows > 2**32:
-        raise InputError(f"--seed {config.seed} is too large: {rows} particles need seeds below 2^32")
+    last = config.seed + rows - 1
+    if last >= 2**32:
+        raise InputError(f"--seed {config.seed}: the last of {rows} particles gets {last}; must be below 2^32")
     counts = sorted({1, len(config.prompt), rows})
     of_sources = ("source_image", "source_prompt", "source_negative_prompt", "source_mask")
     for key in ("negative_prompt", *of_sources, "rep.init_images"):

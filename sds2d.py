@@ -49,6 +49,7 @@ from representations.representation import Representation, make_optimizer, set_l
 from representations.start import load_images
 from schedules.schedule import Schedule
 
+
 def build(config: Config, prior: Prior) -> tuple[Method, Representation, Schedule, torch.optim.Optimizer]:
     """Builds the four parts of a step from a resolved Config."""
     rows = len(config.prompt) * config.particles
@@ -131,11 +132,11 @@ def run(
     if not config.quiet:
         print(describe(config, schedule, defaults(config)[1]), file=sys.stderr)
     folder = Path(config.out)
-    save_environment(folder, now | {"warnings": warnings})
     if not gc.isenabled():
         gc.freeze()  # what was loaded stays
         gc.enable()
     with lock_folder(folder), Interruption() as interruption:
+        save_environment(folder, now | {"warnings": warnings})
         recorder = Recorder(config, parts, timesteps, scores, resume)
         step = recorder.first
         if resume:  # which may have more steps, or another device

@@ -48,8 +48,7 @@ def save_environment(folder: Path, content: dict) -> None:
 
 
 def load_environment(folder: str | Path | None) -> dict:
-    """environment() of the run in a folder, with its "warnings"; {} if there was none. Raises InputError if it cannot be
-    read."""
+    """environment() of the run in a folder, with its "warnings"; {} if there is none."""
     file = Path(folder) / "environment.json" if folder else None
     return read_json(file) if file and file.is_file() else {}
 

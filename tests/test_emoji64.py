@@ -4,7 +4,6 @@ import csv
 import json
 
 import pytest
-import yaml
 from PIL import Image
 
 import sds2d
@@ -95,7 +94,7 @@ def test_other_prompts_obey_on_pixels(prior, tmp_path):
 
 
 def test_what_it_can_not_use_is_said(prior, tmp_path, capsys):
-    """On the screen, in config.yaml and on the page: a word that it was never taught, and a picture that its
+    """On the screen, in environment.json and on the page: a word that it was never taught, and a picture that its
     autoencoder does not give back; of its own drawings and words nothing."""
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
     own = str(EMBEDDED / "edits" / "15_source.png")
@@ -104,7 +103,7 @@ def test_what_it_can_not_use_is_said(prior, tmp_path, capsys):
         out = tmp_path / f"run{index}"
         sds2d.run(sds2d.parse([*flags, "--steps", "1", "--log.timesteps", "--out", str(out)]), prior)
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-        recorded = yaml.safe_load((out / "config.yaml").read_text())["environment"]["warnings"]
+        recorded = json.loads((out / "environment.json").read_text())["warnings"]
         assert len(recorded) == count and lines == [f"warning: {line}" for line in recorded]
         assert (out / "index.html").read_text().count('class="warning"') == count
 

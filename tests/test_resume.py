@@ -308,7 +308,13 @@ def test_any_optimizer_of_torch_resumes(tiny, prior, tmp_path, monkeypatch, make
 def test_before_the_first_checkpoint_a_run_begins_anew(tiny, prior, tmp_path, monkeypatch):
     flags, out = flags_for("sds", "gaussian2d", tiny, tmp_path), tmp_path / "run"
     killed(flags, out, prior, monkeypatch, 1)
-    assert sorted(path.name for path in out.iterdir()) == [".lock", "config.yaml", "images", "metrics.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".lock",
+        "config.yaml",
+        "environment.json",
+        "images",
+        "metrics.jsonl",
+    ]
     assert [path.match(".step_000000.*.part.png") for path in (out / "images").iterdir()] == [True]
     resume(out, prior)
     same_run(tmp_path / "whole", out)
@@ -328,19 +334,19 @@ def test_another_prior_or_another_picture_is_refused(tiny, stable_diffusion, pri
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
     with pytest.raises(InputError, match="noise.png"):
         resume(out, prior, "--steps", 9)
-    config = (out / "config.yaml").read_text()
-    (out / "config.yaml").write_text(config.replace(prior.sha256, "0" * 64))
+    environment = (out / "environment.json").read_text()
+    (out / "environment.json").write_text(environment.replace(prior.sha256, "0" * 64))
     with pytest.raises(InputError, match="prior"):
         resume(out, prior, "--steps", 9)
-    (out / "config.yaml").write_text(config)
+    (out / "environment.json").write_text(environment)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_other_versions_are_told_of(tiny, prior, tmp_path, capsys):
     flags, out = flags_for("sds", "latent", tiny, tmp_path), tmp_path / "run"
     begin(flags, out, prior)
-    config = (out / "config.yaml").read_text()
-    (out / "config.yaml").write_text(config.replace(f"torch: {torch.__version__}", "torch: 1.0"))
+    environment = (out / "environment.json").read_text()
+    (out / "environment.json").write_text(environment.replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
     resume(out, prior)
     assert f"warning: torch was 1.0, is {torch.__version__}:" in capsys.readouterr().err
 
