@@ -15,9 +15,7 @@ from typing import Any
 
 import tyro
 
-from config.command_line import read_options
-from config.files import load
-from config.settings import flag
+from config import flag, load, read_options
 from errors import InputError, explain
 from priors.files import user_path
 from recording.folder import write_text

@@ -13,9 +13,8 @@ from recording import startup
 if __name__ == "__main__":
     startup.before_imports()  # The imports below take seconds.
 
-import functools
+import copy
 import json
-import math
 import re
 import shlex
 import sys
@@ -31,17 +30,12 @@ from tqdm import tqdm
 from algorithms import ALGORITHMS
 from algorithms.method import Method
 from algorithms.particles import Particles
-from config.command_line import parse, parse_resume
-from config.defaults import defaults, resolve
-from config.files import dump
-from config.help import short_help, version
-from config.settings import Config
-from config.validation import validate
+from config import Config, complete, defaults, dump, parse, parse_resume, settings_in
 from errors import InputError, explain
 from priors.checkpoint import Checkpoint
 from priors.device import per_row
-from priors.families import FAMILIES
 from priors.prior import Prior
+from recording.describe import answer, describe, prior_warnings
 from recording.environment import changes, earlier_environment, environment
 from recording.folder import lock_folder, make_folder, write_text
 from recording.interruption import Interrupted, Interruption
@@ -52,10 +46,6 @@ from representations import REPRESENTATIONS
 from representations.representation import Representation, make_optimizer, set_learning_rate
 from representations.start import load_images
 from schedules.schedule import Schedule
-from schedules.timestep import TIMESTEPS
-from schedules.weight import WEIGHTS
-
-SOURCE_ERROR = 10**-2.2  # MSE at 22 dB PSNR. The embedded prior reaches 32 dB on its own drawings, 14 to 25 on photos.
 
 
 class Parts(NamedTuple):
@@ -131,10 +121,16 @@ def distill(parts: Parts, step: int) -> Step:
     return Step(z.detach(), t, weight, gradient, particles)
 
 
-def run(
-    config: Config, prior: Prior | None = None, watch: Callable | None = None, resume: bool = False
-) -> torch.Tensor:
-    """One run, in the folder config.out → the final images (B, 3, H, W). Unset settings get their defaults.
+class Result(NamedTuple):
+    """What a run leaves."""
+
+    images: torch.Tensor
+    """The final pictures (B, 3, H, W)."""
+    folder: Path
+
+
+def run(config: Config, prior: Prior | None = None, watch: Callable | None = None, resume: bool = False) -> Result:
+    """One run, in the folder config.out. Settings that are not set get their defaults; the Config stays as it is.
 
     prior: an already loaded one; None loads config.prior.
     watch: called as watch(step, images) with the images before that step, at every recording.
@@ -143,55 +139,64 @@ def run(
     Raises InputError for invalid settings, FloatingPointError for NaN or infinite values, and Interrupted after
     Ctrl-C or SIGTERM, once everything is written.
     """
-    if not resume:
-        validate(resolve(config))
+    config = copy.deepcopy(config) if resume else complete(config)
     prior = prior or Checkpoint(config.prior)
     config.prior.dtype, config.prior.device = str(prior.dtype).removeprefix("torch."), str(prior.device)
     parts = build(config, prior)
-    algorithm, schedule = parts.algorithm, parts.schedule
     scores = evaluator(config.eval, config.prior.path, parts.particles)
-    timesteps = probe_timesteps(config.log.timesteps, algorithm)
-    then, config.environment = config.environment, environment(prior, config)
-    warnings = prior_warnings(algorithm, parts.particles)
-    for line in [*warnings, *changes(then, config.environment, resume)]:
+    timesteps = probe_timesteps(config.log.timesteps, parts.algorithm)
+    now, warnings = environment(prior, config), prior_warnings(parts.algorithm, parts.particles)
+    for line in [*warnings, *changes(earlier_environment(config, resume), now, resume)]:
         print(f"warning: {line}", file=sys.stderr)
     files = {"config.yaml": dump(config), "environment.json": json.dumps(now | {"warnings": warnings}, indent=1)}
     if not resume:
-        out = Path(config.out or default_out(config))
-        config.out = str(make_folder(out, files, unique=not config.out))
-    if not config.quiet:
-        print(describe(config, schedule), file=sys.stderr)
+        folder = make_folder(Path(config.out or default_out(config)), files, unique=not config.out)
+        config.out = str(folder)
     folder = Path(config.out)
+    if not config.quiet:
+        print(describe(config, parts.schedule, defaults(config)[1]), file=sys.stderr)
     startup.before_first_step()
-    with lock_folder(folder), Interruption() as interruption:
-        recorder = Recorder(config, parts, timesteps, scores, resume)
-        step = recorder.first
-        if resume:  # which may have more steps, or another device
-            for name, text in files.items():
-                write_text(folder / name, text)
-        bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step", disable=config.quiet or None)
-        plain = bar.disable and not config.quiet  # Not a terminal: print one line per recording instead.
-        with bar:
-            try:
-                while step < config.steps and not interruption.signal:
-                    images = recorder.before_step(step)
-                    if images is not None and plain:
-                        print(recorder.progress(step), file=sys.stderr, flush=True)
-                    if images is not None and watch:
-                        watch(step, images)
-                    start = time.perf_counter()
-                    result = distill(parts, step)
-                    recorder.after_step(step, result, time.perf_counter() - start)
-                    step += 1
-                    bar.set_postfix(t=result.t[0].item(), refresh=False)
-                    bar.update()
-                images = recorder.finish(step)
-            except FloatingPointError:
-                recorder.summarize()  # Earlier recordings may show the cause.
-                raise
-        if interruption.signal:
-            raise Interrupted(interruption.signal)
-    return images
+    try:
+        with lock_folder(folder), Interruption() as interruption:
+            if resume:  # which may have more steps, or another device
+                for name, text in files.items():
+                    write_text(folder / name, text)
+            recorder = Recorder(config, parts, timesteps, scores, resume)
+            images = loop(config, parts, recorder, interruption, watch)
+            if interruption.signal:
+                raise Interrupted(interruption.signal)
+    except (Exception, KeyboardInterrupt) as error:
+        if not isinstance(error, InputError | FloatingPointError):  # These would recur.
+            error.add_note(f"{shlex.join(['python', 'sds2d.py', '--resume', config.out])} continues")
+        raise
+    return Result(images, folder)
+
+
+def loop(
+    config: Config, parts: Parts, recorder: Recorder, interruption: Interruption, watch: Callable | None
+) -> torch.Tensor:
+    """The steps of a run, from recorder.first to the last or to an interruption → the final images (B, 3, H, W)."""
+    step = recorder.first
+    bar = tqdm(initial=step, total=config.steps, desc=config.algo.name, unit="step", disable=config.quiet or None)
+    plain = bar.disable and not config.quiet  # Not a terminal: print one line per recording instead.
+    with bar:
+        try:
+            while step < config.steps and not interruption.signal:
+                images = recorder.before_step(step)
+                if images is not None and plain:
+                    print(recorder.progress(step), file=sys.stderr, flush=True)
+                if images is not None and watch:
+                    watch(step, images)
+                start = time.perf_counter()
+                result = distill(parts, step)
+                recorder.after_step(step, result, time.perf_counter() - start)
+                step += 1
+                bar.set_postfix(t=result.t[0].item(), refresh=False)
+                bar.update()
+            return recorder.finish(step)
+        except FloatingPointError:
+            recorder.summarize()  # Earlier recordings may show the cause.
+            raise
 
 
 def default_out(config: Config) -> str:
@@ -199,73 +204,24 @@ def default_out(config: Config) -> str:
     return f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{config.algo.name}-{config.rep.kind}-{slug}"
 
 
-def prior_warnings(algorithm: Method, particles: Particles) -> list[str]:
-    """Warnings about prompts, source images or a guidance scale that do not suit the prior."""
-    prior, lines = algorithm.prior, []
-    if particles.source_images is not None:
-        with torch.no_grad():
-            errors = (prior.decode(particles.source).clamp(0, 1) - particles.source_images).square().mean((1, 2, 3))
-        for error in errors.unique().tolist():
-            if error > SOURCE_ERROR:
-                psnr = -10 * math.log10(error)
-                lines.append(f"detail is lost: a source image has {psnr:.1f} dB PSNR after the prior's autoencoder")
-    if prior.distilled and (algorithm.s or 0) > 1:
-        lines.append(f"--algo.guidance-scale {algorithm.s:g}: this prior was distilled with guidance; use 1")
-    if prior.scheduler_config.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
-        lines.append("this prior is a consistency model: it predicts clean images, not a score")
-    return lines + [f"{text[:60]!r}: {line}" for text in particles.seen_prompts for line in prior.warnings(text)]
-
-
-def describe(config: Config, schedule: Schedule) -> str:
-    """The run in one line, and where its defaults come from."""
-    _, source = defaults(config)
-    plan = f"{config.steps} steps, {config.schedule.timestep} timesteps, {config.schedule.weight} weight"
-    note = f"\nnote: {schedule.note}" if schedule.note else ""
-    return f"{config.out}: {plan}, {config.rep.optimizer} at {config.rep.lr:g} (defaults: {source}){note}"
-
-
-def overview() -> str:
-    """All methods, representations, schedules and priors, one line each."""
-
-    def first(text):
-        return " ".join((text or "").split("\n\n")[0].split())
-
-    parts = {
-        "Methods, --algo.name": {name: first(sys.modules[cls.__module__].__doc__) for name, cls in ALGORITHMS.items()},
-        "Representations, --rep.kind": {
-            n: first(sys.modules[c.__module__].__doc__) for n, c in REPRESENTATIONS.items()
-        },
-        "Timesteps, --schedule.timestep": {name: first(function.__doc__) for name, function in TIMESTEPS.items()},
-        "Weights, --schedule.weight": {name: first(function.__doc__) for name, function in WEIGHTS.items()},
-        "Priors, --prior.path: a folder or hub id of a pipeline": {name: f.name for name, f in FAMILIES.items()},
-    }
-    blocks = [[title, *(f"  {name:<26} {text}" for name, text in lines.items())] for title, lines in parts.items()]
-    return "\n\n".join("\n".join(block) for block in blocks)
-
-
 def main():
     arguments = sys.argv[1:]
-    config = None
     try:
         sys.stdout.reconfigure(errors="backslashreplace")  # so that a terminal without UTF-8 can show any path
-        usage = functools.partial(short_help, __doc__)
-        asked = {"-h": usage, "--help": usage, "--version": version, "--list": overview}
-        if shown := next((asked[word] for word in arguments if word in asked), None):
-            print(shown())
+        if text := answer(arguments, __doc__):
+            print(text)
             return
-        resume = any(word.split("=")[0] == "--resume" for word in arguments)
+        resume = "resume" in settings_in(arguments)
         config = parse_resume(arguments) if resume else parse(arguments, __doc__)
-        run(config, resume=resume)
-        print(f"{config.out}/final.png")
+        result = run(config, resume=resume)
+        print(result.folder / "final.png")
     except (Exception, KeyboardInterrupt) as error:
         code, line = explain(error)
         if line is None or "--debug" in arguments:
             traceback.print_exc()
         if line is not None:
-            resumable = not isinstance(error, InputError | FloatingPointError)  # These errors would recur.
-            started = resumable and config and config.out and (Path(config.out) / "config.yaml").is_file()
-            resume = f"; {shlex.join(['python', 'sds2d.py', '--resume', config.out])} continues" if started else ""
-            print(f"sds2d.py: {' '.join(line.split())}{resume}", file=sys.stderr)
+            line = "; ".join([" ".join(line.split()), *getattr(error, "__notes__", [])])
+            print(f"sds2d.py: {line}", file=sys.stderr)
         sys.exit(code)
 
 

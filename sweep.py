@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from config.command_line import parse, read_options
+from config import parse, read_options
 from errors import InputError, explain, require
 from priors.files import read_json, user_path
 from recording.folder import lock_folder, write_atomic, write_csv, write_text

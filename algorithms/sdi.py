@@ -1,7 +1,7 @@
 """Score Distillation via Inversion. Lukoianov et al. 2024, arXiv 2405.15891, equations 8, 10 and 11."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -9,19 +9,19 @@ from pydantic import PositiveInt
 from algorithms.ddim_inversion import ddim_invert
 from algorithms.method import Method
 from priors.device import per_row
-from priors.settings import Finite, NonNegative
+from priors.settings import Finite, NonNegative, when
 
 
 @dataclass
 class SDISettings:
     noise: Literal["inverted", "cached"] = "inverted"
     """ε_inv: from DDIM inversion of z, or the last step's prediction (the authors' choice in two dimensions)."""
-    inversion_guidance_scale: Finite = -7.5
+    inversion_guidance_scale: Annotated[Finite, when(noise="inverted")] = -7.5
     """s_inv, the guidance scale of the inversion; negative, so that the inverted noise offsets the guidance that
     follows."""
-    inversion_steps: PositiveInt = 10
+    inversion_steps: Annotated[PositiveInt, when(noise="inverted")] = 10
     """n, the number of steps of an inversion up to T."""
-    eta: NonNegative = 0.3
+    eta: Annotated[NonNegative, when(noise="inverted")] = 0.3
     """η, how much fresh noise each inversion step adds; 0 is deterministic."""
 
 

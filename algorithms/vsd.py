@@ -1,7 +1,7 @@
 """Variational Score Distillation. Wang et al. 2023, ProlificDreamer, arXiv 2305.16213, equations 8 and 9."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -9,7 +9,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from algorithms.lora import Copy, add_lora
 from algorithms.method import Method
 from priors.device import to_device
-from priors.settings import Finite, Rate
+from priors.settings import Finite, Rate, when
 
 
 @dataclass
@@ -17,21 +17,21 @@ class VSDSettings:
     phi: Literal["lora", "full", "particles"] = "lora"
     """What ε̂_φ is: the prior with a LoRA (lora), a fully trainable copy of the prior's network (full), or, without
     training, the exact noise prediction for the step's particles as a mixture of points (particles)."""
-    lora_layers: Literal["attention", "all"] = "attention"
+    lora_layers: Annotated[Literal["attention", "all"], when(phi="lora")] = "attention"
     """The layers with a LoRA: attention projections, or every linear layer and convolution."""
-    lora_rank: PositiveInt = 4
+    lora_rank: Annotated[PositiveInt, when(phi="lora")] = 4
     """Rank of the LoRA."""
-    lora_lr: Rate = 1e-4
+    lora_lr: Annotated[Rate, when(phi="lora")] = 1e-4
     """Learning rate of the LoRA (AdamW without weight decay)."""
-    full_lr: Rate = 1e-4
+    full_lr: Annotated[Rate, when(phi="full")] = 1e-4
     """Learning rate of the full copy (AdamW without weight decay)."""
-    lora_updates: PositiveInt = 1
+    lora_updates: Annotated[PositiveInt, when(phi=["lora", "full"])] = 1
     """Updates of φ at each step."""
-    lora_warm_up: NonNegativeInt = 0
+    lora_warm_up: Annotated[NonNegativeInt, when(phi=["lora", "full"])] = 0
     """Extra updates of φ at the first step, to fit it to the start."""
-    lora_particles: PositiveInt | None = None
+    lora_particles: Annotated[PositiveInt | None, when(phi=["lora", "full"])] = None
     """Number of particles, drawn at random, that each update of φ trains on. None: all."""
-    gamma: Finite = 0.0
+    gamma: Annotated[Finite, when(phi=["lora", "full"])] = 0.0
     """γ: φ also minimises γ ‖ε̂_φ(z_t') - ε̂(z_t'; y, t')‖²; γ < 0 pushes it away from the prior. Wei et al. 2023,
     adversarial score distillation, arXiv 2312.00739: -0.75."""
 

@@ -13,7 +13,7 @@ from algorithms import ALGORITHMS
 from benchmarks.pictures import cells, load, make
 from benchmarks.scores import interval, resampled
 from benchmarks.tables import Options, Truth, markdown, report
-from config.command_line import parse, read_options
+from config import parse, read_options
 from errors import require
 from recording.folder import write_atomic
 from recording.pictures import grid

@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 import sds2d
 from algorithms import ALGORITHMS
-from config.command_line import parse
-from config.settings import Config, flag, flatten, set_values, settings_in
+from config import Config, flag, flatten, parse, set_values, settings_in
 from errors import require
 from recording.folder import write_atomic
 from recording.pictures import to_pillow
@@ -29,7 +28,7 @@ from sweeps.runs import shared_prior
 
 ROOT = Path(__file__).resolve().parent.parent
 # Settings that change no picture.
-NO_PICTURE = ("log.", "eval.", "out", "command", "prior.path", "paper", "quiet")
+NO_PICTURE = ("log.", "eval.", "out", "command", "config_file", "filled", "prior.path", "paper", "quiet")
 
 
 class Cell(NamedTuple):

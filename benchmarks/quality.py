@@ -20,7 +20,7 @@ from algorithms import ALGORITHMS
 from benchmarks.pictures import cells, load, make, side_by_side
 from benchmarks.scores import distances, interval, median, rank_correlation, resampled, scores
 from benchmarks.tables import ROOT, Options, Truth, markdown, report
-from config.command_line import parse, read_options
+from config import parse, read_options
 from errors import require
 from recording.folder import write_atomic
 from recording.scores import with_background

@@ -18,8 +18,7 @@ from pydantic import PositiveInt
 from benchmarks.pictures import cells, load, make
 from benchmarks.scores import distances, scores
 from benchmarks.tables import Options, Truth
-from config.command_line import parse, read_options
-from config.settings import flatten, settings_in
+from config import flatten, parse, read_options, settings_in
 from recording.folder import write_text
 from recording.scores import draw_prompts, with_background
 from sweeps.grid import make_runs, read_grid, title

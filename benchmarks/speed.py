@@ -25,7 +25,7 @@ from algorithms import ALGORITHMS
 from algorithms.method import Method
 from benchmarks.random_prior import save_random
 from benchmarks.tables import Options, report
-from config.command_line import parse, read_options
+from config import parse, read_options
 from priors.checkpoint import Checkpoint
 from priors.prior import Prior
 from representations import REPRESENTATIONS

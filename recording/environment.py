@@ -1,6 +1,5 @@
 """environment.json: what a run depends on besides its settings, versions, file hashes, the commit and the device."""
 
-import argparse
 import hashlib
 import importlib.metadata
 import platform
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 
 from errors import InputError
-from priors.checkpoint import read_json, user_path
+from priors.files import read_json
 from priors.prior import Prior
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "numba", "pillow")
@@ -42,6 +41,12 @@ def commit() -> str | None:
         return None
 
 
+def load_environment(folder: Path) -> dict:
+    """The environment.json of a run's folder, with its "warnings"; {} if there is none."""
+    file = folder / "environment.json"
+    return read_json(file) if file.is_file() else {}
+
+
 def earlier_environment(config, resume: bool) -> dict | None:
     """The environment of the run that is resumed, or of the one whose config.yaml the command names, if there is one.
 
@@ -49,11 +54,7 @@ def earlier_environment(config, resume: bool) -> dict | None:
     """
     if resume:
         return read_json(Path(config.out) / "environment.json")
-    command = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    command.add_argument("--config")
-    settings = command.parse_known_args(config.command)[0].config
-    file = user_path(settings or "none").with_name("environment.json")
-    return read_json(file) if settings and file.is_file() else None
+    return load_environment(Path(config.config_file).parent) or None if config.config_file else None
 
 
 def changes(then: dict | None, now: dict, resume: bool) -> list[str]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import jinja2
 import yaml
 
+from recording.environment import load_environment
 from recording.folder import read_records
 
 TITLES = {
@@ -73,6 +74,7 @@ def page(folder: Path, progress: str | None = None) -> str:
         config=config,
         warnings=warnings,
         progress=progress,
+        warnings=load_environment(folder).get("warnings", []),
         probes=[(f"{titles[name]}, at step {step}", f"{name}_{step:06d}.png") for name, step in probes.items()],
         files=files,
         parts=[name for name in files if name.endswith((".svg", ".ply"))],

@@ -4,11 +4,12 @@
 import functools
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import PositiveInt
 
-from priors.settings import Fraction, NonNegative
+from priors.settings import Fraction, NonNegative, when
 from representations.curves import SPREAD, axes, crossing, surface
 from representations.paint import GroupRate, PaintSettings, start_colors
 from representations.representation import Representation, clamp_colors
@@ -24,15 +25,15 @@ class BezierSettings(PaintSettings):
     """Gaussians along each curve."""
     samples_across: PositiveInt | None = None
     """Gaussians across each curve; more make sharper edges. None: 4, or 12 for shapes."""
-    min_width: Fraction = 0.02
+    min_width: Annotated[Fraction, when(closed=False)] = 0.02
     """Least width of a stroke, in units of √HW."""
-    max_width: Fraction = 0.1
+    max_width: Annotated[Fraction, when(closed=False)] = 0.1
     """Greatest width of a stroke, likewise. Wide strokes overlap themselves at bends, which SVG strokes do not show."""
     crossing_weight: NonNegative = 0.0
     """Weight of a penalty on curves that cross themselves: the Xing loss of Ma et al. 2022, LIVE (arXiv 2206.04655)."""
     point_lr: GroupRate = 0.01
     """Learning rate of the control points, in widths and heights of the canvas."""
-    width_lr: GroupRate = 0.005
+    width_lr: Annotated[GroupRate, when(closed=False)] = 0.005
     """Learning rate of the strokes' widths, in units of √HW."""
 
 

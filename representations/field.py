@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pydantic import PositiveInt
 
-from priors.settings import Positive
+from priors.settings import Positive, when
 from representations.paint import FitSettings, GroupRate
 from representations.representation import Representation
 from representations.start import start_images
@@ -30,20 +30,20 @@ class FieldSettings(FitSettings):
     """Units in each hidden layer."""
     hidden_layers: PositiveInt = 2
     """Hidden layers of the network."""
-    frequency: Positive | None = None
+    frequency: Annotated[Positive | None, when(encoding=["siren", "fourier"])] = None
     """ω₀ of siren's sines, or the standard deviation of fourier's frequencies, in waves across the longer side of
     the canvas. None: 15 for siren, 6 for fourier."""
-    hash_levels: PositiveInt = 6
+    hash_levels: Annotated[PositiveInt, when(encoding="hashgrid")] = 6
     """Levels of the hash grid, from 4×4 cells to one cell per pixel."""
-    hash_size: PositiveInt = 4096
+    hash_size: Annotated[PositiveInt, when(encoding="hashgrid")] = 4096
     """Entries in the table of each level. A larger grid shares them, by a hash of the position."""
-    hash_features: PositiveInt = 4
+    hash_features: Annotated[PositiveInt, when(encoding="hashgrid")] = 4
     """Features per table entry."""
     render_size: tuple[Side, Side] | None = None
     """Height and width of final_00.png …. None: the prior's."""
     network_lr: GroupRate | None = None
     """Learning rate of the network, times --rep.lr. None: 0.002 for siren, 0.003 otherwise."""
-    table_lr: GroupRate = 0.02
+    table_lr: Annotated[GroupRate, when(encoding="hashgrid")] = 0.02
     """Learning rate of the hash grid's tables."""
 
 

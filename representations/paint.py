@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveInt
 
-from priors.settings import Fraction, NonNegative
+from priors.settings import Fraction, NonNegative, when
 from representations.start import start_images
 
 GroupRate = Annotated[NonNegative, Field(lt=1e30)]
@@ -14,7 +14,7 @@ GroupRate = Annotated[NonNegative, Field(lt=1e30)]
 
 @dataclass
 class FitSettings:
-    fit_steps: PositiveInt | None = None
+    fit_steps: Annotated[PositiveInt | None, when(init=["image", "source"])] = None
     """Optimiser steps that fit the parameters to the pictures of --rep.init image or source. None: 500."""
 
 

@@ -1,24 +1,25 @@
 """Timesteps and weights of one run.
 
 To add a schedule, write a function in timestep.py or weight.py and add it to the table at the end of that file. Its
-settings are fields of ScheduleConfig and lines in USED_BY.
+settings are fields of ScheduleConfig, each with when() it is used.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
 from algorithms.particles import Particles
 from errors import InputError
 from priors.prior import Prior
-from priors.settings import Finite, Fraction, NonNegative, Positive
+from priors.settings import Finite, Fraction, NonNegative, Positive, when
 from schedules import curves
 from schedules.dreamtime import DreamTimeSettings, densities
 from schedules.timestep import RANGED, TIMESTEPS
 from schedules.weight import WEIGHTS
 
 Timestep = NonNegative | None  # a fraction of T up to 1, a timestep above
+POINTS = ["piecewise_linear", "stepping"]  # timesteps and weights that go through given points
 
 
 @dataclass
@@ -29,7 +30,7 @@ class RandomDecaySettings:
     """t_min at the end, a fraction of T or a timestep. None: it is constant."""
     t_max_end: Timestep = None
     """t_max at the end. None: 0.5 as in ProlificDreamer, or t_max if that is lower."""
-    at: Fraction = 0.2
+    at: Annotated[Fraction, when(curve="step")] = 0.2
     """The fraction of the run after which the step curve falls (ProlificDreamer: 5,000 steps of 25,000)."""
 
 
@@ -40,48 +41,35 @@ class ScheduleConfig:
     weight: Literal[tuple(WEIGHTS)] | None = None
     """The factor on the gradient. With dreamtime timesteps, the weight dreamtime counts W twice. None: the method's
     default."""
-    t_min: Timestep = None
+    t_min: Annotated[Timestep, when(timestep=list(RANGED))] = None
     """Least timestep: up to 1 a fraction of T, above 1 a timestep. None: the method's or the checkpoint's default, or
     0.02."""
-    t_max: Timestep = None
+    t_max: Annotated[Timestep, when(timestep=list(RANGED))] = None
     """Greatest timestep, likewise; 1 is the last. None: the method's or the checkpoint's default, or the timestep that
     is as noisy as 0.98 T in Stable Diffusion."""
     shared_t: bool = False
     """Draw one t for all particles at each step, instead of one per particle, if t is random."""
-    t: Timestep = None
+    t: Annotated[Timestep, when(timestep="constant", needed=True)] = None
     """The timestep of --schedule.timestep constant, in the units of t_min."""
-    timestep_points: tuple[NonNegative, ...] = ()
+    timestep_points: Annotated[tuple[NonNegative, ...], when(timestep=POINTS, needed=True)] = ()
     """step t step t … for piecewise_linear and stepping. If all steps are at most 1, they are fractions of the run; if
     all t are at most 1, fractions of T."""
-    timestep_coefficients: tuple[Finite, ...] = ()
+    timestep_coefficients: Annotated[tuple[Finite, ...], when(timestep="polynomial", needed=True)] = ()
     """c_0 c_1 … for polynomial: t = Σ c_k x^k, x from 0 to 1 over the run; fractions of T if no t is above 1."""
-    weight_points: tuple[NonNegative, ...] = ()
+    weight_points: Annotated[tuple[NonNegative, ...], when(weight=POINTS, needed=True)] = ()
     """step w step w … for the weights piecewise_linear and stepping."""
-    weight_coefficients: tuple[Finite, ...] = ()
+    weight_coefficients: Annotated[tuple[Finite, ...], when(weight="polynomial", needed=True)] = ()
     """c_0 c_1 … for the weight polynomial."""
-    weight_ends: tuple[NonNegative, NonNegative] | None = None
+    weight_ends: Annotated[tuple[NonNegative, NonNegative] | None, when(weight="linear", needed=True)] = None
     """a b for the weight linear: w at the first and at the last step."""
-    snr_gamma: Positive = 5.0
+    snr_gamma: Annotated[Positive, when(weight="snr")] = 5.0
     """γ of the weight snr."""
-    random_decay: RandomDecaySettings = field(default_factory=RandomDecaySettings)
-    dreamtime: DreamTimeSettings = field(default_factory=DreamTimeSettings)
-
-
-# Settings that only some schedules use: {setting: {"timestep" or "weight": the schedules' names}}.
-USED_BY = {
-    "t": {"timestep": ["constant"]},
-    "timestep_points": {"timestep": ["piecewise_linear", "stepping"]},
-    "timestep_coefficients": {"timestep": ["polynomial"]},
-    "weight_points": {"weight": ["piecewise_linear", "stepping"]},
-    "weight_coefficients": {"weight": ["polynomial"]},
-    "weight_ends": {"weight": ["linear"]},
-    "snr_gamma": {"weight": ["snr"]},
-    "random_decay": {"timestep": ["random_decay"]},
-    "random_decay.at": {"random_decay.curve": ["step"]},
-    "dreamtime": {"timestep": ["dreamtime"], "weight": ["dreamtime"]},
-    "t_min": {"timestep": list(RANGED)},
-    "t_max": {"timestep": list(RANGED)},
-}
+    random_decay: Annotated[RandomDecaySettings, when(timestep="random_decay")] = field(
+        default_factory=RandomDecaySettings
+    )
+    dreamtime: Annotated[DreamTimeSettings, when(timestep="dreamtime", weight="dreamtime")] = field(
+        default_factory=DreamTimeSettings
+    )
 
 
 class Schedule:

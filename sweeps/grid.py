@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from config.settings import Config, settings_in
+from config import Config, settings_in
 from errors import require
 
 

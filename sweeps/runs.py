@@ -14,13 +14,11 @@ from dataclasses import astuple
 from pathlib import Path
 
 import sds2d
-from config.command_line import parse, parse_resume
-from config.settings import Config
+from config import Config, parse, parse_resume
 from errors import InputError, first_line
 from priors.checkpoint import Checkpoint, PriorConfig
-from priors.prior import Prior
-from priors.checkpoint import read_json
 from priors.prior import Prior, PriorConfig
+from recording.environment import load_environment
 from recording.folder import write_atomic, write_text
 from recording.pictures import to_pillow
 
@@ -89,7 +87,7 @@ def execute(folder: Path, name: str, arguments: list[str]) -> None:
                     write_atomic(out / f"{moment_name(step)}_{particle:02d}.png", to_pillow(image).save)
 
         sds2d.run(config, shared_prior(config.prior), watch, resume)
-        result["warnings"] = read_json(out / "environment.json")["warnings"]
+        result["warnings"] = load_environment(out)["warnings"]
     except Exception as error:  # A failed run does not end the sweep.
         expected = isinstance(error, InputError | FloatingPointError)
         result["error"] = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"

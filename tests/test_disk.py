@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from config.files import load
+from config import load
 from recording import checkpoint
 
 

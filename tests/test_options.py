@@ -2,6 +2,8 @@
 particles, several updates a step, a learning rate that changes."""
 
 import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ import sds2d
 from algorithms import ALGORITHMS, AlgorithmConfig
 from algorithms.particles import Particles
 from algorithms.repulsion import REPULSION
+from config import SETTINGS, Config, flatten, unused
 from priors.checkpoint import Checkpoint, PriorConfig
+from priors.settings import Finite, settings_of, when
 
 TIMES = torch.tensor([100, 500, 979])
 
@@ -320,3 +324,61 @@ def test_learning_rate_schedules(name, warm_up):
         factor = {"constant": 1, "linear": 1 - x, "cosine": 0.5 + 0.5 * math.cos(math.pi * x)}[name]
         factor *= 0.5 if warm_up and step == 0 else 1
         torch.testing.assert_close(z[step] - z[step + 1], 0.1 * factor * gradients[step], rtol=1e-4, atol=1e-5)
+
+
+@dataclass
+class Inner:
+    rank: Annotated[int, when(kind="low", needed=True)] = 4
+    kind: Literal["low", "full"] = "low"
+    both: Annotated[Finite | None, when(kind=["low", "full"], mode="b"), when({"inner.kind": "low"})] = None
+
+
+@dataclass
+class Outer:
+    inner: Annotated[Inner, when(mode=["a", "b"])] = field(default_factory=Inner)
+    mode: str = "a"
+
+
+def test_conditions_are_read_from_types():
+    """Of a group and of the setting itself, with names in full."""
+    found = {
+        name: [(condition.choices, condition.needed) for condition in setting.conditions]
+        for name, setting in settings_of(Outer).items()
+    }
+    group = ({"mode": ("a", "b")}, False)
+    assert found == {
+        "inner.rank": [group, ({"inner.kind": ("low",)}, True)],
+        "inner.kind": [group],
+        "inner.both": [
+            group,
+            ({"inner.kind": ("low", "full"), "inner.mode": ("b",)}, False),
+            ({"inner.kind": ("low",)}, False),
+        ],
+        "mode": [],
+    }
+    assert settings_of(Outer)["inner.both"].type == Finite | None
+
+
+def test_conditions_name_settings_and_values_that_there_are():
+    for name, setting in SETTINGS.items():
+        for condition in setting.conditions:
+            for other, values in condition.choices.items():
+                kind = SETTINGS[other].type
+                if type(None) in get_args(kind):
+                    kind = get_args(kind)[0]
+                assert set(values) <= set(get_args(kind) or (True, False)), (name, other)
+
+
+def test_one_choice_of_a_condition_is_enough_and_all_conditions_must_hold():
+    flat = flatten(Config())
+
+    def refused(name, **choices):
+        return unused(name, flat | {key.replace("__", "."): value for key, value in choices.items()})
+
+    schedule = dict(schedule__timestep="dreamtime", schedule__weight="dreamtime")
+    assert "--schedule.timestep dreamtime or --schedule.weight dreamtime" in refused("schedule.dreamtime.m1")
+    for one in schedule:
+        assert refused("schedule.dreamtime.m1", **{one: schedule[one]}) is None
+    assert "--algo.name vsd" in refused("algo.vsd.full_lr", algo__vsd__phi="full")
+    assert "--algo.vsd.phi full, not lora" in refused("algo.vsd.full_lr", algo__name="vsd")
+    assert refused("algo.vsd.full_lr", algo__name="vsd", algo__vsd__phi="full") is None

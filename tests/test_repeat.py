@@ -1,5 +1,6 @@
 """What repeats a run: its command, its config.yaml, whatever the number of threads."""
 
+import copy
 import hashlib
 import json
 import os
@@ -14,10 +15,11 @@ from conftest import ROOT
 from PIL import Image
 
 import sds2d
-from config.settings import Config
+from config import Config, complete
 from errors import InputError
 from priors.checkpoint import Checkpoint, PriorConfig
 from recording.environment import commit
+from schedules.schedule import ScheduleConfig
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +183,7 @@ def test_flags_beside_a_config_come_after_its_own(tiny, prior, tmp_path):
 
 def test_environment_json_says_what_a_run_depends_on(tiny, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
-    copy = shutil.copytree(tiny, tmp_path / "prior")
+    twin = shutil.copytree(tiny, tmp_path / "prior")
 
     def environment(folder, out):
         sds2d.run(
@@ -207,12 +209,12 @@ def test_environment_json_says_what_a_run_depends_on(tiny, tmp_path):
     assert first["images_sha256"] == {
         str(tmp_path / "black.png"): hashlib.sha256((tmp_path / "black.png").read_bytes()).hexdigest()
     }
-    assert environment(copy, "two") == first, "wherever the checkpoint lies"
-    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    assert environment(twin, "two") == first, "wherever the checkpoint lies"
+    weights = twin / "unet" / "diffusion_pytorch_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert environment(copy, "three")["prior_sha256"] != first["prior_sha256"], "one bit of the weights"
+    assert environment(twin, "three")["prior_sha256"] != first["prior_sha256"], "one bit of the weights"
 
 
 def test_the_commit_is_git_s():
@@ -262,6 +264,23 @@ def test_run_takes_a_config_made_in_python(prior, tiny, tmp_path):
     )
     same = sds2d.parse(["--config", str(tmp_path / "run/config.yaml"), "--out", str(tmp_path / "again")])
     assert torch.equal(sds2d.run(same, prior), images)
+
+
+def test_what_is_set_stays_when_a_config_is_completed(tiny, tmp_path):
+    """In one made in Python, a value of Config()'s own is not set; one from the command line is complete, and so are its
+    completions."""
+    folder = shutil.copytree(tiny, tmp_path / "advised")
+    (folder / "sds2d.json").write_text('{"sds": {"steps": 7, "schedule.shared_t": true}}')
+    mine = Config(prior=PriorConfig(path=str(folder)), schedule=ScheduleConfig(shared_t=False, t_max=0.5))
+    before = copy.deepcopy(mine)
+    full = complete(mine)
+    assert (full.steps, full.particles, full.schedule.shared_t, full.schedule.t_max) == (7, 4, True, 0.5)
+    assert mine == before and full is not mine, "the caller's own is as it was"
+    given = sds2d.parse(["--prior.path", str(folder), "--schedule.no-shared-t", "--schedule.t-max", "0.5"])
+    assert (given.steps, given.schedule.shared_t) == (7, False)
+    for config in (full, given):
+        again = complete(config)
+        assert again == config and again is not config and again.schedule is not config.schedule
 
 
 @pytest.mark.parametrize(

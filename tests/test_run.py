@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -21,9 +21,10 @@ from conftest import ROOT, GaussianPrior
 from PIL import Image
 
 import sds2d
-from config.settings import CommandLine
+from config import CommandLine
 from errors import InputError
 from priors.checkpoint import Checkpoint, PriorConfig
+from priors.settings import settings_of
 
 VIEWS = {"gaussian2d": ("density", "ellipses"), "bezier": ("paths",)}
 
@@ -70,6 +71,7 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
     assert names == sorted(
         [
             "config.yaml",
+            "environment.json",
             "metrics.jsonl",
             "checkpoint.pt",
             "schedule.png",
@@ -342,7 +344,7 @@ def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys
 def test_a_method_of_ones_own(tiny, tmp_path):
     """The file and the line of docs/DEVELOPMENT.md, pasted into a copy of the project, run as it says."""
     text = (ROOT / "docs" / "DEVELOPMENT.md").read_text(encoding="utf-8").split("## A method of your own")[1]
-    for name in ("sds2d.py", "config", "errors.py", "recording", "algorithms", "representations", "schedules"):
+    for name in ("sds2d.py", "config.py", "errors.py", "recording", "algorithms", "representations", "schedules"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     (tmp_path / "priors").mkdir()
@@ -353,10 +355,9 @@ def test_a_method_of_ones_own(tiny, tmp_path):
     assert len(code.strip().splitlines()) <= 35
     listing = tmp_path / "algorithms" / "__init__.py"
     line = re.search(r"^    (from algorithms\.clipped import \w+)$", text, re.M)[1]
-    listing.write_text(
-        listing.read_text(encoding="utf-8").replace("from algorithms.csd", f"{line}\nfrom algorithms.csd"),
-        encoding="utf-8",
-    )
+    entry = re.search(r'^    ("clipped": \w+,)$', text, re.M)[1]
+    lines = listing.read_text(encoding="utf-8").replace("from algorithms.csd", f"{line}\nfrom algorithms.csd")
+    listing.write_text(lines.replace("ALGORITHMS = {", f"ALGORITHMS = {{\n    {entry}"), encoding="utf-8")
     (tmp_path / "prior").mkdir()
     shutil.copytree(tiny, tmp_path / "prior", dirs_exist_ok=True)
     (tmp_path / "prior" / "sds2d.json").write_text('{"sds": {"steps": 2, "schedule.timestep": "hifa", "rep.lr": 0.5}}')
@@ -828,14 +829,12 @@ def test_every_setting_is_covered():
         "debug",
         "log.checkpoint-every",
         "command",
+        "config-file",
+        "filled",
     }
 
-    def names(cls, prefix=""):
-        for field in fields(cls):
-            name = prefix + field.name.replace("_", "-")
-            yield from names(field.type, name + ".") if is_dataclass(field.type) else [name]
-
-    assert {flag.strip("-") for flag in FLAGS} | elsewhere == set(names(CommandLine))
+    names = {name.replace("_", "-") for name in settings_of(CommandLine)}
+    assert {flag.strip("-") for flag in FLAGS} | elsewhere == names
 
 
 def test_the_checkpoint_decides_where_the_user_does_not(tiny, tmp_path):

@@ -23,7 +23,7 @@ from PIL import Image
 
 import sds2d
 import sweep
-from config.settings import Config
+from config import Config
 from recording import processes
 from sweeps import grid, runs
 from sweeps.figure import measure, wrap

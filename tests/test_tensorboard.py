@@ -11,13 +11,13 @@ from errors import InputError
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install -r requirements-optional.txt"):
+    with pytest.raises(InputError, match="pip install tensorboard"):
         sds2d.parse(["--log.tensorboard"])
 
 
 def test_events_are_those_of_the_files(tiny, tmp_path):
     """Of a run that was stopped after two steps of four and resumed."""
-    pytest.importorskip("tensorboard", reason="TensorBoard is optional: pip install -r requirements-optional.txt")
+    pytest.importorskip("tensorboard", reason="TensorBoard is optional: pip install tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     out = tmp_path / "run"
