@@ -45,7 +45,7 @@ from priors.device import per_row
 from priors.families import FAMILIES
 from priors.prior import Prior
 from recording.environment import changes, environment
-from recording.folder import lock_folder, make_folder, write_atomic, write_text
+from recording.folder import lock_folder, make_folder, write_atomic, write_error, write_text
 from recording.interruption import Interrupted, Interruption
 from recording.plots import plot_schedule
 from recording.probe import probe_timesteps
@@ -169,9 +169,11 @@ def run(
                     bar.update()
                 write_atomic(folder / "schedule.png", lambda path: plot_schedule(path, schedule))
                 images = recorder.finish(step)
-            except FloatingPointError:
+            except Exception as error:
                 with contextlib.suppress(OSError):
-                    recorder.summarize()  # Earlier recordings may show the cause.
+                    write_error(folder, error)
+                    if isinstance(error, FloatingPointError):
+                        recorder.summarize()  # Earlier recordings may show the cause.
                 raise
         if interruption.signal:
             raise Interrupted(interruption.signal)

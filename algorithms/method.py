@@ -21,6 +21,7 @@ class Method:
     is_guided   whether its gradient follows ε̂^s, so that guidance rescale and Perp-Neg have an effect
     is_sampler  whether its timesteps are those of a sampler, so that `gradient` has no meaning at any others
     Settings    a dataclass whose fields become the flags --algo.<name>.<field>
+    titles      {name: title on the page} of predictions that only this method has
 
     Attributes of an instance:
 
@@ -40,6 +41,7 @@ class Method:
     is_guided = True
     is_sampler = False
     Settings = None
+    titles: dict = {}
     min_t = 0
     timesteps = None
 

@@ -46,6 +46,7 @@ class VSD(Method):
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}
     Settings = VSDSettings
+    titles = {"phi": "The clean image predicted by φ"}
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)

@@ -22,7 +22,7 @@ from config.command_line import parse, read_options
 from config.settings import flatten, settings_in
 from recording.folder import write_text
 from recording.scores import draw_prompts, with_background
-from sweeps.grid import make_runs, read_grid, title
+from sweep import make_runs, read_grid, title
 
 PARTICLES = 4
 

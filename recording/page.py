@@ -1,7 +1,6 @@
-"""index.html: one page for a run's folder, or for several runs; it opens from disk and loads nothing from
-elsewhere."""
+"""index.html: one page for a run, or for several side by side. It opens from disk and loads nothing from elsewhere."""
 
-import filecmp
+import json
 import os
 import re
 import shlex
@@ -13,18 +12,20 @@ from urllib.parse import quote
 import jinja2
 import yaml
 
+from algorithms import ALGORITHMS
 from recording.folder import read_records
+from representations import REPRESENTATIONS
 
+FINISHED, FAILED, UNFINISHED, NOT_RUN = "finished", "failed", "unfinished", "not run"
+# {folder of recorded pictures: its title}: those of every run, then those of some methods and representations.
 TITLES = {
     "images": "The pictures",
     "gradients": "|g|, the magnitude of the gradient for the latents",
     "x0": "The clean image predicted by the prior",
     "pseudo_gt": "The pseudo ground truth, the clean image that g points to",
-    "lora": "The clean image predicted by φ, the prior with its LoRA",
-    "ellipses": "The Gaussians' outlines at one standard deviation",
-    "density": "The density of the Gaussians",
-    "paths": "The curves and their control points",
 }
+for cls in (*ALGORITHMS.values(), *REPRESENTATIONS.values()):
+    TITLES |= cls.titles
 CURVES = {
     "t": "t, the timestep",
     "weight": "w(t), the weight",
@@ -34,70 +35,119 @@ CURVES = {
 }
 POINTS = 500  # per curve; more would not be visible
 
-HERE = Path(__file__).parent
-# template(name): a page from recording/html or sweeps, which can include others.
-template = jinja2.Environment(
-    loader=jinja2.FileSystemLoader([HERE / "html", HERE.parent / "sweeps"]), autoescape=True
-).get_template
-PAGE = template("page.html")  # Compiled here, not while the run waits for its first recording.
+# Compiled here, not while the run waits for its first recording.
+PAGE = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "html"), autoescape=True, trim_blocks=True
+).get_template("page.html")
 
 
-def records(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl and scores.jsonl."""
-    return read_records(folder / "metrics.jsonl") + read_records(folder / "scores.jsonl")
+def page(folder: Path, progress: str | None = None) -> str:
+    """The page of a run's folder, as HTML. progress: how far the run is, if it is not over; the page then reloads
+    itself."""
+    data = comparison({folder.absolute().name: folder}, folder / "index.html")
+    run, files = data["runs"][0], sorted(path.name for path in folder.iterdir())
+    config, over = run["config"], progress is None
+    run["status"] = run["status"] if over else "running"
+    run["values"] = {
+        "method": config["algo"]["name"],
+        "representation": config["rep"]["kind"],
+        "guidance scale": config["algo"]["guidance_scale"],
+        "steps": config["steps"],
+        "timesteps": config["schedule"]["timestep"],
+        "weight": config["schedule"]["weight"],
+        "seed": ", ".join(map(str, config["seeds"] or [config["seed"]])),
+        "prior": config["prior"]["path"].split("/")[-1],
+    }
+    probes = []
+    for name, title in data["names"]:
+        if steps := steps_in(folder / "timesteps", name):
+            probes.append((name, f"{title}, at step {steps[-1]}", f"timesteps/{name}_{steps[-1]:06d}.png"))
+    schedule = [("", "Timesteps and weights over the run", "schedule.png")] if "schedule.png" in files else []
+    sections = {"At other timesteps": probes, "Schedule": schedule}
+    return render(
+        data,
+        heading="\n".join(config["prompt"]) or "(empty prompt)",
+        summary="The run",
+        progress=progress,
+        picture="final.png" if "final.png" in files and over else None,
+        links=[name for name in files if name.endswith((".svg", ".ply"))],
+        sections=[(title, pictures) for title, pictures in sections.items() if pictures],
+        video="video.mp4" in files and over,
+        command=shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])]),
+        settings=(folder / "config.yaml").read_text(encoding="utf-8"),
+    )
+
+
+def render(data: dict[str, Any], **contents) -> str:
+    """The page of a comparison, each of whose runs has `values` {setting: text} for the table. contents: the other
+    names in page.html."""
+    script = {name: data[name] for name in ("names", "steps", "curves", "last")}
+    script["runs"] = [{name: run[name] for name in ("label", "home", "pictures", "curves")} for run in data["runs"]]
+    return PAGE.render(data=data, script=script, **contents)
+
+
+def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
+    """The data of runs {label: folder} for a page at `page`: what read_run() finds, and what the runs share.
+
+    runs    one dict a run, in order; `home` is the URL of its folder
+    names   [(folder of recorded pictures, its title)];  steps: all steps with a picture
+    curves  [(name, title)];  last: the last step of a curve
+    """
+    parts = []
+    for label, folder in runs.items():
+        home = quote(Path(os.path.relpath(folder, page.parent)).as_posix())
+        parts.append({"label": label, "home": home, **read_run(folder)})
+    names = dict.fromkeys(name for part in parts for name in part["pictures"])
+    return {
+        "runs": parts,
+        "names": [(name, TITLES.get(name, name)) for name in dict.fromkeys((*TITLES, *names)) if name in names],
+        "steps": sorted({step for part in parts for steps in part["pictures"].values() for step in steps}),
+        "curves": [(name, title) for name, title in CURVES.items() if any(name in part["curves"] for part in parts)],
+        "last": max((part["last"] for part in parts), default=0),
+    }
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a folder tells of its run; also of one that has not been started, whose folder does not exist.
+
+    config      settings; {} if it has not been started
+    status      finished, failed, unfinished or not run;  error: the reason, of a failed run
+    warnings    lines;  steps_done, seconds: the steps so far, and what they took
+    grad_norm, clip_score, directional: the last means over the particles, or None
+    pictures    {folder: steps};  curves: {name: points()};  last: the last recorded step
+    """
+    config = folder / "config.yaml"
+    # PyYAML's loader in C is ten times as fast.
+    config = yaml.load(config.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if config.is_file() else {}
+    environment, error = folder / "environment.json", folder / "error.txt"
+    environment = json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {}
+    lines = read_records(folder / "metrics.jsonl") + read_records(folder / "scores.jsonl")
+    seconds = [line["seconds"] for line in lines if "seconds" in line]
+    if error.is_file():
+        status = FAILED
+    elif not config:
+        status = NOT_RUN
+    else:  # A run that was stopped has a final.png of the step that it reached.
+        complete = (folder / "final.png").is_file() and len(seconds) >= config["steps"]
+        status = FINISHED if complete else UNFINISHED
+    return {
+        "config": config,
+        "status": status,
+        "error": error.read_text(encoding="utf-8").partition("\n")[0] if status == FAILED else None,
+        "warnings": environment.get("warnings", []),
+        "steps_done": len(seconds),
+        "seconds": sum(seconds),
+        **{name: last_mean(lines, name) for name in ("grad_norm", "clip_score", "directional")},
+        "pictures": recorded(folder) if folder.is_dir() else {},
+        "curves": {name: drawn for name in CURVES if (drawn := points(name, lines))},
+        "last": max((line["step"] for line in lines), default=0),
+    }
 
 
 def recorded(folder: Path) -> dict[str, list[int]]:
     """{folder of recorded pictures: its steps}, in page order."""
     steps = {path.name: steps_in(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     return {name: steps[name] for name in dict.fromkeys((*TITLES, *steps)) if steps.get(name)}
-
-
-def page(folder: Path, progress: str | None = None) -> str:
-    """The page of a run's folder, as HTML. progress: how far the run is, if it is not over; the page then reloads
-    itself."""
-    settings = (folder / "config.yaml").read_text(encoding="utf-8")
-    config = yaml.load(settings, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C is ten times as fast
-    command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
-    data = comparison({"": folder}, folder / "index.html")
-    pictures, titles = data["runs"][0]["pictures"], dict(data["names"])
-    last = [folder / name / f"step_{pictures[name][-1]:06d}.png" for name in ("x0", "pseudo_gt") if name in pictures]
-    if len(last) == 2 and filecmp.cmp(*last, shallow=False):  # as for SDS
-        titles["x0"] += ", which is also the pseudo ground truth"
-        del titles["pseudo_gt"]
-    files = sorted(path.name for path in folder.iterdir())
-    probes = {name: steps[-1] for name in titles if (steps := steps_in(folder / "timesteps", name))}
-    return PAGE.render(
-        config=config,
-        progress=progress,
-        probes=[(f"{titles[name]}, at step {step}", f"{name}_{step:06d}.png") for name, step in probes.items()],
-        files=files,
-        parts=[name for name in files if name.endswith((".svg", ".ply"))],
-        command=command,
-        settings=settings,
-        data=data | {"names": list(titles.items()), "running": bool(progress)},
-    )
-
-
-def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
-    """The data of runs {label: folder} for a page at `page`: pictures with their steps and URLs, curves, results."""
-    parts, last = [], 0
-    for label, folder in runs.items():
-        lines, home = records(folder), quote(Path(os.path.relpath(folder, page.parent)).as_posix())
-        curves = {name: drawn for name in CURVES if (drawn := points(name, lines))}
-        part = {"label": label, "home": home, "pictures": recorded(folder), "curves": curves}
-        done = [line["seconds"] for line in lines if "seconds" in line]
-        parts.append(part | {"steps_done": len(done), "seconds": sum(done)})
-        parts[-1] |= {name: last_mean(lines, name) for name in ("clip_score", "directional")}
-        last = max(last, *(line["step"] for line in lines), 0)
-    names = dict.fromkeys(name for part in parts for name in part["pictures"])
-    return {
-        "runs": parts,
-        "names": [(name, TITLES.get(name, name)) for name in dict.fromkeys((*TITLES, *names)) if name in names],
-        "steps": sorted({step for part in parts for of_one in part["pictures"].values() for step in of_one}),
-        "curves": [(name, title) for name, title in CURVES.items() if any(name in part["curves"] for part in parts)],
-        "last": last,
-    }
 
 
 def last_mean(lines: list[dict], name: str) -> float | None:

@@ -19,7 +19,7 @@ from recording.checkpoint import load_checkpoint, parameters, save_checkpoint
 from recording.finite import require_finite, require_finite_step, step_norms
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
-from recording.pictures import grid, heat_grid, save_sheet, to_pillow
+from recording.pictures import grid, heat_grid, save_sheet, to_pillow, to_pixels
 from recording.probe import probe
 from recording.scores import Evaluator
 from recording.tensorboard import add_numbers, add_sheet, open_writer
@@ -219,6 +219,9 @@ class Recorder:
         places = [f"before step {step}, particle {row}" for row in range(len(images))]
         require_finite(images.flatten(1).norm(dim=1), places, "decoded picture", self.prior)
         self.save(f"images/step_{step:06d}.png", self.sheet(images))
+        # Also each by itself, for figures: PNGs would take ten times as long.
+        pixels = torch.stack([to_pixels(image) for image in images])
+        self.save_tensors(f"images/step_{step:06d}.safetensors", {"images": pixels})
         for name, (pictures, note) in self.representation.views(images).items():
             labels = [f"{note} · {label}" if note else label for label in self.labels]
             self.save(f"{name}/step_{step:06d}.png", grid(pictures, labels, self.columns, self.log.tile))

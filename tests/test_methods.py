@@ -352,7 +352,9 @@ def test_one_call_of_the_network_where_the_method_allows(monkeypatch):
         z, images, _ = batch(t)
         prior = GaussianPrior(DATA)
         network = prior.model_output
-        monkeypatch.setattr(prior, "model_output", lambda z_t, t, text: (calls.append(len(z_t)), network(z_t, t, text))[1])
+        monkeypatch.setattr(
+            prior, "model_output", lambda z_t, t, text: (calls.append(len(z_t)), network(z_t, t, text))[1]
+        )
         algorithm = method(name, prior, negative, 7.5, images, settings)
         calls.clear()
         algorithm.gradient(z, t, 0.0)

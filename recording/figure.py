@@ -1,9 +1,8 @@
-"""The figure of a sweep: rows and columns of pictures, labelled at the left and on top with the settings that
+"""The figure of several runs: rows and columns of pictures, labelled at the left and on top with the settings that
 differ."""
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
@@ -20,17 +19,18 @@ class Axis:
     texts: list[str]
 
 
-def draw(rows: Axis, columns: Axis, tables: list[str], cells: dict[tuple[int, int, int], list], tile: int):
+Content = Image.Image | list[str]  # of a cell: a run's pictures, from content(), or texts if it has none
+
+
+def draw(rows: Axis, columns: Axis, tables: list[str], cells: dict[tuple[int, int, int], Content], tile: int):
     """→ a matplotlib Figure with one unit per pixel, so that pictures stay sharp.
 
     tables  titles, one per table of rows × columns
-    cells   {(table, row, column) as indices: a run's picture files, one list per prompt, or texts if it has none}. The
-            pictures of a single prompt form a square; several prompts get one line each.
-    tile    approximate width of each picture, which is scaled by an integer factor
+    cells   {(table, row, column) as indices: Content}
+    tile    approximate width of a picture
     """
     from matplotlib.figure import Figure  # takes a second to import
 
-    cells = {index: content(parts, tile) for index, parts in cells.items()}
     sizes = [part.size for part in cells.values() if isinstance(part, Image.Image)] or [(tile, tile)]
     side, height = (max(each) for each in zip(*sizes, strict=True))
     width = max(side, 100)
@@ -71,12 +71,11 @@ def draw(rows: Axis, columns: Axis, tables: list[str], cells: dict[tuple[int, in
     return figure
 
 
-def content(parts: list, tile: int) -> Image.Image | list[str]:
-    """The pictures of a cell as one image, or the texts instead."""
-    if isinstance(parts[0], str):
-        return parts
-    pictures = [sharp(file, tile) for files in parts for file in files]
-    columns = math.ceil(math.sqrt(len(pictures))) if len(parts) == 1 else len(parts[0])
+def content(rows: list[list[Image.Image]], tile: int) -> Image.Image:
+    """A run's pictures, one list per prompt, as one image. Those of a single prompt form a square; several prompts get
+    one line each. tile: approximate width of each picture, which is scaled by an integer factor."""
+    pictures = [sharp(picture, tile) for row in rows for picture in row]
+    columns = math.ceil(math.sqrt(len(pictures))) if len(rows) == 1 else len(rows[0])
     width, height = (side + INNER for side in pictures[0].size)
     lines = math.ceil(len(pictures) / columns)
     sheet = Image.new("RGB", (columns * width - INNER, lines * height - INNER), "white")
@@ -85,10 +84,8 @@ def content(parts: list, tile: int) -> Image.Image | list[str]:
     return sheet
 
 
-def sharp(file: Path, tile: int) -> Image.Image:
+def sharp(picture: Image.Image, tile: int) -> Image.Image:
     """The picture at about `tile` pixels wide, enlarged by nearest neighbour or reduced by averaging squares."""
-    with Image.open(file) as picture:
-        picture = picture.convert("RGB")
     if picture.width >= 2 * tile:
         return picture.reduce(picture.width // tile)
     factor = max(1, round(tile / picture.width))
