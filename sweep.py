@@ -25,15 +25,12 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
-from PIL import Image
 from pydantic import PositiveInt
-from safetensors.torch import load_file
 
 import sds2d
 from config.command_line import parse, parse_resume, read_options
@@ -42,12 +39,10 @@ from config.settings import Config, flatten, settings_in
 from errors import InputError, explain, require
 from priors.checkpoint import read_json, user_path
 from priors.prior import Prior, PriorConfig
-from recording.figure import Axis, Content, content, draw
+from recording.figure import MOMENTS, figure, title
 from recording.folder import FolderInUse, lock_folder, write_atomic, write_csv, write_error, write_text
-from recording.page import FAILED, FINISHED, NOT_RUN, UNFINISHED, comparison, read_run, render, time_left
-from recording.processes import in_processes, require_no_gpu_number
-
-MOMENTS = "moments"
+from recording.page import FINISHED, NOT_RUN, PAGE, UNFINISHED, comparison, differences, read_run, time_left
+from recording.processes import in_processes, in_slurm, require_no_gpu_number
 
 
 @dataclass
@@ -100,56 +95,45 @@ class Sweep:
     command: list[str]
     redraw: bool
 
-    def contents(self) -> dict:
-        """{run name: its settings, or where it is}, which identify the sweep."""
-        if self.options.runs:
-            return {run.name: str(run.folder.absolute()) for run in self.runs}
-        settings = {run.name: {**run.settings, "out": None, "command": None} for run in self.runs}
-        return json.loads(json.dumps(settings))
-
-    def statuses(self) -> list[str]:
-        return [read_run(run.folder)["status"] for run in self.runs]
+    def statuses(self) -> Counter:
+        """{status: the number of runs}."""
+        return Counter(read_run(run.folder)["status"] for run in self.runs)
 
 
 def plan(arguments: list[str]) -> Sweep:
     """Checks everything, including the settings of all runs; writes nothing. Raises InputError."""
-    options, rest = read_options(Options, arguments, __doc__)
-    file = user_path(options.out) / "sweep.json" if options.out else None
-    stored = read_json(file) if file and file.is_file() else {}
-    redraw = bool(stored) and not rest and not options.runs
+    options, flags = read_options(Options, arguments, __doc__)
+    name = "comparison" if options.runs else f"sweep-{'-'.join(dict.fromkeys(settings_in(flags)))[:60]}"
+    folder = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+    made = read_json(folder / "sweep.json")["command"] if (folder / "sweep.json").is_file() else []
+    redraw = bool(made) and not flags and not options.runs
     if redraw:
-        arguments = [*stored.get("command", []), *arguments]
-        options, rest = read_options(Options, arguments, __doc__)
+        arguments = [*made, *arguments]
+        options, flags = read_options(Options, arguments, __doc__)
+    elif os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        before, before_flags = read_options(Options, made)
+        same = made and (before.runs, before_flags) == (options.runs, flags)
+        other = f"another sweep in it ({shlex.join(made)})" if made else "no sweep in it"
+        require(same, f"--out {folder} exists and has {other}; choose another folder")
     if options.runs:
-        require(not rest, f"{' '.join(rest)}: --runs compares runs that exist, and makes none")
+        require(not flags, f"{' '.join(flags)}: --runs compares runs that exist, and makes none")
         runs = existing_runs(options)
         swept = {"run": [run.name for run in runs]}
     else:
-        swept, runs = make_runs(read_grid(rest))
-        for label in options.labels:
-            require("=" in label, f"--labels {label}: must be OLD=NEW")
-    axes(options, swept)
-    package = importlib.util.find_spec("submitit") or not options.slurm
-    require(package, "--slurm needs submitit: pip install submitit")
-    name = "comparison" if options.runs else f"sweep-{'-'.join(swept)[:60]}"
-    folder = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+        swept, runs = make_runs(read_grid(flags))
     for run in [] if options.runs else runs:
         run.folder = folder / run.name
-        if redraw and run.name in stored["runs"]:
-            run.settings = stored["runs"][run.name]
-            continue
         try:
             run.settings = flatten(parse(run.arguments))
         except InputError as error:
             raise InputError(f"{error} (in the run with {title(run.values.items())})") from error
+    for pair in (*options.slurm, *([] if options.runs else options.labels)):
+        require("=" in pair, f"{pair}: --labels must be OLD=NEW, and --slurm NAME=VALUE")
+    axes(options, swept)
+    there = importlib.util.find_spec("submitit") or not options.slurm
+    require(there, "--slurm needs submitit: pip install submitit")
     command = [word for word in arguments if word != "--list"]
-    sweep = Sweep(options, folder, swept, runs, command, redraw)
-    if not redraw and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        require(stored, f"--out {folder} exists but has no sweep in it; choose another folder")
-        same = sweep.contents() == stored.get("runs")
-        other = shlex.join(stored.get("command", []))
-        require(same, f"--out {folder} has another sweep in it ({other}); choose another folder")
-    return sweep
+    return Sweep(options, folder, swept, runs, command, redraw)
 
 
 def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[str]]:
@@ -165,11 +149,6 @@ def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[
 
 
 # ------------------------------------------------------------------------------------------------------------- the grid
-
-
-def title(values: Iterable[tuple[str, str]]) -> str:
-    """Settings and their values, as the figure and the page name a run."""
-    return "   ".join(f"{name} {text}" for name, text in values)
 
 
 def types(cls: type, prefix: str = "") -> dict[str, Any]:
@@ -226,29 +205,13 @@ def make_runs(grid: dict[str, dict[str, list[str]]]) -> tuple[dict[str, list[str
 def existing_runs(options: Options) -> list[Run]:
     """The runs of --runs, each under its label."""
     folders = [user_path(folder) for folder in options.runs]
-    require(len(folders) > 1, "--runs needs two or more run folders")
     for folder in folders:
         require((folder / "config.yaml").is_file(), f"--runs {folder} is not a run folder: it has no config.yaml")
-    names = [folder.absolute().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    names = options.labels or names
-    different = len(names) == len(folders) == len(set(names))
-    require(different, f"--runs and --labels need {len(folders)} different runs and labels, a label for each run")
+    names = options.labels or [folder.absolute().name for folder in folders]
+    different = len(folders) == len(names) == len(set(names)) > 1
+    require(different, "--runs needs two or more runs, each with another name; --labels can give them")
     runs = zip(names, folders, strict=True)
     return [Run(name, {"run": name}, [], folder, load(folder / "config.yaml")) for name, folder in runs]
-
-
-def differences(runs: list[Run]) -> dict[str, dict[str, str]]:
-    """{run name: {setting: text}} for the settings in which the runs differ."""
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    names = [name for name in names if any(run.settings.get(name) != runs[0].settings.get(name) for run in runs)]
-
-    def text(value):
-        return " · ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-    shown = [name for name in names if name not in ("command", "environment", "quiet")]
-    return {run.name: {name.replace("_", "-"): text(run.settings.get(name)) for name in shown} for run in runs}
 
 
 # ------------------------------------------------------------------------------------------------------------- the runs
@@ -277,105 +240,62 @@ def execute(folder: Path, arguments: list[str]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         config = parse_resume(["--resume", str(folder)]) if resume else parse([*arguments, "--out", str(folder)])
         sds2d.run(config, shared_prior(config.prior), resume=resume)
-    except FolderInUse:
-        pass  # Another process is at it.
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FolderInUse), lock_folder(folder):
+        with contextlib.suppress(FolderInUse), lock_folder(folder):  # Another process may be at the same run.
             write_error(folder, error)
 
 
 def execute_all(sweep: Sweep) -> None:
-    """Executes the unfinished runs, and updates the figure, the page and the table after each."""
+    """Executes the runs that are not finished, and updates the figure, the page and the table after each."""
+
+    def prior(run):
+        return str({name: value for name, value in run.settings.items() if name.startswith("prior.")})
+
     options = sweep.options
-
-    def prior_of(run):
-        return [value for name, value in run.settings.items() if name.startswith("prior.")]
-
     pending = [run for run in sweep.runs if read_run(run.folder)["status"] != FINISHED]
-    priors = [prior_of(run) for run in pending]
-    pending.sort(key=lambda run: priors.index(prior_of(run)))  # so that each prior is loaded once
+    pending.sort(key=prior)  # so that each prior is loaded once
     require_no_gpu_number((run.settings["prior.device"] for run in pending), options.jobs or 1)
-    if pending and not options.jobs and not options.slurm and all(prior == priors[0] for prior in priors):
+    if len(set(map(prior, pending))) == 1 and not options.jobs and not options.slurm:
         shared_prior(parse(pending[0].arguments).prior)  # If it cannot be loaded, stop instead of failing every run.
     calls = [(run.folder, run.arguments) for run in pending]
     if options.slurm:
-        ends = in_slurm(calls, options.slurm, sweep.folder)
+        ends = in_slurm(execute, calls, options.slurm, sweep.folder / "slurm")
     else:
         ends = in_processes(execute, calls, min(options.jobs or 1, len(pending)), torch.get_num_threads())
     record(sweep)
-    with lock_folder(sweep.folder):
-        try:
-            if pending:
-                show(sweep, "")
-            start = time.perf_counter()
-            for number, index in enumerate(ends, 1):
-                run, result = pending[index], read_run(pending[index].folder)
-                reason = f": {result['error']}" if result["error"] else ""
-                line = f"[{number}/{len(pending)}] {title(run.values.items())} {result['status']}{reason}"
-                print(line, file=sys.stderr)
-                if rest := len(pending) - number:
-                    show(sweep, time_left((time.perf_counter() - start) / number * rest))
-        finally:  # also if it is stopped
-            show(sweep)
-
-
-def in_slurm(calls: list[tuple], options: tuple[str, ...], folder: Path) -> Iterator[int]:
-    """Hands execute(*call) to Slurm for each call, and waits for them → the index of each call as its job ends.
-
-    options: of sbatch, as NAME=VALUE; cluster=local starts the jobs on this machine instead. A job that is preempted or
-    runs out of time is queued again, and then continues its run. Raises InputError.
-    """
-    import submitit  # optional
-
-    class Job(submitit.helpers.Checkpointable):  # which is queued again with the same arguments
-        def __call__(self, *call):
-            execute(*call)
-
-    settings = dict(option.partition("=")[::2] for option in options)
-    minutes = settings.pop("time", "60")
-    require(
-        minutes.isdecimal() and all(settings.values()),
-        f"--slurm {' '.join(options)}: must be NAME=VALUE …, such "
-        "as partition=gpu time=60 gpus=1, with the time in minutes",
-    )
-    try:
-        cluster = settings.pop("cluster", "slurm")
-        executor = submitit.AutoExecutor(folder / "slurm", cluster, slurm_max_num_timeout=1000)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"--slurm: {error}") from error
-    executor.update_parameters(timeout_min=int(minutes), slurm_additional_parameters=settings)
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # The jobs inherit it.
-
-    def ends():
-        with executor.batch():
-            jobs = [executor.submit(Job(), *call) for call in calls]
-        for job in submitit.helpers.as_completed(jobs, poll_frequency=2):
-            yield jobs.index(job)
-
-    return ends()
+    with lock_folder(sweep.folder), contextlib.ExitStack() as stack:
+        stack.callback(show, sweep)  # at the end, also if it is stopped
+        if pending:
+            show(sweep, "")
+        start = time.perf_counter()
+        for number, index in enumerate(ends, 1):
+            run, result = pending[index], read_run(pending[index].folder)
+            reason = f": {result['error']}" if result["error"] else ""
+            line = f"[{number}/{len(pending)}] {title(run.values.items())} {result['status']}{reason}"
+            print(line, file=sys.stderr)
+            if left := len(pending) - number:
+                show(sweep, time_left((time.perf_counter() - start) / number * left))
 
 
 def record(sweep: Sweep) -> None:
     """Writes sweep.json, from which --out DIR alone draws the sweep."""
     try:
         sweep.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"command": sweep.command, "runs": sweep.contents()}, indent=1, ensure_ascii=False)
-        write_text(sweep.folder / "sweep.json", text)
+        write_text(sweep.folder / "sweep.json", json.dumps({"command": sweep.command}, ensure_ascii=False))
     except OSError as error:
         raise InputError(f"--out {sweep.folder} cannot be written: {error.strerror}") from error
 
 
 def print_commands(sweep: Sweep) -> None:
     """Prints the commands that are left to run; a run that was stopped is resumed."""
-    statuses = sweep.statuses()
-    for run, status in zip(sweep.runs, statuses, strict=True):
+    for run in sweep.runs:
+        status = read_run(run.folder)["status"]
         if status == NOT_RUN:
             print(shlex.join(["python", "sds2d.py", *run.arguments, "--out", str(run.folder)]))
         elif status == UNFINISHED:
             print(shlex.join(["python", "sds2d.py", "--resume", str(run.folder)]))
-    if FAILED in statuses:
-        print(f"{summary(statuses)}; without --list, failed runs are retried", file=sys.stderr)
+    print(summary(sweep.statuses()), file=sys.stderr)  # Failed ones are not listed.
 
 
 # ---------------------------------------------------------------------------------------------------------- the results
@@ -386,23 +306,21 @@ def show(sweep: Sweep, left: str | None = None) -> None:
     over."""
     folder, options = sweep.folder, sweep.options
     data = comparison({run.name: run.folder for run in sweep.runs}, folder / "index.html")
-    values = differences(sweep.runs) if options.runs else {run.name: run.values for run in sweep.runs}
+    table = differences([run.settings for run in sweep.runs]) if options.runs else [run.values for run in sweep.runs]
     rows = []
-    for index, (run, part) in enumerate(zip(sweep.runs, data["runs"], strict=True)):
-        part["values"] = values[run.name]
-        numbers = {name: part[name] for name in ("status", "seconds", "grad_norm", "clip_score", "error")}
-        place = os.path.relpath(run.folder, folder)
-        rows.append(
-            {"run": run.name, **part["values"], **numbers, "warnings": "; ".join(part["warnings"]), "folder": place}
-        )
+    for part, values in zip(data["runs"], table, strict=True):
+        part["values"] = values
+        rest = {name: part[name] for name in ("status", "seconds", "grad_norm", "clip_score", "error")}
+        rows.append({"run": part["label"], **values, **rest, "warnings": "; ".join(part["warnings"])})
     write_csv(folder / "results.csv", rows)
-    picture = figure(sweep, data["runs"])
+    names = {} if options.runs else dict(label.split("=", 1) for label in options.labels)
+    picture = figure(sweep.runs, data["runs"], axes(options, sweep.swept), names, options.show, options.tile)
     for kind in ("png", "jpg", "pdf"):
         write_atomic(folder / f"figure.{kind}", picture.savefig)
-    text = render(
-        data,
+    text = PAGE.render(
+        data=data,
         heading=folder.absolute().name,
-        summary=summary(part["status"] for part in data["runs"]),
+        summary=summary(sweep.statuses()),
         progress=left,
         picture="figure.png",
         links=["results.csv", "figure.pdf"],
@@ -411,63 +329,8 @@ def show(sweep: Sweep, left: str | None = None) -> None:
     write_text(folder / "index.html", text)
 
 
-def summary(statuses: Iterable[str]) -> str:
-    """The statuses of all runs, in a line."""
-    counts = Counter(statuses)
-    words = [f"{counts[status]} {status}" for status in (FINISHED, FAILED, UNFINISHED, NOT_RUN) if counts[status]]
-    return f"{counts.total()} runs: {', '.join(words)}"
-
-
-def figure(sweep: Sweep, parts: list[dict[str, Any]]):
-    """The matplotlib Figure of rows and columns, with a table for each combination of the other swept settings. parts:
-    read_run() of each run."""
-    rows, columns, others = axes(sweep.options, sweep.swept)
-    # {column label: the moment that it shows; None: the end}
-    heads = moment_labels(sweep.runs) if columns == MOMENTS else dict.fromkeys(sweep.swept[columns])
-    tables = list(itertools.product(*([(name, text) for text in sweep.swept[name]] for name in others)))
-    by_values = {frozenset(run.values.items()): (run, part) for run, part in zip(sweep.runs, parts, strict=True)}
-    cells = {}
-    for (i, table), (j, row), (k, head) in itertools.product(*map(enumerate, (tables, sweep.swept[rows], heads))):
-        along = [] if columns == MOMENTS else [(columns, head)]
-        cells[i, j, k] = cell(sweep.options, *by_values[frozenset([*table, (rows, row), *along])], heads[head])
-    names = {} if sweep.options.runs else dict(label.split("=", 1) for label in sweep.options.labels)
-
-    def axis(name, texts):
-        return Axis(names.get(name, name), [names.get(text, text) for text in texts])
-
-    titles = [title([(names.get(name, name), names.get(text, text)) for name, text in table]) for table in tables]
-    column_axis = axis("steps" if columns == MOMENTS else columns, heads)
-    return draw(axis(rows, sweep.swept[rows]), column_axis, titles, cells, sweep.options.tile)
-
-
-def moments(settings: dict[str, Any]) -> list[int]:
-    """The steps of a run that a figure shows besides the end: the recorded ones closest to each third of the run."""
-    recorded = range(0, settings["steps"], settings["log.every"])
-    return [min(recorded, key=lambda step: abs(3 * step - part * settings["steps"])) for part in range(3)]
-
-
-def moment_labels(runs: list[Run]) -> dict[str, int | None]:
-    """The steps, or fractions if the runs differ in length. Moments of a short run may coincide in one column."""
-    steps = {(*moments(run.settings), run.settings["steps"]) for run in runs}
-    labels = map(str, steps.pop()) if len(steps) == 1 else ["start", "33 %", "67 %", "end"]
-    return dict(zip(labels, [0, 1, 2, None], strict=True))
-
-
-def cell(options: Options, run: Run, part: dict[str, Any], moment: int | None) -> Content:
-    """What the figure shows of a run at a moment (None: the end): its pictures or, without any, its status."""
-    particles, prompts = run.settings["particles"], len(run.settings["prompt"])
-    if moment is None:
-        files = [run.folder / f"final_{index:02d}.png" for index in range(prompts * particles)]
-        pictures = [Image.open(file).convert("RGB") for file in files] if part["status"] == FINISHED else []
-    else:
-        file = run.folder / "images" / f"step_{moments(run.settings)[moment]:06d}.safetensors"
-        arrays = load_file(file)["images"].numpy() if file.is_file() else []
-        pictures = [Image.fromarray(array) for array in arrays]
-    if not pictures:
-        return [part["status"], part["error"] or ""]
-    shown = min(options.show, particles)
-    rows = [pictures[prompt * particles :][:shown] for prompt in range(prompts)]
-    return content(rows, options.tile)
+def summary(statuses: Counter) -> str:
+    return f"{statuses.total()} runs: {', '.join(f'{count} {status}' for status, count in statuses.items())}"
 
 
 def main():
@@ -477,7 +340,7 @@ def main():
         if sweep.options.list:
             record(sweep)
             print_commands(sweep)
-            return
+            sys.exit()
         if sweep.redraw:
             show(sweep)
         elif sweep.options.runs:
@@ -496,8 +359,8 @@ def main():
         sys.exit(code)
     statuses = sweep.statuses()
     print(f"{sweep.folder}/figure.png\n{summary(statuses)}")
-    only_drawn = sweep.redraw or sweep.options.runs
-    sys.exit(0 if only_drawn or set(statuses) == {FINISHED} else 1)
+    drawn = sweep.redraw or sweep.options.runs
+    sys.exit(0 if drawn or set(statuses) == {FINISHED} else 1)
 
 
 if __name__ == "__main__":

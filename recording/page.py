@@ -1,5 +1,6 @@
 """index.html: one page for a run, or for several side by side. It opens from disk and loads nothing from elsewhere."""
 
+import functools
 import json
 import os
 import re
@@ -33,6 +34,17 @@ CURVES = {
     "clip_score": "CLIP score, 100 cos(image, prompt)",
     "directional": "Directional CLIP similarity, 100 cos(change in the image, change in the prompt)",
 }
+# The settings in the table of a run's own page.
+SHOWN = (
+    "algo.name",
+    "rep.kind",
+    "algo.guidance_scale",
+    "steps",
+    "schedule.timestep",
+    "schedule.weight",
+    "seed",
+    "seeds",
+)
 POINTS = 500  # per curve; more would not be visible
 
 # Compiled here, not while the run waits for its first recording.
@@ -41,55 +53,46 @@ PAGE = jinja2.Environment(
 ).get_template("page.html")
 
 
+@functools.cache  # A page is written often.
+def parse_settings(text: str) -> dict[str, Any]:
+    """The text of a config.yaml → its settings, nested. PyYAML's loader in C is ten times as fast."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def page(folder: Path, progress: str | None = None) -> str:
     """The page of a run's folder, as HTML. progress: how far the run is, if it is not over; the page then reloads
     itself."""
     data = comparison({folder.absolute().name: folder}, folder / "index.html")
-    run, files = data["runs"][0], sorted(path.name for path in folder.iterdir())
-    config, over = run["config"], progress is None
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    run, config, over = data["runs"][0], parse_settings(text), progress is None
+    values = {name: functools.reduce(dict.get, name.split("."), config) for name in SHOWN}
+    run["values"] = {name.replace("_", "-"): value for name, value in values.items() if value not in (None, [])}
     run["status"] = run["status"] if over else "running"
-    run["values"] = {
-        "method": config["algo"]["name"],
-        "representation": config["rep"]["kind"],
-        "guidance scale": config["algo"]["guidance_scale"],
-        "steps": config["steps"],
-        "timesteps": config["schedule"]["timestep"],
-        "weight": config["schedule"]["weight"],
-        "seed": ", ".join(map(str, config["seeds"] or [config["seed"]])),
-        "prior": config["prior"]["path"].split("/")[-1],
-    }
+    files = sorted(path.name for path in folder.iterdir())
     probes = []
     for name, title in data["names"]:
         if steps := steps_in(folder / "timesteps", name):
             probes.append((name, f"{title}, at step {steps[-1]}", f"timesteps/{name}_{steps[-1]:06d}.png"))
-    schedule = [("", "Timesteps and weights over the run", "schedule.png")] if "schedule.png" in files else []
-    sections = {"At other timesteps": probes, "Schedule": schedule}
-    return render(
-        data,
+    return PAGE.render(
+        data=data,
         heading="\n".join(config["prompt"]) or "(empty prompt)",
         summary="The run",
         progress=progress,
         picture="final.png" if "final.png" in files and over else None,
         links=[name for name in files if name.endswith((".svg", ".ply"))],
-        sections=[(title, pictures) for title, pictures in sections.items() if pictures],
+        probes=probes,
+        schedule="schedule.png" in files,
         video="video.mp4" in files and over,
         command=shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])]),
-        settings=(folder / "config.yaml").read_text(encoding="utf-8"),
+        settings=text,
     )
-
-
-def render(data: dict[str, Any], **contents) -> str:
-    """The page of a comparison, each of whose runs has `values` {setting: text} for the table. contents: the other
-    names in page.html."""
-    script = {name: data[name] for name in ("names", "steps", "curves", "last")}
-    script["runs"] = [{name: run[name] for name in ("label", "home", "pictures", "curves")} for run in data["runs"]]
-    return PAGE.render(data=data, script=script, **contents)
 
 
 def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
     """The data of runs {label: folder} for a page at `page`: what read_run() finds, and what the runs share.
 
-    runs    one dict a run, in order; `home` is the URL of its folder
+    runs    one dict a run, in order; `home` is the URL of its folder. For the table on the page, the caller adds
+            `values`, {setting: value}
     names   [(folder of recorded pictures, its title)];  steps: all steps with a picture
     curves  [(name, title)];  last: the last step of a curve
     """
@@ -110,38 +113,44 @@ def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
 def read_run(folder: Path) -> dict[str, Any]:
     """What a folder tells of its run; also of one that has not been started, whose folder does not exist.
 
-    config      settings; {} if it has not been started
     status      finished, failed, unfinished or not run;  error: the reason, of a failed run
-    warnings    lines;  steps_done, seconds: the steps so far, and what they took
-    grad_norm, clip_score, directional: the last means over the particles, or None
+    warnings    lines;  seconds: what its steps took so far
+    grad_norm, clip_score: the last means over the particles, or None
     pictures    {folder: steps};  curves: {name: points()};  last: the last recorded step
     """
-    config = folder / "config.yaml"
-    # PyYAML's loader in C is ten times as fast.
-    config = yaml.load(config.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if config.is_file() else {}
-    environment, error = folder / "environment.json", folder / "error.txt"
+    file, environment, error = (folder / name for name in ("config.yaml", "environment.json", "error.txt"))
     environment = json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {}
     lines = read_records(folder / "metrics.jsonl") + read_records(folder / "scores.jsonl")
     seconds = [line["seconds"] for line in lines if "seconds" in line]
     if error.is_file():
         status = FAILED
-    elif not config:
+    elif not file.is_file():
         status = NOT_RUN
     else:  # A run that was stopped has a final.png of the step that it reached.
-        complete = (folder / "final.png").is_file() and len(seconds) >= config["steps"]
-        status = FINISHED if complete else UNFINISHED
+        steps = parse_settings(file.read_text(encoding="utf-8"))["steps"]
+        status = FINISHED if (folder / "final.png").is_file() and len(seconds) >= steps else UNFINISHED
     return {
-        "config": config,
         "status": status,
         "error": error.read_text(encoding="utf-8").partition("\n")[0] if status == FAILED else None,
         "warnings": environment.get("warnings", []),
-        "steps_done": len(seconds),
         "seconds": sum(seconds),
-        **{name: last_mean(lines, name) for name in ("grad_norm", "clip_score", "directional")},
+        "grad_norm": last_mean(lines, "grad_norm"),
+        "clip_score": last_mean(lines, "clip_score"),
         "pictures": recorded(folder) if folder.is_dir() else {},
         "curves": {name: drawn for name in CURVES if (drawn := points(name, lines))},
         "last": max((line["step"] for line in lines), default=0),
     }
+
+
+def differences(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The settings {dotted name: value} of runs → {setting: text} of each, only those in which they differ."""
+    names = dict.fromkeys(name for settings in runs for name in settings if name not in ("command", "environment"))
+    names = [name for name in names if any(settings.get(name) != runs[0].get(name) for settings in runs)]
+
+    def text(value):
+        return " · ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return [{name.replace("_", "-"): text(settings.get(name)) for name in names} for settings in runs]
 
 
 def recorded(folder: Path) -> dict[str, list[int]]:
