@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from errors import InputError, require
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def in_processes(function: Callable, calls: list[tuple], count: int, threads: int) -> Iterator[int]:
     """Runs function(*call) for each call in `count` processes of `threads` threads each, spread over the GPUs if any;
@@ -57,14 +59,20 @@ def in_slurm(function: Callable, calls: list[tuple], options: tuple[str, ...], f
 
     settings = {"cluster": "slurm", "time": "60"} | dict(option.split("=", 1) for option in options)
     try:
+        minutes = int(settings.pop("time"))
         executor = submitit.AutoExecutor(folder, settings.pop("cluster"), slurm_max_num_timeout=1000)
-        executor.update_parameters(timeout_min=int(settings.pop("time")), slurm_additional_parameters=settings)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--slurm {' '.join(options)}: {error}") from error
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)  # The jobs inherit it.
-    with executor.batch():
-        jobs = [executor.submit(Job(), *call) for call in calls]
-    return (jobs.index(job) for job in submitit.helpers.as_completed(jobs, poll_frequency=2))
+    executor.update_parameters(timeout_min=minutes, slurm_additional_parameters=settings)
+
+    def ends():
+        # The jobs inherit it, and import this code from wherever they start.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        with executor.batch():
+            jobs = [executor.submit(Job(), *call) for call in calls]
+        yield from (jobs.index(job) for job in submitit.helpers.as_completed(jobs, poll_frequency=2))
+
+    return ends()
 
 
 def require_no_gpu_number(devices: Iterable[str], count: int) -> None:

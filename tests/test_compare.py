@@ -22,12 +22,13 @@ HAND = """<script>
       view.value = name
       slider.value = place
       slider.dispatchEvent(new Event("input", { bubbles: true }))
-      shown.push([...document.querySelectorAll("#panels figure:not([hidden]) img")].map(image => image.getAttribute("src")))
+      const images = [...document.querySelectorAll("#panels figure:not([hidden]) img")]
+      shown.push(images.map(image => image.getAttribute("src")))
     }
     setTimeout(() => {
       const out = document.createElement("pre")
       out.id = "report"
-      const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).length
+      const broken = [...document.querySelectorAll("img[src]")].filter(image => !image.complete || !image.naturalWidth).length
       out.textContent = JSON.stringify({ shown, broken, errors: window.errors,
         curves: document.querySelectorAll("#curves svg").length,
         lines: document.querySelectorAll("#curves polyline").length,
