@@ -39,7 +39,7 @@ from config.settings import Config, flatten, settings_in
 from errors import InputError, explain, require
 from priors.checkpoint import read_json, user_path
 from priors.prior import Prior, PriorConfig
-from recording.figure import MOMENTS, figure, title
+from recording.figure import axes, figure, title
 from recording.folder import FolderInUse, lock_folder, write_atomic, write_csv, write_error, write_text
 from recording.page import FINISHED, NOT_RUN, PAGE, UNFINISHED, comparison, differences, read_run, time_left
 from recording.processes import in_processes, in_slurm, require_no_gpu_number
@@ -95,22 +95,23 @@ class Sweep:
     command: list[str]
     redraw: bool
 
-    def statuses(self) -> Counter:
-        """{status: the number of runs}."""
-        return Counter(read_run(run.folder)["status"] for run in self.runs)
+    def summary(self) -> str:
+        """The number of runs with each status."""
+        counts = Counter(read_run(run.folder)["status"] for run in self.runs)
+        return f"{len(self.runs)} runs: {', '.join(f'{count} {status}' for status, count in counts.items())}"
 
 
 def plan(arguments: list[str]) -> Sweep:
     """Checks everything, including the settings of all runs; writes nothing. Raises InputError."""
     options, flags = read_options(Options, arguments, __doc__)
-    name = "comparison" if options.runs else f"sweep-{'-'.join(dict.fromkeys(settings_in(flags)))[:60]}"
-    folder = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
-    made = read_json(folder / "sweep.json")["command"] if (folder / "sweep.json").is_file() else []
+    folder = user_path(options.out) if options.out else None
+    file = folder and folder / "sweep.json"
+    made = read_json(file).get("command", []) if file and file.is_file() else []
     redraw = bool(made) and not flags and not options.runs
     if redraw:
         arguments = [*made, *arguments]
         options, flags = read_options(Options, arguments, __doc__)
-    elif os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+    elif folder and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         before, before_flags = read_options(Options, made)
         same = made and (before.runs, before_flags) == (options.runs, flags)
         other = f"another sweep in it ({shlex.join(made)})" if made else "no sweep in it"
@@ -121,6 +122,8 @@ def plan(arguments: list[str]) -> Sweep:
         swept = {"run": [run.name for run in runs]}
     else:
         swept, runs = make_runs(read_grid(flags))
+    name = "comparison" if options.runs else f"sweep-{'-'.join(swept)[:60]}"
+    folder = folder or user_path(f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
     for run in [] if options.runs else runs:
         run.folder = folder / run.name
         try:
@@ -129,23 +132,11 @@ def plan(arguments: list[str]) -> Sweep:
             raise InputError(f"{error} (in the run with {title(run.values.items())})") from error
     for pair in (*options.slurm, *([] if options.runs else options.labels)):
         require("=" in pair, f"{pair}: --labels must be OLD=NEW, and --slurm NAME=VALUE")
-    axes(options, swept)
-    there = importlib.util.find_spec("submitit") or not options.slurm
+    axes(options.rows, options.columns, swept)
+    there = redraw or not options.slurm or importlib.util.find_spec("submitit")
     require(there, "--slurm needs submitit: pip install submitit")
-    command = [word for word in arguments if word != "--list"]
+    command = [word for word in arguments if word != "--list"] if not redraw else made
     return Sweep(options, folder, swept, runs, command, redraw)
-
-
-def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[str]]:
-    """The settings for the rows and the columns (or MOMENTS for the latter), and the other swept ones."""
-    given = [name and name.lstrip("-").replace("_", "-") for name in (options.rows, options.columns)]
-    free = [name for name in swept if name not in given]
-    rows = given[0] or (free.pop(0) if free else "")
-    columns = given[1] or (free.pop(0) if free else MOMENTS)
-    if rows == columns or rows not in swept or columns not in (*swept, MOMENTS):
-        given = f"--rows {options.rows} --columns {options.columns}"
-        raise InputError(f"{given}: choose two different swept flags ({', '.join(swept)}) or --columns moments")
-    return rows, columns, free
 
 
 # ------------------------------------------------------------------------------------------------------------- the grid
@@ -295,7 +286,7 @@ def print_commands(sweep: Sweep) -> None:
             print(shlex.join(["python", "sds2d.py", *run.arguments, "--out", str(run.folder)]))
         elif status == UNFINISHED:
             print(shlex.join(["python", "sds2d.py", "--resume", str(run.folder)]))
-    print(summary(sweep.statuses()), file=sys.stderr)  # Failed ones are not listed.
+    print(sweep.summary(), file=sys.stderr)  # Failed ones are not listed.
 
 
 # ---------------------------------------------------------------------------------------------------------- the results
@@ -314,23 +305,21 @@ def show(sweep: Sweep, left: str | None = None) -> None:
         rows.append({"run": part["label"], **values, **rest, "warnings": "; ".join(part["warnings"])})
     write_csv(folder / "results.csv", rows)
     names = {} if options.runs else dict(label.split("=", 1) for label in options.labels)
-    picture = figure(sweep.runs, data["runs"], axes(options, sweep.swept), names, options.show, options.tile)
+    picture = figure(
+        sweep.runs, data["runs"], axes(options.rows, options.columns, sweep.swept), names, options.show, options.tile
+    )
     for kind in ("png", "jpg", "pdf"):
         write_atomic(folder / f"figure.{kind}", picture.savefig)
     text = PAGE.render(
         data=data,
         heading=folder.absolute().name,
-        summary=summary(sweep.statuses()),
+        summary=sweep.summary(),
         progress=left,
         picture="figure.png",
         links=["results.csv", "figure.pdf"],
         command=shlex.join(["python", "sweep.py", *sweep.command]),
     )
     write_text(folder / "index.html", text)
-
-
-def summary(statuses: Counter) -> str:
-    return f"{statuses.total()} runs: {', '.join(f'{count} {status}' for status, count in statuses.items())}"
 
 
 def main():
@@ -340,10 +329,8 @@ def main():
         if sweep.options.list:
             record(sweep)
             print_commands(sweep)
-            sys.exit()
-        if sweep.redraw:
-            show(sweep)
-        elif sweep.options.runs:
+            return
+        if sweep.options.runs or sweep.redraw:
             record(sweep)
             show(sweep)
         else:
@@ -354,13 +341,12 @@ def main():
             raise
         if code > 128 and sweep and (sweep.folder / "sweep.json").is_file():
             again = sweep.command if sweep.options.out else [*sweep.command, "--out", str(sweep.folder)]
-            line = f"stopped; {summary(sweep.statuses())}; python sweep.py {shlex.join(again)} continues"
+            line = f"stopped; {sweep.summary()}; python sweep.py {shlex.join(again)} continues"
         print(f"sweep.py: {' '.join(line.split())}", file=sys.stderr)
         sys.exit(code)
-    statuses = sweep.statuses()
-    print(f"{sweep.folder}/figure.png\n{summary(statuses)}")
-    drawn = sweep.redraw or sweep.options.runs
-    sys.exit(0 if drawn or set(statuses) == {FINISHED} else 1)
+    print(f"{sweep.folder}/figure.png\n{sweep.summary()}")
+    if not sweep.redraw and not sweep.options.runs:
+        sys.exit(any(read_run(run.folder)["status"] != FINISHED for run in sweep.runs))
 
 
 if __name__ == "__main__":

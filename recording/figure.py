@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 from safetensors.numpy import load_file
 
+from errors import InputError
 from recording.page import FINISHED
 from recording.pictures import font, wrap
 
@@ -27,6 +28,19 @@ def title(values: Iterable[tuple[str, str]]) -> str:
     return "   ".join(f"{name} {text}" for name, text in values)
 
 
+def axes(rows: str | None, columns: str | None, swept: dict[str, list[str]]) -> tuple[str, str, list[str]]:
+    """--rows and --columns of a sweep {setting: values} → the settings for the rows and the columns (or MOMENTS for the
+    latter), and the other swept ones. Raises InputError."""
+    asked = f"--rows {rows} --columns {columns}"
+    given = [name and name.lstrip("-").replace("_", "-") for name in (rows, columns)]
+    free = [name for name in swept if name not in given]
+    rows = given[0] or (free.pop(0) if free else "")
+    columns = given[1] or (free.pop(0) if free else MOMENTS)
+    if rows == columns or rows not in swept or columns not in (*swept, MOMENTS):
+        raise InputError(f"{asked}: choose two different swept flags ({', '.join(swept)}) or --columns moments")
+    return rows, columns, free
+
+
 def figure(
     runs: list,
     results: list[dict[str, Any]],
@@ -39,7 +53,7 @@ def figure(
 
     runs     each with `values`, {setting: text}, its `folder`, and its `settings`, {dotted name: value}
     results  read_run() of each
-    axes     the settings for the rows and the columns (or MOMENTS for the latter), and the other ones
+    axes     from axes()
     names    {setting or value: what to write instead}
     most     particles of a prompt
     tile     approximate width of a picture

@@ -60,12 +60,15 @@ def swept(monkeypatch, capsys, tiny):
     def call(*arguments):
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
+        code = 0
+        try:
             sweep.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
         said = capsys.readouterr()
         bars = re.compile(r"^\w+: +\d+%")
         errors = [line for line in said.err.replace("\r", "\n").splitlines() if line and not bars.match(line)]
-        return int(end.value.code or 0), said.out.splitlines(), errors
+        return code, said.out.splitlines(), errors
 
     return call
 
@@ -101,7 +104,7 @@ def enlarged(file, factor):
 def labels(*arguments):
     """{text: [(top, left, bottom, right)]} of the figure of a finished sweep, in pixels of its PNG."""
     plan = sweep.plan(list(map(str, arguments)))
-    axes = sweep.axes(plan.options, plan.swept)
+    axes = sweep.axes(plan.options.rows, plan.options.columns, plan.swept)
     names = dict(label.split("=") for label in plan.options.labels)
     results = [read_run(run.folder) for run in plan.runs]
     drawn = figure(plan.runs, results, axes, names, plan.options.show, plan.options.tile)
