@@ -2,7 +2,6 @@
 
     python sweep.py --algo.name sds vsd ism --algo.guidance-scale 7.5 15 30 60 120
     python sweep.py --prompt "a red apple" --prompt "a snowman" --seed 0 1 2
-    python sweep.py --algo.guidance-scale 7.5 30 120
     python sweep.py --runs outputs/FIRST outputs/SECOND --labels before after
 
 Any flag of sds2d.py can have several values, and every combination is run. Two swept flags become the figure's rows and
@@ -287,9 +286,6 @@ def print_commands(sweep: Sweep) -> None:
         elif status == UNFINISHED:
             print(shlex.join(["python", "sds2d.py", "--resume", str(run.folder)]))
     print(sweep.summary(), file=sys.stderr)  # Failed ones are not listed.
-
-
-# ---------------------------------------------------------------------------------------------------------- the results
 
 
 def show(sweep: Sweep, left: str | None = None) -> None:

@@ -36,8 +36,8 @@ function curve(name, title) {
   const least = Math.min(...values)
   const low = least >= 0 && least < high / 2 || least === high ? Math.min(0, least) : least, span = high - low || 1
   const line = (points, k) => points.map(p => `${x(p[0])},${bottom - (bottom - top_) * (p[k] - low) / span}`).join(" ")
-  const tick = part => `<g transform="translate(0 ${bottom + (top_ - bottom) * part})">` +
-    `<path d="M${left} 0H${right}"/><text x="${left - 6}" y="4" text-anchor="end">${+(low + span * part).toPrecision(3)}</text></g>`
+  const tick = part => `<g transform="translate(0 ${bottom + (top_ - bottom) * part})"><path d="M${left} 0H${right}"/>
+    <text x="${left - 6}" y="4" text-anchor="end">${+(low + span * part).toPrecision(3)}</text></g>`
   const band = single ? `<polygon points="${line(runs[0], 3)} ${line([...runs[0]].reverse(), 1)}"/>` : ""
   add("figure", "curves", { innerHTML: `<figcaption></figcaption><svg viewBox="0 0 460 190" role="img">` +
     [0, 0.5, 1].map(tick).join("") + `<text x="${left}" y="184">0</text>` +
