@@ -13,6 +13,7 @@ from recording import startup
 if __name__ == "__main__":
     startup.before_imports()  # The imports below take seconds.
 
+import contextlib
 import copy
 import json
 import re
@@ -37,7 +38,7 @@ from priors.device import per_row
 from priors.prior import Prior
 from recording.describe import answer, describe, prior_warnings
 from recording.environment import changes, earlier_environment, environment
-from recording.folder import lock_folder, make_folder, write_text
+from recording.folder import lock_folder, make_folder, write_error, write_text
 from recording.interruption import Interrupted, Interruption
 from recording.probe import probe_timesteps
 from recording.recorder import Recorder
@@ -194,8 +195,11 @@ def loop(
                 bar.set_postfix(t=result.t[0].item(), refresh=False)
                 bar.update()
             return recorder.finish(step)
-        except FloatingPointError:
-            recorder.summarize()  # Earlier recordings may show the cause.
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                write_error(Path(config.out), error)
+            if isinstance(error, FloatingPointError):
+                recorder.summarize()  # Earlier recordings may show the cause.
             raise
 
 

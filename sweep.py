@@ -1,49 +1,53 @@
-"""Runs a grid of settings and compares the runs in a labelled figure. Any flag of sds2d.py can have several values.
+"""Makes many runs, or takes runs that exist, and compares them: a labelled figure, a page and a table.
 
     python sweep.py --algo.name sds vsd ism --algo.guidance-scale 7.5 15 30 60 120
     python sweep.py --prompt "a red apple" --prompt "a snowman" --seed 0 1 2
-    python sweep.py --algo.guidance-scale 7.5 30 120
+    python sweep.py --runs outputs/FIRST outputs/SECOND --labels before after
 
-Every combination is run. Two swept flags become the figure's rows and columns; a single one is shown against the
-steps; each combination of further ones gets its own table. A flag that itself takes several values, like --prompt, is
-swept by repeating it. The same command with --out DIR continues a stopped sweep and retries failed runs; --out DIR
-without swept flags redraws the figure, with other --rows, --columns, --tile, --show or --labels.
+Any flag of sds2d.py can have several values, and every combination is run. Two swept flags become the figure's rows and
+columns; a single one is shown against the steps; each combination of further ones gets its own table. A flag that
+itself takes several values, like --prompt, is swept by repeating it. The same command with --out DIR continues a
+stopped sweep and retries failed runs; --out DIR without swept flags draws what is there, also with other --rows,
+--columns, --tile, --show or --labels.
 
 `python sds2d.py --help` lists the flags of the runs.
 """
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
+import re
 import shlex
+import shutil
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
-from config import parse, read_options
+import sds2d
+from config import SETTINGS, flatten, load, parse, parse_resume, read_options, settings_in
 from errors import InputError, explain, require
+from priors.checkpoint import Checkpoint, PriorConfig
 from priors.files import read_json, user_path
-from recording.folder import lock_folder, write_atomic, write_csv, write_text
-from recording.page import time_left
-from recording.processes import in_processes, require_no_gpu_number
-from sweeps import runs
-from sweeps.figure import Axis, draw
-from sweeps.grid import Run, make_runs, read_grid, title
-from sweeps.results import results, save_page
-
-MOMENTS = "moments"
+from recording.figure import axes, figure, title
+from recording.folder import FolderInUse, lock_folder, write_atomic, write_csv, write_error, write_text
+from recording.page import FINISHED, NOT_RUN, PAGE, UNFINISHED, comparison, differences, read_run, time_left
+from recording.processes import in_processes, in_slurm, require_no_gpu_number
 
 
 @dataclass
 class Options:
     out: str | None = None
     """Folder of the sweep, new or of the sweep to continue. None: outputs/<time>-sweep-<swept flags>."""
+    runs: tuple[str, ...] = ()
+    """Folders of two or more runs that exist, to compare instead of making new ones."""
     rows: str | None = None
     """The swept flag for the figure's rows, such as algo.name. None: the first."""
     columns: str | None = None
@@ -54,195 +58,269 @@ class Options:
     tile: PositiveInt = 128
     """Approximate width of each picture in the figure, in pixels; pictures are scaled by an integer factor."""
     labels: tuple[str, ...] = ()
-    """New names for settings or values in the figure, each OLD=NEW, such as algo.guidance-scale=CFG sds=SDS."""
+    """New names for settings or values in the figure, each OLD=NEW, such as algo.guidance-scale=CFG sds=SDS. With
+    --runs: a name for each run. By default, their folders' names."""
     list: bool = False
-    """Print the command of each run, and run nothing."""
-    only: tuple[NonNegativeInt, ...] = ()
-    """Do only the runs with these numbers, from 0, e.g. in a Slurm array; several processes may share a folder."""
-    dry_run: bool = False
-    """Print how many runs are left and, if some have finished, about how long the rest will take."""
+    """Print the command of each run that is not finished, and run nothing."""
     jobs: PositiveInt | None = None
     """Number of parallel runs, each in its own process, spread over the GPUs if any. None: one, in this process."""
+    slurm: tuple[str, ...] = ()
+    """Hand each run to Slurm, with these options of sbatch, such as partition=gpu time=60 gpus=1; the time is in
+    minutes. Needs `pip install submitit`."""
+
+
+@dataclass
+class Run:
+    """One run. values: {swept setting: text}; arguments: of sds2d.py, without --out; settings: {dotted name: value}."""
+
+    name: str
+    values: dict[str, str]
+    arguments: list[str]
+    folder: Path | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Sweep:
-    """swept: {setting: its values}, outermost loop first; runs: in that order; command: the arguments given."""
+    """swept: {setting: its values}, outermost loop first; runs: in that order; command: the arguments given; redraw:
+    whether only to draw what is in the folder."""
 
     options: Options
     folder: Path
     swept: dict[str, list[str]]
     runs: list[Run]
     command: list[str]
-
-    def chosen(self) -> list[Run]:
-        """The runs that --only selects, or all."""
-        return [run for number, run in enumerate(self.runs) if not self.options.only or number in self.options.only]
-
-    def contents(self) -> dict:
-        """{run name: settings}, which identify the sweep wherever its folder is."""
-        settings = {run.name: {**asdict(run.config), "out": None, "command": None} for run in self.runs}
-        return json.loads(json.dumps(settings))
+    redraw: bool
 
     def summary(self) -> str:
-        counts = Counter(runs.status(self.folder, run.name) for run in self.runs)
-        words = [f"{counts[word]} {word}" for word in (runs.FINISHED, runs.FAILED, runs.WAITING) if counts[word]]
-        return f"{len(self.runs)} runs: {', '.join(words)}"
+        """The number of runs with each status."""
+        counts = Counter(read_run(run.folder)["status"] for run in self.runs)
+        return f"{len(self.runs)} runs: {', '.join(f'{count} {status}' for status, count in counts.items())}"
 
 
 def plan(arguments: list[str]) -> Sweep:
     """Checks everything, including the settings of all runs; writes nothing. Raises InputError."""
-    options, rest = read_options(Options, arguments, __doc__)
-    if not rest and options.out and (user_path(options.out) / "sweep.json").is_file():
-        arguments = [*read_json(user_path(options.out) / "sweep.json")["command"], *arguments]
-        options, rest = read_options(Options, arguments, __doc__)
-    swept, grid = make_runs(read_grid(rest))
-    for number in options.only:
-        good = number < len(grid) and not options.jobs
-        require(good, f"--only {number}: must be from 0 to {len(grid) - 1}, and without --jobs")
-    for label in options.labels:
-        require("=" in label, f"--labels {label}: must be OLD=NEW")
-    axes(options, swept)
-    folder = user_path(options.out or f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-sweep-{'-'.join(swept)[:60]}")
-    for run in grid:
+    options, flags = read_options(Options, arguments, __doc__)
+    folder = user_path(options.out) if options.out else None
+    file = folder and folder / "sweep.json"
+    made = read_json(file).get("command", []) if file and file.is_file() else []
+    redraw = bool(made) and not flags and not options.runs
+    if redraw:
+        arguments = [*made, *arguments]
+        options, flags = read_options(Options, arguments, __doc__)
+    elif folder and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        before, before_flags = read_options(Options, made)
+        same = made and (before.runs, before_flags) == (options.runs, flags)
+        other = f"another sweep in it ({shlex.join(made)})" if made else "no sweep in it"
+        require(same, f"--out {folder} exists and has {other}; choose another folder")
+    if options.runs:
+        require(not flags, f"{' '.join(flags)}: --runs compares runs that exist, and makes none")
+        runs = existing_runs(options)
+        swept = {"run": [run.name for run in runs]}
+    else:
+        swept, runs = make_runs(read_grid(flags))
+    name = "comparison" if options.runs else f"sweep-{'-'.join(swept)[:60]}"
+    folder = folder or user_path(f"outputs/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+    for run in [] if options.runs else runs:
+        run.folder = folder / run.name
         try:
-            run.config = parse(run.arguments)
+            run.settings = flatten(parse(run.arguments))
         except InputError as error:
             raise InputError(f"{error} (in the run with {title(run.values.items())})") from error
-    sweep = Sweep(options, folder, swept, grid, arguments)
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        is_sweep = (folder / "sweep.json").is_file()
-        require(is_sweep, f"--out {folder} exists but has no sweep in it; choose another folder")
-        made = read_json(folder / "sweep.json")
-        other = shlex.join(made.get("command", []))
-        same = sweep.contents() == made.get("runs")
-        require(same, f"--out {folder} has another sweep in it ({other}); choose another folder")
-    return sweep
+    for pair in (*options.slurm, *([] if options.runs else options.labels)):
+        require("=" in pair, f"{pair}: --labels must be OLD=NEW, and --slurm NAME=VALUE")
+    axes(options.rows, options.columns, swept)
+    there = redraw or not options.slurm or importlib.util.find_spec("submitit")
+    require(there, "--slurm needs submitit: pip install submitit")
+    command = [word for word in arguments if word != "--list"] if not redraw else made
+    return Sweep(options, folder, swept, runs, command, redraw)
 
 
-def axes(options: Options, swept: dict[str, list[str]]) -> tuple[str, str, list[str]]:
-    """The settings for the rows and the columns (or MOMENTS for the latter), and the other swept ones."""
-    given = [name and name.lstrip("-").replace("_", "-") for name in (options.rows, options.columns)]
-    free = [name for name in swept if name not in given]
-    rows = given[0] or (free.pop(0) if free else "")
-    columns = given[1] or (free.pop(0) if free else MOMENTS)
-    if rows == columns or rows not in swept or columns not in (*swept, MOMENTS):
-        given = f"--rows {options.rows} --columns {options.columns}"
-        raise InputError(f"{given}: choose two different swept flags ({', '.join(swept)}) or --columns moments")
-    return rows, columns, free
+# ------------------------------------------------------------------------------------------------------------- the grid
+
+
+def read_grid(arguments: list[str]) -> dict[str, dict[str, list[str]]]:
+    """{setting, such as algo.name: {value as shown in labels: its arguments on a command line}}.
+
+    Each argument after a flag is a value, also when the flag is repeated. If the flag itself takes several arguments,
+    like --prompt, they are one value, and only repeating the flag adds another.
+    """
+    given, grid = [], {}
+    for word in arguments:
+        if word.startswith("--"):
+            flag, equals, first = word.partition("=")
+            given.append((flag, [first] if equals else []))
+        else:
+            require(given, f"{word!r} must follow a flag (see --help)")
+            given[-1][1].append(word)
+    for flag, words in given:
+        (setting,) = settings_in([flag])  # also schedule.shared_t for --schedule.no-shared-t
+        hint = SETTINGS[setting].type if setting in SETTINGS else tuple  # sds2d.py refuses unknown flags.
+        one_value = tuple in (hint, *map(get_origin, (hint, *get_args(hint)))) or len(words) < 2
+        values = grid.setdefault(setting.replace("_", "-"), {})
+        for value in [words] if one_value else [[word] for word in words]:
+            text = " · ".join(value) or "''"
+            if hint is bool:
+                text = "no" if "no-" in flag.replace("_", "-") else "yes"
+            require(text not in values, f"{flag} {text} is given twice; the values of a sweep must differ")
+            dash = value and value[0].startswith("-")  # which would look like a flag
+            values[text] = [f"{flag}={value[0]}", *value[1:]] if dash else [flag, *value]
+    return grid
+
+
+def make_runs(grid: dict[str, dict[str, list[str]]]) -> tuple[dict[str, list[str]], list[Run]]:
+    """→ ({swept setting: its values' texts}, the runs), with the last swept setting varying fastest."""
+    swept = {name: list(values) for name, values in grid.items() if len(values) > 1}
+    require(swept, "nothing is swept: give a flag several values, as in --algo.name sds vsd, or use sds2d.py")
+    combinations, runs = list(itertools.product(*(values.items() for values in grid.values()))), []
+    for index, values in enumerate(combinations):
+        texts = {name: text for name, (text, _) in zip(grid, values, strict=True) if name in swept}
+        number = str(index).zfill(len(str(len(combinations) - 1)))
+        slugs = [re.sub(r"[^a-z0-9.]+", "-", text.lower())[: 60 // len(texts)].strip("-.") for text in texts.values()]
+        name = "-".join(filter(None, (number, *slugs)))
+        runs.append(Run(name, texts, [word for _, words in values for word in words]))
+    return swept, runs
+
+
+def existing_runs(options: Options) -> list[Run]:
+    """The runs of --runs, each under its label."""
+    folders = [user_path(folder) for folder in options.runs]
+    for folder in folders:
+        require((folder / "config.yaml").is_file(), f"--runs {folder} is not a run folder: it has no config.yaml")
+    names = options.labels or [folder.absolute().name for folder in folders]
+    different = len(folders) == len(names) == len(set(names)) > 1
+    require(different, "--runs needs two or more runs, each with another name; --labels can give them")
+    runs = zip(names, folders, strict=True)
+    return [Run(name, {"run": name}, [], folder, load(folder / "config.yaml")) for name, folder in runs]
 
 
 # ------------------------------------------------------------------------------------------------------------- the runs
 
+_loaded = {}
+
+
+def shared_prior(config: PriorConfig) -> Checkpoint:
+    """The prior of this process; the last one is cached, and freed before another is loaded."""
+    key = astuple(config)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = Checkpoint(config)
+    return _loaded[key]
+
+
+def execute(folder: Path, arguments: list[str]) -> None:
+    """Runs sds2d.py with these arguments in this process. A run that was stopped is continued, and one that failed is
+    made anew. A failure ends only the run: the reason is in its error.txt."""
+    status = read_run(folder)["status"]
+    if status == FINISHED:  # meanwhile, by another process
+        return
+    resume = status == UNFINISHED
+    try:
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        config = parse_resume(["--resume", str(folder)]) if resume else parse([*arguments, "--out", str(folder)])
+        sds2d.run(config, shared_prior(config.prior), resume=resume)
+    except Exception as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FolderInUse), lock_folder(folder):  # Another process may be at the same run.
+            write_error(folder, error)
+
 
 def execute_all(sweep: Sweep) -> None:
-    """Executes the unfinished runs, and updates the figure, the page and the table after each."""
-    options, folder = sweep.options, sweep.folder
-    pending = [run for run in sweep.chosen() if runs.status(folder, run.name) != runs.FINISHED]
-    priors = [run.config.prior for run in pending]
-    pending.sort(key=lambda run: priors.index(run.config.prior))  # so that each prior is loaded once
-    require_no_gpu_number((prior.device for prior in priors), options.jobs or 1)
-    if pending and not options.jobs and all(prior == priors[0] for prior in priors):
-        runs.shared_prior(priors[0])  # If it cannot be loaded, stop here instead of failing every run.
-    try:
-        (folder / "unfinished").mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"command": sweep.command, "runs": sweep.contents()}, indent=1, ensure_ascii=False)
-        write_text(folder / "sweep.json", text)
-    except OSError as error:
-        raise InputError(f"--out {folder} cannot be written: {error.strerror}") from error
-    with contextlib.ExitStack() as stack:
-        if not options.only:  # With --only, each run's folder is locked instead.
-            stack.enter_context(lock_folder(folder))
-        stack.callback(show, sweep)  # at the end, also if stopped early
+    """Executes the runs that are not finished, and updates the figure, the page and the table after each."""
+
+    def prior(run):
+        return str({name: value for name, value in run.settings.items() if name.startswith("prior.")})
+
+    options = sweep.options
+    pending = [run for run in sweep.runs if read_run(run.folder)["status"] != FINISHED]
+    pending.sort(key=prior)  # so that each prior is loaded once
+    require_no_gpu_number((run.settings["prior.device"] for run in pending), options.jobs or 1)
+    if len(set(map(prior, pending))) == 1 and not options.jobs and not options.slurm:
+        shared_prior(parse(pending[0].arguments).prior)  # If it cannot be loaded, stop instead of failing every run.
+    calls = [(run.folder, run.arguments) for run in pending]
+    if options.slurm:
+        ends = in_slurm(execute, calls, options.slurm, sweep.folder / "slurm")
+    else:
+        ends = in_processes(execute, calls, min(options.jobs or 1, len(pending)), torch.get_num_threads())
+    record(sweep)
+    with lock_folder(sweep.folder), contextlib.ExitStack() as stack:
+        stack.callback(show, sweep)  # at the end, also if it is stopped
         if pending:
             show(sweep, "")
-        start, count = time.perf_counter(), min(options.jobs or 1, len(pending))
-        calls = [(folder, run.name, run.arguments) for run in pending]
-        for number, index in enumerate(in_processes(runs.execute, calls, count, torch.get_num_threads()), 1):
-            run = pending[index]
-            reason = runs.run_result(folder, run.name).get("error")
-            status = f"{runs.status(folder, run.name)}{f': {reason}' if reason else ''}"
-            print(f"[{number}/{len(pending)}] {title(run.values.items())} {status}", file=sys.stderr)
-            if rest := len(pending) - number:
-                show(sweep, time_left((time.perf_counter() - start) / number * rest))
-    with contextlib.suppress(OSError):
-        (folder / "unfinished").rmdir()  # It is not empty while other --only processes are running.
+        start = time.perf_counter()
+        for number, index in enumerate(ends, 1):
+            run, result = pending[index], read_run(pending[index].folder)
+            reason = f": {result['error']}" if result["error"] else ""
+            line = f"[{number}/{len(pending)}] {title(run.values.items())} {result['status']}{reason}"
+            print(line, file=sys.stderr)
+            if left := len(pending) - number:
+                show(sweep, time_left((time.perf_counter() - start) / number * left))
 
 
-# ---------------------------------------------------------------------------------------------------------- the results
+def record(sweep: Sweep) -> None:
+    """Writes sweep.json, from which --out DIR alone draws the sweep."""
+    try:
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        write_text(sweep.folder / "sweep.json", json.dumps({"command": sweep.command}, ensure_ascii=False))
+    except OSError as error:
+        raise InputError(f"--out {sweep.folder} cannot be written: {error.strerror}") from error
+
+
+def print_commands(sweep: Sweep) -> None:
+    """Prints the commands that are left to run; a run that was stopped is resumed."""
+    for run in sweep.runs:
+        status = read_run(run.folder)["status"]
+        if status == NOT_RUN:
+            print(shlex.join(["python", "sds2d.py", *run.arguments, "--out", str(run.folder)]))
+        elif status == UNFINISHED:
+            print(shlex.join(["python", "sds2d.py", "--resume", str(run.folder)]))
+    print(sweep.summary(), file=sys.stderr)  # Failed ones are not listed.
 
 
 def show(sweep: Sweep, left: str | None = None) -> None:
     """Writes the table, the figure and the page of the runs so far. left: the time left, as text; None: the sweep is
     over."""
-    rows = results(sweep.folder, sweep.runs)
-    write_csv(sweep.folder / "results.csv", rows)
-    picture = figure(sweep)
+    folder, options = sweep.folder, sweep.options
+    data = comparison({run.name: run.folder for run in sweep.runs}, folder / "index.html")
+    table = differences([run.settings for run in sweep.runs]) if options.runs else [run.values for run in sweep.runs]
+    rows = []
+    for part, values in zip(data["runs"], table, strict=True):
+        part["values"] = values
+        rest = {name: part[name] for name in ("status", "seconds", "grad_norm", "clip_score", "error")}
+        rows.append({"run": part["label"], **values, **rest, "warnings": "; ".join(part["warnings"])})
+    write_csv(folder / "results.csv", rows)
+    names = {} if options.runs else dict(label.split("=", 1) for label in options.labels)
+    picture = figure(
+        sweep.runs, data["runs"], axes(options.rows, options.columns, sweep.swept), names, options.show, options.tile
+    )
     for kind in ("png", "jpg", "pdf"):
-        write_atomic(sweep.folder / f"figure.{kind}", picture.savefig)
-    save_page(sweep.folder / "index.html", sweep.runs, rows, sweep.command, sweep.summary(), left)
-
-
-def figure(sweep: Sweep):
-    """The matplotlib Figure of rows and columns, with a table for each combination of the other swept settings."""
-    rows, columns, others = axes(sweep.options, sweep.swept)
-    # {column label: the moment that it shows; None: the end}
-    heads = moment_labels(sweep.runs) if columns == MOMENTS else dict.fromkeys(sweep.swept[columns])
-    tables = list(itertools.product(*([(name, text) for text in sweep.swept[name]] for name in others)))
-    by_values, cells = {frozenset(run.values.items()): run for run in sweep.runs}, {}
-    for (i, table), (j, row), (k, head) in itertools.product(*map(enumerate, (tables, sweep.swept[rows], heads))):
-        along = [] if columns == MOMENTS else [(columns, head)]
-        cells[i, j, k] = pictures(sweep, by_values[frozenset([*table, (rows, row), *along])], heads[head])
-    names = dict(label.split("=", 1) for label in sweep.options.labels)
-
-    def axis(name, texts):
-        return Axis(names.get(name, name), [names.get(text, text) for text in texts])
-
-    titles = [title([(names.get(name, name), names.get(text, text)) for name, text in table]) for table in tables]
-    column_axis = axis("steps" if columns == MOMENTS else columns, heads)
-    return draw(axis(rows, sweep.swept[rows]), column_axis, titles, cells, sweep.options.tile)
-
-
-def moment_labels(grid: list[Run]) -> dict[str, int | None]:
-    """The steps, or fractions if the runs differ in length. Moments of a short run may coincide in one column."""
-    steps = {(*runs.moments(run.config), run.config.steps) for run in grid}
-    labels = map(str, steps.pop()) if len(steps) == 1 else ["start", "33 %", "67 %", "end"]
-    return dict(zip(labels, [0, 1, 2, None], strict=True))
-
-
-def pictures(sweep: Sweep, run: Run, moment: int | None) -> list:
-    """What the figure shows of a run at a moment (None: the end): picture files, one list per prompt, or texts
-    instead."""
-    home, particles = runs.run_folder(sweep.folder, run.name), run.config.particles
-    if home is None:
-        return [runs.WAITING]
-    start = "final" if moment is None else runs.moment_name(runs.moments(run.config)[moment])
-    shown, prompts = range(min(sweep.options.show, particles)), range(len(run.config.prompt))
-    files = [[home / f"{start}_{prompt * particles + i:02d}.png" for i in shown] for prompt in prompts]
-    if all(path.is_file() for line in files for path in line):
-        return files
-    return [runs.FAILED, runs.run_result(sweep.folder, run.name).get("error") or ""]
-
-
-def preview(sweep: Sweep) -> list[str]:
-    """What --list and --dry-run print."""
-    if sweep.options.list:
-        return [shlex.join(["python", "sds2d.py", *run.arguments]) for run in sweep.runs]
-    seconds = [runs.run_result(sweep.folder, run.name).get("seconds") for run in sweep.runs]
-    known = [value for value in seconds if value]
-    left = sum(runs.status(sweep.folder, run.name) != runs.FINISHED for run in sweep.runs)
-    about = f", about {left * sum(known) / len(known) / 60:.0f} min if run one at a time" if known else ""
-    return [f"{left} of {len(sweep.runs)} runs are left{about}"]
+        write_atomic(folder / f"figure.{kind}", picture.savefig)
+    text = PAGE.render(
+        data=data,
+        heading=folder.absolute().name,
+        summary=sweep.summary(),
+        progress=left,
+        picture="figure.png",
+        links=["results.csv", "figure.pdf"],
+        command=shlex.join(["python", "sweep.py", *sweep.command]),
+    )
+    write_text(folder / "index.html", text)
 
 
 def main():
     sweep = None
     try:
         sweep = plan(sys.argv[1:])
-        if sweep.options.list or sweep.options.dry_run:
-            print("\n".join(preview(sweep)))
-            sys.exit()
-        execute_all(sweep)
+        if sweep.options.list:
+            record(sweep)
+            print_commands(sweep)
+            return
+        if sweep.options.runs or sweep.redraw:
+            record(sweep)
+            show(sweep)
+        else:
+            execute_all(sweep)
     except (Exception, KeyboardInterrupt) as error:
         code, line = explain(error)
         if line is None:
@@ -253,7 +331,8 @@ def main():
         print(f"sweep.py: {' '.join(line.split())}", file=sys.stderr)
         sys.exit(code)
     print(f"{sweep.folder}/figure.png\n{sweep.summary()}")
-    sys.exit(any(runs.status(sweep.folder, run.name) != runs.FINISHED for run in sweep.chosen()))
+    if not sweep.redraw and not sweep.options.runs:
+        sys.exit(any(read_run(run.folder)["status"] != FINISHED for run in sweep.runs))
 
 
 if __name__ == "__main__":

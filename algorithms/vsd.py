@@ -45,8 +45,8 @@ class VSD(Method):
     """
 
     defaults = {"algo.guidance_scale": 7.5, "schedule.weight": "dreamfusion"}
-    titles = {"phi": "The clean image predicted by φ"}
     Settings = VSDSettings
+    titles = {"phi": "The clean image predicted by φ"}
 
     def __init__(self, prior, particles, config, steps):
         super().__init__(prior, particles, config, steps)

@@ -24,7 +24,7 @@ from recording.folder import write_atomic
 from recording.pictures import to_pillow
 from recording.processes import in_processes, require_no_gpu_number
 from representations import REPRESENTATIONS
-from sweeps.runs import shared_prior
+from sweep import shared_prior
 
 ROOT = Path(__file__).resolve().parent.parent
 # Settings that change no picture.

@@ -21,7 +21,7 @@ from benchmarks.tables import Options, Truth
 from config import flatten, parse, read_options, settings_in
 from recording.folder import write_text
 from recording.scores import draw_prompts, with_background
-from sweeps.grid import make_runs, read_grid, title
+from sweep import make_runs, read_grid, title
 
 PARTICLES = 4
 

@@ -9,12 +9,17 @@ import json
 import os
 import re
 import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import filelock
 
-from errors import InputError
+from errors import InputError, first_line
+
+
+class FolderInUse(InputError):
+    """Another process is writing to the folder."""
 
 
 def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
@@ -66,13 +71,20 @@ def make_folder(folder: Path, files: dict[str, str], unique: bool = False) -> Pa
 
 @contextlib.contextmanager
 def lock_folder(folder: Path):
-    """Locks the folder against other processes; the lock also ends with the process. Raises InputError if another
+    """Locks the folder against other processes; the lock also ends with the process. Raises FolderInUse if another
     process holds it."""
     try:
         with filelock.FileLock(folder / ".lock", timeout=0):
             yield
     except filelock.Timeout as error:
-        raise InputError(f"{folder} is being written by another process; wait for it or stop it") from error
+        raise FolderInUse(f"{folder} is being written by another process; wait for it or stop it") from error
+
+
+def write_error(folder: Path, error: Exception) -> None:
+    """Notes in error.txt why the run in the folder failed: a line, and the traceback."""
+    expected = isinstance(error, InputError | FloatingPointError)
+    line = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
+    write_text(folder / "error.txt", f"{line}\n\n{''.join(traceback.format_exception(error))}")
 
 
 def read_records(file: Path) -> list[dict]:
@@ -82,7 +94,8 @@ def read_records(file: Path) -> list[dict]:
 
 
 def truncate_records(folder: Path, step: int) -> None:
-    """Deletes everything recorded at `step` or later, and partial files."""
+    """Deletes everything recorded at `step` or later, partial files, and the note that the run failed."""
+    (folder / "error.txt").unlink(missing_ok=True)
     for name in ("metrics.jsonl", "scores.jsonl"):
         if (folder / name).is_file():
             lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)

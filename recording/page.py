@@ -1,8 +1,6 @@
-"""index.html: one page for a run's folder, or for several runs; it opens from disk and loads nothing from
-elsewhere."""
+"""index.html: one page for a run, or for several side by side. It opens from disk and loads nothing from elsewhere."""
 
-import filecmp
-import json
+import functools
 import os
 import re
 import shlex
@@ -14,19 +12,21 @@ from urllib.parse import quote
 import jinja2
 import yaml
 
+from algorithms import ALGORITHMS
 from recording.environment import load_environment
 from recording.folder import read_records
+from representations import REPRESENTATIONS
 
+FINISHED, FAILED, UNFINISHED, NOT_RUN = "finished", "failed", "unfinished", "not run"
+# {folder of recorded pictures: its title}: those of every run, then those of some methods and representations.
 TITLES = {
     "images": "The pictures",
     "gradients": "|g|, the magnitude of the gradient for the latents",
     "x0": "The clean image predicted by the prior",
     "pseudo_gt": "The pseudo ground truth, the clean image that g points to",
-    "phi": "The clean image predicted by φ",
-    "ellipses": "The Gaussians' outlines at one standard deviation",
-    "density": "The density of the Gaussians",
-    "paths": "The curves and their control points",
 }
+for cls in (*ALGORITHMS.values(), *REPRESENTATIONS.values()):
+    TITLES |= cls.titles
 CURVES = {
     "t": "t, the timestep",
     "weight": "w(t), the weight",
@@ -34,75 +34,128 @@ CURVES = {
     "clip_score": "CLIP score, 100 cos(image, prompt)",
     "directional": "Directional CLIP similarity, 100 cos(change in the image, change in the prompt)",
 }
+# The settings in the table of a run's own page.
+SHOWN = (
+    "algo.name",
+    "rep.kind",
+    "algo.guidance_scale",
+    "steps",
+    "schedule.timestep",
+    "schedule.weight",
+    "seed",
+    "seeds",
+)
 POINTS = 500  # per curve; more would not be visible
 
-HERE = Path(__file__).parent
-# template(name): a page from recording/html or sweeps, which can include others.
-template = jinja2.Environment(
-    loader=jinja2.FileSystemLoader([HERE / "html", HERE.parent / "sweeps"]), autoescape=True
-).get_template
-PAGE = template("page.html")  # Compiled here, not while the run waits for its first recording.
+# Compiled here, not while the run waits for its first recording.
+PAGE = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "html"), autoescape=True, trim_blocks=True
+).get_template("page.html")
 
 
-def records(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl and scores.jsonl."""
-    return read_records(folder / "metrics.jsonl") + read_records(folder / "scores.jsonl")
+@functools.cache  # A page is written often.
+def parse_settings(text: str) -> dict[str, Any]:
+    """The text of a config.yaml → its settings, nested. PyYAML's loader in C is ten times as fast."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def page(folder: Path, progress: str | None = None) -> str:
+    """The page of a run's folder, as HTML. progress: how far the run is, if it is not over; the page then reloads
+    itself."""
+    data = comparison({folder.absolute().name: folder}, folder / "index.html")
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    run, config, over = data["runs"][0], parse_settings(text), progress is None
+    values = {name: functools.reduce(dict.get, name.split("."), config) for name in SHOWN}
+    run["values"] = {name.replace("_", "-"): value for name, value in values.items() if value not in (None, [])}
+    run["status"] = run["status"] if over else "running"
+    files = sorted(path.name for path in folder.iterdir())
+    probes = []
+    for name, title in data["names"]:
+        if steps := steps_in(folder / "timesteps", name):
+            probes.append((name, f"{title}, at step {steps[-1]}", f"timesteps/{name}_{steps[-1]:06d}.png"))
+    return PAGE.render(
+        data=data,
+        heading="\n".join(config["prompt"]) or "(empty prompt)",
+        summary="The run",
+        progress=progress,
+        picture="final.png" if "final.png" in files and over else None,
+        links=[name for name in files if name.endswith((".svg", ".ply"))],
+        probes=probes,
+        schedule="schedule.png" in files,
+        video="video.mp4" in files and over,
+        command=shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])]),
+        settings=text,
+    )
+
+
+def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
+    """The data of runs {label: folder} for a page at `page`: what read_run() finds, and what the runs share.
+
+    runs    one dict a run, in order; `home` is the URL of its folder. For the table on the page, the caller adds
+            `values`, {setting: value}
+    names   [(folder of recorded pictures, its title)];  steps: all steps with a picture
+    curves  [(name, title)];  last: the last step of a curve
+    """
+    parts = []
+    for label, folder in runs.items():
+        home = quote(Path(os.path.relpath(folder, page.parent)).as_posix())
+        parts.append({"label": label, "home": home, **read_run(folder)})
+    names = dict.fromkeys(name for part in parts for name in part["pictures"])
+    return {
+        "runs": parts,
+        "names": [(name, TITLES.get(name, name)) for name in dict.fromkeys((*TITLES, *names)) if name in names],
+        "steps": sorted({step for part in parts for steps in part["pictures"].values() for step in steps}),
+        "curves": [(name, title) for name, title in CURVES.items() if any(name in part["curves"] for part in parts)],
+        "last": max((part["last"] for part in parts), default=0),
+    }
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a folder tells of its run; also of one that has not been started, whose folder does not exist.
+
+    status      finished, failed, unfinished or not run;  error: the reason, of a failed run
+    warnings    lines;  seconds: what its steps took so far
+    grad_norm, clip_score: the last means over the particles, or None
+    pictures    {folder: steps};  curves: {name: points()};  last: the last recorded step
+    """
+    file, error = folder / "config.yaml", folder / "error.txt"
+    lines = read_records(folder / "metrics.jsonl") + read_records(folder / "scores.jsonl")
+    seconds = [line["seconds"] for line in lines if "seconds" in line]
+    if error.is_file():
+        status = FAILED
+    elif not file.is_file():
+        status = NOT_RUN
+    else:  # A run that was stopped has a final.png of the step that it reached.
+        steps = parse_settings(file.read_text(encoding="utf-8"))["steps"]
+        status = FINISHED if (folder / "final.png").is_file() and len(seconds) >= steps else UNFINISHED
+    return {
+        "status": status,
+        "error": error.read_text(encoding="utf-8").partition("\n")[0] if status == FAILED else None,
+        "warnings": load_environment(folder).get("warnings", []),
+        "seconds": sum(seconds),
+        "grad_norm": last_mean(lines, "grad_norm"),
+        "clip_score": last_mean(lines, "clip_score"),
+        "pictures": recorded(folder) if folder.is_dir() else {},
+        "curves": {name: drawn for name in CURVES if (drawn := points(name, lines))},
+        "last": max((line["step"] for line in lines), default=0),
+    }
+
+
+def differences(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The settings {dotted name: value} of runs → {setting: text} of each, only those in which they differ."""
+    names = dict.fromkeys(name for settings in runs for name in settings if name not in ("command", "environment"))
+    names = [name for name in names if any(settings.get(name) != runs[0].get(name) for settings in runs)]
+
+    def text(value):
+        return " · ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return [{name.replace("_", "-"): text(settings.get(name)) for name in names} for settings in runs]
 
 
 def recorded(folder: Path) -> dict[str, list[int]]:
     """{folder of recorded pictures: its steps}, in page order."""
     steps = {path.name: steps_in(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     return {name: steps[name] for name in dict.fromkeys((*TITLES, *steps)) if steps.get(name)}
-
-
-def page(folder: Path, progress: str | None = None) -> str:
-    """The page of a run's folder, as HTML. progress: how far the run is, if it is not over; the page then reloads
-    itself."""
-    warnings = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["warnings"]
-    settings = (folder / "config.yaml").read_text(encoding="utf-8")
-    config = yaml.load(settings, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C is ten times as fast
-    command = shlex.join(["python", "sds2d.py", *(config["command"] or ["--config", str(folder / "config.yaml")])])
-    data = comparison({"": folder}, folder / "index.html")
-    pictures, titles = data["runs"][0]["pictures"], dict(data["names"])
-    last = [folder / name / f"step_{pictures[name][-1]:06d}.png" for name in ("x0", "pseudo_gt") if name in pictures]
-    if len(last) == 2 and filecmp.cmp(*last, shallow=False):  # as for SDS
-        titles["x0"] += ", which is also the pseudo ground truth"
-        del titles["pseudo_gt"]
-    files = sorted(path.name for path in folder.iterdir())
-    probes = {name: steps[-1] for name in titles if (steps := steps_in(folder / "timesteps", name))}
-    return PAGE.render(
-        config=config,
-        warnings=warnings,
-        progress=progress,
-        warnings=load_environment(folder).get("warnings", []),
-        probes=[(f"{titles[name]}, at step {step}", f"{name}_{step:06d}.png") for name, step in probes.items()],
-        files=files,
-        parts=[name for name in files if name.endswith((".svg", ".ply"))],
-        command=command,
-        settings=settings,
-        data=data | {"names": list(titles.items()), "running": bool(progress)},
-    )
-
-
-def comparison(runs: dict[str, Path], page: Path) -> dict[str, Any]:
-    """The data of runs {label: folder} for a page at `page`: pictures with their steps and URLs, curves, results."""
-    parts, last = [], 0
-    for label, folder in runs.items():
-        lines, home = records(folder), quote(Path(os.path.relpath(folder, page.parent)).as_posix())
-        curves = {name: drawn for name in CURVES if (drawn := points(name, lines))}
-        part = {"label": label, "home": home, "pictures": recorded(folder), "curves": curves}
-        done = [line["seconds"] for line in lines if "seconds" in line]
-        parts.append(part | {"steps_done": len(done), "seconds": sum(done)})
-        parts[-1] |= {name: last_mean(lines, name) for name in ("clip_score", "directional")}
-        last = max(last, *(line["step"] for line in lines), 0)
-    names = dict.fromkeys(name for part in parts for name in part["pictures"])
-    return {
-        "runs": parts,
-        "names": [(name, TITLES.get(name, name)) for name in dict.fromkeys((*TITLES, *names)) if name in names],
-        "steps": sorted({step for part in parts for of_one in part["pictures"].values() for step in of_one}),
-        "curves": [(name, title) for name, title in CURVES.items() if any(name in part["curves"] for part in parts)],
-        "last": last,
-    }
 
 
 def last_mean(lines: list[dict], name: str) -> float | None:

@@ -16,10 +16,16 @@ MOST = 2**27  # pixels of a grid's pictures
 
 
 def to_pillow(image: torch.Tensor) -> Image.Image:
-    """(3, H, W) float → image. Values are clamped to [0, 1]; pixels that are not finite become magenta."""
+    """(3, H, W) float → image, as to_pixels."""
+    return Image.fromarray(to_pixels(image).numpy())
+
+
+def to_pixels(image: torch.Tensor) -> torch.Tensor:
+    """(3, H, W) float → (H, W, 3) uint8 on the CPU. Values are clamped to [0, 1]; pixels that are not finite become
+    magenta."""
     magenta = torch.tensor([1.0, 0.0, 1.0], device=image.device).to(image).view(3, 1, 1)
     image = torch.where(image.isfinite().all(0), image, magenta)
-    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
+    return (image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu()
 
 
 def save_sheet(path: Path, sheet: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""Runs calls in parallel processes."""
+"""Runs calls in parallel processes, on this machine or through Slurm."""
 
 import concurrent.futures
 import multiprocessing
@@ -6,11 +6,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from errors import InputError, require
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def in_processes(function: Callable, calls: list[tuple], count: int, threads: int) -> Iterator[int]:
@@ -40,6 +43,36 @@ def in_processes(function: Callable, calls: list[tuple], count: int, threads: in
         raise InputError("a process died; if memory ran out, use fewer --jobs or --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_slurm(function: Callable, calls: list[tuple], options: tuple[str, ...], folder: Path) -> Iterator[int]:
+    """Hands function(*call) to Slurm for each call, and waits for them → the index of each call as its job ends.
+
+    options: of sbatch, as NAME=VALUE; cluster=local starts the jobs on this machine instead. folder: for the jobs'
+    files. A job that is preempted or runs out of time is queued again, with the same call. Raises InputError.
+    """
+    import submitit  # optional
+
+    class Job(submitit.helpers.Checkpointable):  # is queued again with the same arguments
+        def __call__(self, *call):
+            function(*call)
+
+    settings = {"cluster": "slurm", "time": "60"} | dict(option.split("=", 1) for option in options)
+    try:
+        minutes = int(settings.pop("time"))
+        executor = submitit.AutoExecutor(folder, settings.pop("cluster"), slurm_max_num_timeout=1000)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--slurm {' '.join(options)}: {error}") from error
+    executor.update_parameters(timeout_min=minutes, slurm_additional_parameters=settings)
+
+    def ends():
+        # The jobs inherit it, and import this code from wherever they start.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        with executor.batch():
+            jobs = [executor.submit(Job(), *call) for call in calls]
+        yield from (jobs.index(job) for job in submitit.helpers.as_completed(jobs, poll_frequency=2))
+
+    return ends()
 
 
 def require_no_gpu_number(devices: Iterable[str], count: int) -> None:

@@ -22,7 +22,7 @@ from recording.checkpoint import Unsaved, load_checkpoint, save_checkpoint
 from recording.finite import require_finite, state_size
 from recording.folder import truncate_records, write_atomic, write_text
 from recording.page import page, steps_in, time_left
-from recording.pictures import grid, heat_grid, save_sheet, to_pillow
+from recording.pictures import grid, heat_grid, save_sheet, to_pillow, to_pixels
 from recording.plots import plot_schedule
 from recording.probe import probe
 from recording.scores import Evaluator
@@ -234,6 +234,9 @@ class Recorder:
     def picture(self, step: int, images: torch.Tensor) -> None:
         """Records the images before step `step`, the representation's views and the scores."""
         self.save(f"images/step_{step:06d}.png", self.sheet(images))
+        # Also each by itself, for figures: PNGs would take ten times as long.
+        pixels = torch.stack([to_pixels(image) for image in images])
+        self.save_tensors(f"images/step_{step:06d}.safetensors", {"images": pixels})
         for name, (pictures, note) in self.representation.views(images).items():
             labels = [f"{note} · {label}" if note else label for label in self.labels]
             self.save(f"{name}/step_{step:06d}.png", grid(pictures, labels, self.columns, self.log.tile))

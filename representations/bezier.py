@@ -53,6 +53,7 @@ class Bezier(Representation):
     """
 
     Settings = BezierSettings
+    titles = {"paths": "The curves and their control points"}
 
     def __init__(self, config, prior, particles):
         self.config, self.prior, (H, W) = config, prior, prior.image_size

@@ -40,6 +40,10 @@ class Gaussian2D(Representation):
     """
 
     Settings = GaussianSettings
+    titles = {
+        "ellipses": "The Gaussians' outlines at one standard deviation",
+        "density": "The density of the Gaussians",
+    }
 
     def __init__(self, config, prior, particles):
         self.config, self.prior, (H, W) = config, prior, prior.image_size

@@ -14,11 +14,13 @@ class Representation:
     mask             (B, 1, H, W), where --source-mask lets it change, or None
     learning_rates   the default of --rep.lr for each optimizer
     Settings         a dataclass of its own flags --rep.<field>, or None; RepresentationConfig inherits from it
+    titles           {name: title on the page} of its views
     """
 
     learning_rates: dict[str, float] = {"adam": 1.0, "adamw": 1.0, "sgd": 100.0}
     mask = None
     Settings = None
+    titles: dict[str, str] = {}
 
     def parameters(self) -> list:
         """Parameters for torch.optim: tensors, or groups with their own learning rates. Groups have no weight decay: a

@@ -12,7 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from recording.page import page, points
+from algorithms import ALGORITHMS
+from recording.page import TITLES, page, points
+from representations import REPRESENTATIONS
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = '</script><script>document.title = "taken"</script> <img src=x onerror="document.title=1"> & \'"`${1}` ☃ \\u003c\n../..'
@@ -20,11 +22,13 @@ HOSTILE = '</script><script>document.title = "taken"</script> <img src=x onerror
 # What a user's hand would do, and what comes of it, left in the page for the test to read.
 HAND = """<script>
   window.addEventListener("load", () => setTimeout(() => {
-    const slider = document.getElementById("step"), shown = [], first = document.getElementById("at").textContent
-    for (const place of [0, 1, slider.max]) {
+    const slider = document.getElementById("step"), view = document.getElementById("view"), shown = []
+    const first = document.getElementById("at").textContent
+    for (const [place, name] of [[0, ""], [1, ""], [slider.max, ""], [slider.max, "x0"]]) {
+      view.value = name
       slider.value = place
-      slider.dispatchEvent(new Event("input"))
-      shown.push([...document.querySelectorAll("#panels img")].map(image => image.getAttribute("src")))
+      slider.dispatchEvent(new Event("input", { bubbles: true }))
+      shown.push([...document.querySelectorAll("#panels figure:not([hidden]) img")].map(image => image.getAttribute("src")))
     }
     setTimeout(() => {
       const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).map(image => image.src)
@@ -32,7 +36,9 @@ HAND = """<script>
       out.id = "report"
       out.textContent = JSON.stringify({ shown, first, broken, errors: window.errors, title: document.title,
         at: document.getElementById("at").textContent, heading: document.querySelector("h1").textContent,
-        command: document.getElementById("command").textContent, wide: document.documentElement.scrollWidth > innerWidth })
+        command: document.getElementById("command").textContent, wide: document.documentElement.scrollWidth > innerWidth,
+        bands: document.querySelectorAll("#curves polygon").length, lines: document.querySelectorAll("#curves polyline").length,
+        cells: [...document.querySelectorAll("table tr")].map(row => [...row.children].map(cell => cell.textContent.trim())) })
       document.body.append(out)
     }, 300)
   }, 300))
@@ -46,7 +52,10 @@ def folder(tmp_path):
     settings = {
         "prompt": [HOSTILE, "a fish"],
         "seed": 3,
+        "seeds": [],
         "steps": 5,
+        "particles": 1,
+        "log": {"every": 2},
         "algo": {"name": "dds", "guidance_scale": 7.5},
         "rep": {"kind": "gaussian2d"},
         "schedule": {"timestep": "uniform", "weight": "constant"},
@@ -54,6 +63,7 @@ def folder(tmp_path):
         "command": ["--prompt", HOSTILE, "a fish"],
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "environment.json").write_text(json.dumps({"warnings": ['never taught: "<b>zebra"']}))
     for name in ("images", "gradients", "x0", "density"):
         (tmp_path / name).mkdir()
         for step in (0, 2, 4, 5)[: 4 if name in ("images", "density") else 3]:
@@ -61,7 +71,7 @@ def folder(tmp_path):
     (tmp_path / "timesteps").mkdir()
     for name in ("gradients", "x0", "pseudo_gt"):
         Image.new("RGB", (60, 40)).save(tmp_path / "timesteps" / f"{name}_000005.png")
-    for name in ("final", "schedule"):
+    for name in ("final", "final_00", "final_01", "schedule"):
         Image.new("RGB", (60, 40)).save(tmp_path / f"{name}.png")
     lines = [
         {"step": step, "t": [900, 100], "weight": [1, 1], "grad_norm": [3, step], "seconds": 0.1} for step in range(5)
@@ -139,13 +149,19 @@ def test_in_a_browser(folder, browse, width):
     assert "CONSOLE" not in done.stderr, done.stderr
     assert report["shown"] == [
         [
-            f"{name}/step_{step:06d}.png"
+            f"./{name}/step_{step:06d}.png"
             for name, step in zip(("images", "gradients", "x0", "density"), steps, strict=True)
         ]
         for steps in ((0, 0, 0, 0), (2, 2, 2, 2), (5, 4, 4, 5))
-    ]
+    ] + [["./x0/step_000004.png"]]
     assert report["first"] == report["at"] == "step 5" and not report["wide"], "nothing sticks out at the right"
-    assert report["title"].startswith("dds: </script>") and report["heading"] == f"{HOSTILE}\na fish"
+    assert report["bands"] == report["lines"] == 4, "t, weight, gradient norm and CLIP score, with their ranges"
+    head, row = report["cells"]
+    cells = dict(zip(head, row, strict=True))
+    assert cells["algo.name"] == "dds" and cells["algo.guidance-scale"] == "7.5" and cells["seed"] == "3"
+    assert cells["status"].split("\n")[0] == "finished" and 'never taught: "<b>zebra"' in cells["status"]
+    assert (cells["seconds"], cells["gradient norm"], cells["CLIP score"]) == ("0.5", "3.5", "25")
+    assert report["title"].startswith("</script>") and report["heading"] == f"{HOSTILE}\na fish"
     assert HOSTILE.split("\n")[0].split("'")[0] in report["command"]
 
 
@@ -159,7 +175,7 @@ def test_the_page_of_a_run_that_goes_on_loads_itself(folder, browse):
       addEventListener("load", () => setTimeout(() => {
         if (+window.name === 2) for (let id = 0; id < 99; id++) clearInterval(id)  // or the browser waits for no end
         const slider = document.getElementById("step"), first = !location.hash
-        if (first) slider.value = 1, slider.dispatchEvent(new Event("input"))
+        if (first) slider.value = 1, slider.dispatchEvent(new Event("input", { bubbles: true }))
         const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).length
         const out = document.createElement("pre")
         out.id = "report"
@@ -174,6 +190,21 @@ def test_the_page_of_a_run_that_goes_on_loads_itself(folder, browse):
     report = json.loads(html.unescape(re.search(r'<pre id="report">(.*?)</pre>', done.stdout, re.S)[1]))
     assert asked == [] and report.pop("loads") == 2
     assert report == {"broken": 0, "at": "step 2", "progress": "step 2 of 5, 10 s left", "errors": []}
+
+
+def test_a_failed_run_says_why(folder):
+    (folder / "final.png").unlink()
+    (folder / "error.txt").write_text("step 3: the <b>latent</b> is not finite\n\nTraceback …")
+    text = page(folder)
+    assert (
+        "failed" in text and "step 3: the &lt;b&gt;latent&lt;/b&gt; is not finite" in text and "Traceback" not in text
+    )
+
+
+def test_every_recorded_picture_has_a_title():
+    """With whoever records it."""
+    assert ALGORITHMS["vsd"].titles.keys() == {"phi"} and REPRESENTATIONS["bezier"].titles.keys() == {"paths"}
+    assert list(TITLES) == ["images", "gradients", "x0", "pseudo_gt", "phi", "ellipses", "density", "paths"]
 
 
 def test_nothing_is_named_that_lies_elsewhere(folder):
