@@ -1,10 +1,9 @@
 """Benchmarks: which method makes what the prompt says, and what a step costs.
 
-    python -m benchmarks quality       every method, beside real drawings and DDIM; --quick for a first impression
-    python -m benchmarks edits         every editing method, compared with SDEdit
-    python -m benchmarks speed         milliseconds per step, compared with the network calls that it needs
-    python -m benchmarks rasterizer    the CPU rasterizer
-    python -m benchmarks search        searches for a method's defaults
+    python -m benchmarks quality    every method, beside real drawings and DDIM; --quick for a first impression
+    python -m benchmarks edits      every editing method, compared with SDEdit
+    python -m benchmarks speed      milliseconds per step, compared with the network calls that it needs
+    python -m benchmarks search     searches for a method's defaults
 
 `python -m benchmarks quality --help` lists its flags. Flags of sds2d.py can be added, and apply to every row.
 """
@@ -14,7 +13,7 @@ import sys
 
 from errors import explain
 
-COMMANDS = ("quality", "edits", "speed", "rasterizer", "search")
+COMMANDS = ("quality", "edits", "speed", "search")
 
 
 def main(arguments: list[str]) -> None:
@@ -22,17 +21,21 @@ def main(arguments: list[str]) -> None:
         print(__doc__)
         return
     if not arguments or arguments[0] not in COMMANDS:
-        print(f"benchmarks: expected one of {', '.join(COMMANDS)} (see --help)", file=sys.stderr)
+        print(f"python -m benchmarks: expected one of {', '.join(COMMANDS)} (see --help)", file=sys.stderr)
         sys.exit(2)
+    command, *flags = arguments
     try:
-        importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
+        importlib.import_module(f"benchmarks.{command}").main(flags)
     except (Exception, KeyboardInterrupt) as error:
         code, line = explain(error)
         if line is None:
             raise
-        print(f"benchmarks: {line}{'; run it again to continue' if code == 130 else ''}", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            line += "; run it again to continue"
+        print(f"python -m benchmarks {command}: {line}", file=sys.stderr)
         sys.exit(code)
 
 
 if __name__ == "__main__":
+    sys.argv[0] = " ".join(["python -m benchmarks", *sys.argv[1:2]])  # what tyro calls the program in its messages
     main(sys.argv[1:])
