@@ -11,7 +11,7 @@
 import importlib
 import sys
 
-from errors import explain
+from errors import explain, require
 
 COMMANDS = ("quality", "edits", "speed", "search")
 
@@ -20,19 +20,15 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] in (["--help"], ["-h"]):
         print(__doc__)
         return
-    if not arguments or arguments[0] not in COMMANDS:
-        print(f"python -m benchmarks: expected one of {', '.join(COMMANDS)} (see --help)", file=sys.stderr)
-        sys.exit(2)
-    command, *flags = arguments
     try:
-        importlib.import_module(f"benchmarks.{command}").main(flags)
+        require(arguments and arguments[0] in COMMANDS, f"one of {', '.join(COMMANDS)} is needed (see --help)")
+        importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
     except (Exception, KeyboardInterrupt) as error:
         code, line = explain(error)
         if line is None:
             raise
-        if isinstance(error, KeyboardInterrupt):
-            line += "; run it again to continue"
-        print(f"python -m benchmarks {command}: {line}", file=sys.stderr)
+        again = "; run it again to continue" if isinstance(error, KeyboardInterrupt) else ""
+        print(f"python -m benchmarks: {line}{again}", file=sys.stderr)
         sys.exit(code)
 
 

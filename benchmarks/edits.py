@@ -11,12 +11,11 @@ import torch
 
 from algorithms import ALGORITHMS
 from benchmarks.pictures import cells, load_pictures, make_pictures
-from benchmarks.scores import interval, resampled
+from benchmarks.scores import interval, resampled, scores
 from benchmarks.tables import Options, Truth, full_rows, markdown, report
 from config.command_line import parse, read_options
 from recording.folder import write_atomic
 from recording.pictures import grid
-from recording.scores import background_colours
 from representations.start import load_image
 
 BATCH = 5  # edits in one run
@@ -41,14 +40,18 @@ class Edits(Truth):
     def __init__(self, path: str):
         super().__init__(path, "edits/edits.json")
         self.source, self.target = self.drawings("source"), self.drawings("target")  # (N, 3, H, W)
-        self.source_features = self.judge.image_features(self.source)
-        source_prompts = self.judge.text_features([case["source_prompt"] for case in self.cases])
-        self.direction = self.judge.text_features([case["prompt"] for case in self.cases]) - source_prompts
+        self.source_features = self.judge.image_features(self.source).double()  # (N, D)
+        after, before = (self.judge.text_features(self.column(key)) for key in ("prompt", "source_prompt"))
+        self.direction = (after - before).double()
+        self.wanted = list(zip(self.column("phrase"), self.column("background"), strict=True))
+
+    def column(self, key: str) -> list[str]:
+        return [case[key] for case in self.cases]
 
     def drawings(self, kind: str) -> torch.Tensor:
         """Every case's picture of this kind, (N, 3, H, W) in [0, 1], as large as the CLIP takes them."""
         side = self.judge.clip.config.vision_config.image_size
-        return torch.stack([load_image(self.folder / "edits" / case[kind], (side, side)) for case in self.cases])
+        return torch.stack([load_image(self.folder / "edits" / file, (side, side)) for file in self.column(kind)])
 
     def scores(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Edited pictures (N, 3, H, W) → {column: (N,)}.
@@ -58,18 +61,15 @@ class Edits(Truth):
         outside      root mean square change of the pixels in which drawn source and drawn target agree
         directional  100 cos(image - source image, prompt - source prompt), Gal et al. 2021, arXiv 2108.00946
         """
-        wanted = [(case["phrase"], case["background"]) for case in self.cases]
-        ranks = self.judge.ranks(images, wanted, self.captions)
-        colours = background_colours(images, self.captions)
-        right = [colour == background for colour, (_, background) in zip(colours, wanted, strict=True)]
+        found = scores(images[:, None], self.judge, self.wanted, self.captions)  # one picture for each prompt
         same = ((self.source - self.target).abs().amax(1, keepdim=True) < 0.02).float()  # (N, 1, H, W)
         changed = ((images - self.source).square() * same).sum((1, 2, 3)) / (3 * same.sum((1, 2, 3)))
-        moved = self.judge.image_features(images) - self.source_features
+        moved = found["features"][:, 0] - self.source_features
         return {
-            "target": (torch.tensor(ranks) == 0).double(),
-            "background": torch.tensor(right).double(),
+            "target": found["top1"],
+            "background": found["background"],
             "outside": changed.double().sqrt(),
-            "directional": 100 * torch.cosine_similarity(moved, self.direction).double(),
+            "directional": 100 * torch.cosine_similarity(moved, self.direction),
         }
 
     def runs(self, method: str) -> list[dict]:
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> None:
     for row in full_rows(options.rows, ALGORITHMS):
         method, _ = row.split()
         row_cells[row] = cells(options.folder / "edits", given, row, edits.runs(method), edits.sha256)
-    make_pictures([cell for turn in zip(*row_cells.values(), strict=True) for cell in turn], options.workers)
+    make_pictures(list(row_cells.values()), options.workers)
     pictures = {"the source as it is": edits.source, "the drawn target": edits.target}
     by_row = {row: edits.scores(images) for row, images in pictures.items()}
     for row, made in row_cells.items():

@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import itertools
 import json
 import time
 from dataclasses import astuple
@@ -78,13 +79,15 @@ def prompt_runs(prompts: list[tuple[str, str]], first_seed: int = 0) -> list[dic
     ]
 
 
-def make_pictures(cells: list[Cell], workers: int) -> None:
-    """Makes the missing cells, in order, in `workers` processes of one thread each (1: in this process).
+def make_pictures(rows: list[list[Cell]], workers: int) -> None:
+    """Makes the missing cells of these rows in `workers` processes of one thread each (1: in this process).
 
-    Finished cells are kept: the same call continues a stopped one.
+    Finished cells are kept: the same call continues a stopped one. The first cell of each row comes before the second
+    of any, so that all rows of a stopped table are equally far and were timed alike.
     """
-    missing = [(cell,) for cell in cells if not cell.file.is_file()]
-    require_no_gpu_number((cell.config.prior.device for cell in cells), workers)
+    in_turn = [cell for turn in itertools.zip_longest(*rows) for cell in turn if cell]
+    missing = [(cell,) for cell in in_turn if not cell.file.is_file()]
+    require_no_gpu_number((cell.config.prior.device for cell in in_turn), workers)
     ended = in_processes(make_cell, missing, workers, threads=1)
     for _ in tqdm(ended, total=len(missing), unit="run", smoothing=0.05, disable=not missing):
         pass
@@ -120,12 +123,13 @@ def load_pictures(cells: list[Cell]) -> tuple[torch.Tensor, torch.Tensor]:
     images, seconds = [], []
     for cell in cells:
         with Image.open(cell.file) as file:
-            images.append(side_by_side(file))
+            images += read_sheet(file)
             seconds.append(float(file.text["seconds"]))
     return torch.stack(images), torch.tensor(seconds).double()
 
 
-def side_by_side(file: Image.Image) -> torch.Tensor:
-    """A sheet of square pictures side by side → (n, 3, H, H) in [0, 1]."""
-    pixels = torch.from_numpy(np.array(file.convert("RGB"))).movedim(-1, 0).float() / 255
-    return torch.stack(pixels.split(pixels.shape[1], -1))
+def read_sheet(sheet: Image.Image, rows: int = 1) -> torch.Tensor:
+    """A sheet of rows of n square pictures → (rows, n, 3, H, H) in [0, 1]."""
+    pixels = torch.from_numpy(np.array(sheet.convert("RGB")))  # (rows H, n H, 3)
+    side = len(pixels) // rows
+    return pixels.view(rows, side, -1, side, 3).permute(0, 2, 4, 1, 3).float() / 255

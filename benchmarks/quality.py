@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from algorithms import ALGORITHMS
-from benchmarks.pictures import PARTICLES, Cell, cells, load_pictures, make_pictures, prompt_runs, side_by_side
+from benchmarks.pictures import PARTICLES, cells, load_pictures, make_pictures, prompt_runs, read_sheet
 from benchmarks.scores import distances, interval, median, resampled, scores
 from benchmarks.tables import ROOT, Options, Truth, full_rows, markdown, report
 from config.command_line import parse, read_options
@@ -38,12 +38,8 @@ COLUMNS = {
     "saturation": ("saturation", ".2f"),
     "seconds": ("seconds a particle", ".1f"),
 }
-DIFFERENCES = {
-    "top1": ("top-1 name", "+.0%"),
-    "frechet": ("Fréchet distance", "+.3f"),
-    "diversity": ("diversity", "+.2f"),
-}
-FIGURE = ("top1", "frechet", "diversity")
+COMPARED = ("top1", "frechet", "diversity")  # with BASE, and in the figure
+DIFFERENCES = {key: (COLUMNS[key][0], f"+{COLUMNS[key][1]}") for key in COMPARED}
 
 
 @dataclass
@@ -66,11 +62,17 @@ def main(arguments: list[str]) -> None:
     paper = "--paper" in given
     rows, count = selection(options, paper, len(truth.cases))
     prompts = [tuple(case) for case in truth.cases[:count]]
-    row_cells = cells_by_row(rows, given, options, truth, prompt_runs(prompts))
+    runs, row_cells = prompt_runs(prompts), {}
+    searched = [word for word in given if word != "--paper"]
+    for row in rows:
+        row_cells[row] = cells(options.folder, searched, row, runs, truth.sha256)
+        if paper:
+            row_cells[f"{row}, paper"] = cells(options.folder, given, row, runs, truth.sha256)
     by_cell = scores_by_cell(row_cells, prompts, truth, options)
     by_row = {row: stacked([by_cell[cell.file.stem] for cell in made]) for row, made in row_cells.items()}
     reference = load_file(truth.folder / "real" / "features.safetensors")["features"].double()
-    real = scores(real_pictures(truth)[:count], truth.judge, prompts, truth.captions)
+    with Image.open(truth.folder / "real" / "pictures.png") as sheet:  # a line per prompt
+        real = scores(read_sheet(sheet, len(truth.cases))[:count], truth.judge, prompts, truth.captions)
     measured = replicates({REAL: real} | by_row, real, reference[:count])
     table = {row: intervals(columns) for row, columns in measured.items()}
     text = f"""{markdown(table, COLUMNS)}
@@ -81,8 +83,13 @@ pictures. Diversity and saturation are parts of the real ones, \
     if paper:
         report("paper", text, options, table, COLUMNS)
     else:
-        text += differences_to_base(measured)
-        report("quick" if options.quick else "quality", text, options, table, COLUMNS, FIGURE)
+        if BASE in measured:
+            text += f"""
+
+Differences to {BASE} on the same prompts (paired bootstrap); bold where 95 % lie to one side of 0:
+
+{markdown(differences(measured), DIFFERENCES)}"""
+        report("quick" if options.quick else "quality", text, options, table, COLUMNS, COMPARED)
         if options.write_docs:
             write_shipped(by_cell)
 
@@ -100,26 +107,12 @@ def selection(options: QualityOptions, paper: bool, available: int) -> tuple[lis
     return rows, count
 
 
-def cells_by_row(rows: list[str], given: list[str], options: QualityOptions, truth: Truth, runs: list) -> dict:
-    """{row: its cells}; with --paper among the given flags, each row is followed by one at the paper's settings."""
-    by_row = {}
-    for row in rows:
-        searched = [word for word in given if word != "--paper"]
-        by_row[row] = cells(options.folder, searched, row, runs, truth.sha256)
-        if "--paper" in given:
-            by_row[f"{row}, paper"] = cells(options.folder, given, row, runs, truth.sha256)
-    return by_row
-
-
-def scores_by_cell(
-    row_cells: dict[str, list[Cell]], prompts: list[tuple[str, str]], truth: Truth, options: QualityOptions
-) -> dict[str, dict[str, torch.Tensor]]:
-    """{name of a cell: {column: its score, "features": (n, D)}}, from what ships or from pictures, which are made where
-    they are missing."""
-    # One prompt of each row in turn, so that all rows of a stopped table are equally far and were timed alike.
-    in_turn = [cell for turn in zip(*row_cells.values(), strict=True) for cell in turn]
+def scores_by_cell(row_cells: dict, prompts: list, truth: Truth, options: QualityOptions) -> dict[str, dict]:
+    """{name of a cell: {column: its score, "features": (n, D)}} of all {row: its cells}, from what ships or from
+    pictures, which are made where they are missing."""
     known = read_shipped() if options.shipped else {}
-    make_pictures([cell for cell in in_turn if cell.file.stem not in known], options.workers)
+    unknown = [[cell for cell in row if cell.file.stem not in known] for row in row_cells.values()]
+    make_pictures(unknown, options.workers)
     for row in row_cells.values():
         new = [index for index, cell in enumerate(row) if cell.file.stem not in known]
         if new:
@@ -128,20 +121,12 @@ def scores_by_cell(
             columns["seconds"] = seconds / PARTICLES
             for place, index in enumerate(new):
                 known[row[index].file.stem] = {key: values[place] for key, values in columns.items()}
-    return {cell.file.stem: known[cell.file.stem] for cell in in_turn}
+    return {cell.file.stem: known[cell.file.stem] for row in row_cells.values() for cell in row}
 
 
 def stacked(each: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The scores of P cells → {column: (P,), "features": (P, n, D)}."""
     return {key: torch.stack([columns[key] for columns in each]) for key in each[0]}
-
-
-def real_pictures(truth: Truth) -> torch.Tensor:
-    """Drawings of each prompt, (P, n, 3, H, W) in [0, 1]; the sheet has one line per prompt."""
-    with Image.open(truth.folder / "real" / "pictures.png") as sheet:
-        height = sheet.height // len(truth.cases)
-        lines = [sheet.crop((0, top, sheet.width, top + height)) for top in range(0, sheet.height, height)]
-        return torch.stack([side_by_side(line) for line in lines])
 
 
 def replicates(by_row: dict[str, dict], real: dict, reference: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
@@ -155,9 +140,9 @@ def replicates(by_row: dict[str, dict], real: dict, reference: torch.Tensor) -> 
     weights = torch.cat([torch.full((1, count), 1 / count).double(), resampled(count)])  # (1 + R, P)
     measured = {}
     for row, columns in tqdm(by_row.items(), desc="intervals", leave=False):
-        values = {"frechet": distances(columns["features"], reference, weights)}
-        for key in ("top1", "top5", "background", "diversity", "saturation"):
-            values[key] = weights @ columns[key]
+        means = ("top1", "top5", "background", "diversity", "saturation")
+        values = {key: weights @ columns[key] for key in means}
+        values["frechet"] = distances(columns["features"], reference, weights)
         for key in ("diversity", "saturation"):
             values[key] /= real[key].mean()
         if "seconds" in columns:  # The real drawings have none.
@@ -172,19 +157,11 @@ def intervals(columns: dict[str, torch.Tensor]) -> dict[str, tuple[float, float,
     return {key: (x[0].item(), *interval(x[1:], around.get(key))) for key, x in columns.items()}
 
 
-def differences(columns: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> dict[str, tuple]:
-    """intervals() of a row minus the base row."""
-    return intervals({key: columns[key] - base[key] for key in DIFFERENCES})
-
-
-def differences_to_base(measured: dict[str, dict]) -> str:
-    """A table of the differences of all other rows from BASE; "" if that row is not among them."""
-    if BASE not in measured:
-        return ""
+def differences(measured: dict[str, dict]) -> dict[str, dict]:
+    """intervals() of each row minus BASE, on the same bootstrap samples."""
     others = {row: columns for row, columns in measured.items() if row not in (REAL, BASE)}
-    table = {row: differences(columns, measured[BASE]) for row, columns in others.items()}
-    title = f"Differences to {BASE} on the same prompts (paired bootstrap); bold where 95 % lie to one side of 0:"
-    return f"\n\n{title}\n\n{markdown(table, DIFFERENCES)}"
+    base = measured[BASE]
+    return {row: intervals({key: columns[key] - base[key] for key in COMPARED}) for row, columns in others.items()}
 
 
 def read_shipped() -> dict[str, dict]:

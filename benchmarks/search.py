@@ -59,14 +59,14 @@ def main(arguments: list[str]) -> None:
         even = torch.full((1, count), 1 / count, dtype=torch.float64)
         reference = row_cells("ddim latent", prior, count)
         tried = [row_cells(row, trial.arguments, count) for trial in trials]
-        make_pictures([cell for made in [reference, *tried] for cell in made], options.workers)
+        make_pictures([reference, *tried], options.workers)
         sampled, ranked = measure(reference), []
         for trial, made in zip(trials, tried, strict=True):
             found = measure(made)
             distance = distances(found["features"], sampled["features"], even).item()
-            names, five = found["top1"].mean(), found["top5"].mean()
+            top1, top5 = found["top1"].mean(), found["top5"].mean()
             diversity = found["diversity"].mean() / sampled["diversity"].mean()
-            line = f"distance {distance:.4f}, top-1 {names:.0%}, top-5 {five:.0%}, diversity {diversity:.2f}"
+            line = f"distance {distance:.4f}, top-1 {top1:.0%}, top-5 {top5:.0%}, diversity {diversity:.2f}"
             print(f"{count} prompts: {line}: {title(trial.values.items())}", flush=True)
             ranked.append((distance, trial, made[0].config))
         ranked.sort(key=lambda entry: entry[0])

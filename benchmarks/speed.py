@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from pydantic import PositiveInt
@@ -25,11 +24,9 @@ from config.command_line import parse, read_options
 from priors.checkpoint import EMBEDDED
 from priors.prior import Prior
 from representations import REPRESENTATIONS
-from representations.rasterizer import rasterize
 from representations.representation import Representation
 
-TITLES = ("method", "representation", "calls", "step, ms", "bare calls, ms", "ratio", "first step, ms")
-TITLES += ("peak memory, MB",)
+TITLES = "method | representation | calls | step, ms | bare calls, ms | ratio | first step, ms | peak memory, MB"
 
 
 @dataclass
@@ -40,17 +37,9 @@ class SpeedOptions(Options):
     """Number of timed steps; the table has the median."""
 
 
-class Call(NamedTuple):
-    """One call of the denoiser: its arguments, whether VSD's φ is active, and whether it is trained on the output."""
-
-    inputs: tuple
-    phi: bool
-    trains: bool
-
-
 def main(arguments: list[str]) -> None:
     options, given = read_options(SpeedOptions, arguments)
-    lines = [TITLES, ["---"] * len(TITLES)]
+    lines = [f"| {TITLES} |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for row in full_rows(options.rows, ALGORITHMS):
         method, kind = row.split()
         flags = ["--algo.name", method, "--rep.kind", kind]
@@ -58,12 +47,11 @@ def main(arguments: list[str]) -> None:
             flags += ["--source-image", str(EMBEDDED / "edits" / "15_source.png"), "--source-prompt", "a red apple"]
         if not ALGORITHMS[method].is_sampler:  # t = T/2 in the middle: as many calls each time
             flags += ["--steps", "50", "--schedule.timestep", "linear"]
-        lines.append([method, kind, *alone([*flags, *given], options.rounds)])
-        print(*lines[-1], sep=" | ", file=sys.stderr, flush=True)
+        lines.append(f"| {method} | {kind} | {' | '.join(alone([*flags, *given], options.rounds))} |")
+        print(lines[-1], file=sys.stderr, flush=True)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads of a CPU"
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    note = f"{where}, four particles, medians of {options.rounds} steps and their bare calls; a process a row."
-    report("speed", f"{table}\n\n{note}", options)
+    lines.append(f"\n{where}, four particles, medians of {options.rounds} steps and their bare calls; a process a row.")
+    report("speed", "\n".join(lines), options)
 
 
 def alone(flags: list[str], rounds: int) -> list[str]:
@@ -92,23 +80,19 @@ def measure(flags: list[str], rounds: int) -> list[str]:
         memory = torch.cuda.max_memory_allocated() / 2**20
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    shown = " + ".join(batch_size(len(call.inputs[0]), len(algorithm.particles)) for call in calls)
-    times = (f"{1e3 * ours:.1f}", f"{1e3 * bare:.1f}", f"{ours / bare:.3f}", f"{1e3 * first:.0f}")
+    particles, counts = len(algorithm.particles), [len(inputs[0]) for inputs, *_ in calls]
+    shown = " + ".join(str(count) if count % particles else f"{count // particles}B" for count in counts)
+    times = [f"{1e3 * ours:.1f}", f"{1e3 * bare:.1f}", f"{ours / bare:.3f}", f"{1e3 * first:.0f}"]
     return [shown, *times, f"{memory:.0f}"]
 
 
-def batch_size(rows: int, particles: int) -> str:
-    """The rows of a call in batches of all particles, as "2B", or their number."""
-    return str(rows) if rows % particles else f"{rows // particles}B"
-
-
-def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[Call]:
-    """The calls of the denoiser in one step."""
+def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[tuple[tuple, bool, bool]]:
+    """The calls of the denoiser in one step: [(its inputs, is VSD's φ active, is φ trained on the output)]."""
     calls, denoise = [], prior.denoise
 
     def recorded(x, time, y):
         phi = getattr(algorithm, "phi", None)
-        calls.append(Call((x.detach(), time, y), bool(phi) and phi.is_active, torch.is_grad_enabled()))
+        calls.append(((x.detach(), time, y), bool(phi) and phi.is_active, torch.is_grad_enabled()))
         return denoise(x, time, y)
 
     prior.denoise = recorded
@@ -117,33 +101,19 @@ def network_calls(prior: Prior, algorithm: Method, step: Callable) -> list[Call]
     return calls
 
 
-def bare_calls(prior: Prior, algorithm: Method, representation: Representation, calls: list[Call]) -> Callable:
-    """→ a function that only makes the same calls of the networks and of the rasterizer, or of the field's network."""
-    kind = representation.config.kind
-    pixels = torch.rand(len(algorithm.particles), 3, *prior.image_size, device=prior.device, requires_grad=True)
-    if kind in ("gaussian2d", "bezier"):
-        gaussians = [value.detach().requires_grad_() for value in representation.gaussians()]
-        if kind == "gaussian2d":
-            gaussians.append(representation.background)
+def bare_calls(prior: Prior, algorithm: Method, representation: Representation, calls: list) -> Callable:
+    """→ a function that only makes the same calls of the networks, and draws and encodes the images."""
 
     def bare():
-        for call in calls:
-            phi = algorithm.phi.active() if call.phi else contextlib.nullcontext()
-            with phi, torch.set_grad_enabled(call.trains):
-                output = prior.denoise(*call.inputs)
-                if call.trains:
+        for inputs, phi, trains in calls:
+            with algorithm.phi.active() if phi else contextlib.nullcontext(), torch.set_grad_enabled(trains):
+                output = prior.denoise(*inputs)
+                if trains:
                     output.backward(output.detach())
                     algorithm.optimizer.zero_grad(set_to_none=True)
-        if kind != "latent":
-            latents = prior.encode(pixels)
+        if representation.config.kind != "latent":
+            latents = prior.encode(representation.images())
             latents.backward(torch.ones_like(latents))
-            pixels.grad = None
-        if kind in ("gaussian2d", "bezier"):
-            images = rasterize(*gaussians, prior.image_size)
-            images.backward(torch.ones_like(images))
-        elif kind == "field":
-            images = representation.images()
-            images.backward(torch.ones_like(images))
 
     return bare
 
