@@ -166,8 +166,6 @@ def differences(measured: dict[str, dict]) -> dict[str, dict]:
 
 def read_shipped() -> dict[str, dict]:
     """{name of a cell: {column: its score, "features": (n, D)}}, float64."""
-    if not SHIPPED.is_file():
-        return {}
     with safe_open(SHIPPED, "pt") as file:
         names = json.loads(file.metadata()["cells"])
         columns = {key: file.get_tensor(key).double() for key in file.keys()}  # noqa: SIM118, it is no dictionary

@@ -76,10 +76,9 @@ def measure(flags: list[str], rounds: int) -> list[str]:
     first = time.perf_counter() - start
     calls = network_calls(prior, algorithm, step)
     ours, bare = paired(step, bare_calls(prior, algorithm, representation, calls), rounds)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if prior.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     particles, counts = len(algorithm.particles), [len(inputs[0]) for inputs, *_ in calls]
     shown = " + ".join(str(count) if count % particles else f"{count // particles}B" for count in counts)
     times = [f"{1e3 * ours:.1f}", f"{1e3 * bare:.1f}", f"{ours / bare:.3f}", f"{1e3 * first:.0f}"]
