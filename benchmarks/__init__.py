@@ -1,1 +1,1 @@
-"""The commands of `python -m benchmarks`, one file each, and shared code."""
+"""The commands of `python -m benchmarks`, one file each, and what they share: scores.py, pictures.py and tables.py."""

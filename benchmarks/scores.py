@@ -12,7 +12,8 @@ REPLICATES = 500
 
 
 def scores(images: torch.Tensor, judge: Judge, prompts: list, captions: dict) -> dict[str, torch.Tensor]:
-    """{column: (P,) means over each prompt's pictures, "features": (P, n, D)}, float64.
+    """Pictures (P, n, 3, H, W) of P prompts, each a (phrase, background) → {column: (P,) means over each prompt's
+    pictures, "features": (P, n, D)}, float64.
 
     top1, top5   whether the CLIP ranks the wanted name first, or among the first five, of all names trained on
     background   whether the border has the wanted colour
@@ -23,9 +24,9 @@ def scores(images: torch.Tensor, judge: Judge, prompts: list, captions: dict) ->
     flat, wanted = images.flatten(0, 1), [pair for pair in prompts for _ in range(n)]
     features = judge.image_features(flat).double().unflatten(0, (P, n))
     ranks = torch.tensor(judge.ranks(flat, wanted, captions)).view(P, n)
-    colours = zip(background_colours(flat, captions), wanted, strict=True)
-    right = torch.tensor([colour == background for colour, (_, background) in colours])
-    apart = 1 - features @ features.mT
+    colours = background_colours(flat, captions)
+    right = torch.tensor([colour == background for colour, (_, background) in zip(colours, wanted, strict=True)])
+    apart = 1 - features @ features.mT  # (P, n, n), 0 on the diagonal
     return {
         "top1": (ranks == 0).double().mean(1),
         "top5": (ranks < 5).double().mean(1),
@@ -70,14 +71,14 @@ def distances(features: torch.Tensor, reference: torch.Tensor, weights: torch.Te
     With n pictures per prompt, the distance is too large by about c/n; with half of them, by 2c/n. So twice the first
     minus the second is right to that order. (Chong and Forsyth 2020, arXiv 1911.07023, fit a line to several n.)
     """
-    half, found = features.shape[1] // 2, []
+    half = features.shape[1] // 2
     parts = [moments(part) for part in (features, features[:, :half], features[:, -half:])]
-    theirs = moments(reference)
+    reference_moments, found = moments(reference), []
     for each in weights:
-        mean, covariance = mixed(theirs, each)
-        at = (mean, covariance), root(covariance)
-        raw, first, second = (frechet(mixed(part, each), *at) for part in parts)
-        found.append(2 * raw - (first + second) / 2)
+        theirs = mixed(reference_moments, each)
+        root_of_theirs = root(theirs[1])
+        whole, first, second = (frechet(mixed(part, each), theirs, root_of_theirs) for part in parts)
+        found.append(2 * whole - (first + second) / 2)
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -104,13 +105,3 @@ def median(values: torch.Tensor, weights: torch.Tensor) -> float:
     that shared their core."""
     values, order = values.sort()
     return values[torch.searchsorted(weights[order].cumsum(0), 0.5 - 1e-9)].item()
-
-
-def rank_correlation(first: list[float], second: list[float]) -> float:
-    """Spearman's ρ of two lists of numbers; ties get the mean of their ranks."""
-
-    def ranks(values):
-        values = torch.tensor(values, dtype=torch.float64)
-        return ((values[:, None] > values).double() + 0.5 * (values[:, None] == values)).sum(1)
-
-    return torch.corrcoef(torch.stack([ranks(first), ranks(second)]))[0, 1].item()

@@ -267,7 +267,7 @@ def test_run_takes_a_config_made_in_python(prior, tiny, tmp_path):
 
 
 def test_what_is_set_stays_when_a_config_is_completed(tiny, tmp_path):
-    """In one made in Python, a value of Config()'s own is not set; one from the command line is complete, and so are its
+    """In one made in Python, a value of Config()'s own is not set; one of a command line is complete, as are its
     completions."""
     folder = shutil.copytree(tiny, tmp_path / "advised")
     (folder / "sds2d.json").write_text('{"sds": {"steps": 7, "schedule.shared_t": true}}')
