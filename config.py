@@ -227,6 +227,7 @@ def defaults(config: Config) -> tuple[dict[str, Any], str]:
         for setting in line:
             allowed = setting.split(".")[0] in ("algo", "rep", "schedule", "steps", "particles")
             require(allowed, f"{checkpoint}/sds2d.json: a checkpoint cannot set a default for {setting}")
+            require(setting in SETTINGS, f"{checkpoint}/sds2d.json: unknown setting {setting}")
     searched = lines[method] | lines[row]
     if config.paper:
         searched = {key: value for key, value in searched.items() if key.startswith(("rep.", "steps"))}

@@ -159,15 +159,16 @@ def run(config: Config, prior: Prior | None = None, watch: Callable | None = Non
     startup.before_first_step()
     try:
         with lock_folder(folder), Interruption() as interruption:
+            recorder = Recorder(config, parts, timesteps, scores, resume)
             if resume:  # which may have more steps, or another device
                 for name, text in files.items():
                     write_text(folder / name, text)
-            recorder = Recorder(config, parts, timesteps, scores, resume)
             images = loop(config, parts, recorder, interruption, watch)
             if interruption.signal:
                 raise Interrupted(interruption.signal)
     except (Exception, KeyboardInterrupt) as error:
-        if not isinstance(error, InputError | FloatingPointError):  # These would recur.
+        would_recur = isinstance(error, InputError | FloatingPointError)
+        if not would_recur and (folder / "config.yaml").is_file():
             error.add_note(f"{shlex.join(['python', 'sds2d.py', '--resume', config.out])} continues")
         raise
     return Result(images, folder)

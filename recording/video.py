@@ -27,7 +27,7 @@ def frames(pictures: list[Path], fps: int) -> Iterator[tuple[np.ndarray, int]]:
         with PngImageFile(picture) as image:  # Image.open would refuse the largest grids.
             scale = min(1, LARGEST / max(image.size))
             width, height = (max(2, int(side * scale) // 2 * 2) for side in image.size)
-            yield np.asarray(image.resize((width, height))), each + last
+            yield np.asarray(image.convert("RGB").resize((width, height))), each + last
 
 
 def save_video(path: Path, pictures: list[Path], fps: int) -> None:

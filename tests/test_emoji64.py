@@ -71,7 +71,7 @@ def test_it_knows_its_own_captions(prior):
 
 def test_the_default_run_obeys(prior, tmp_path):
     """The README's first command. `python -m benchmarks quality` is the measurement; this only sees that it works."""
-    images = sds2d.run(sds2d.parse(["--out", str(tmp_path / "run")]), prior)
+    images, _ = sds2d.run(sds2d.parse(["--out", str(tmp_path / "run")]), prior)
     pairs = [("a red apple", "white")] * 4
     ranks = Judge(EMBEDDED / "clip").ranks(images, pairs, CAPTIONS)
     # Of over 200 names, chance puts 0.1 of 4 pictures among the best five.
@@ -86,7 +86,7 @@ def test_other_prompts_obey_on_pixels(prior, tmp_path):
     pairs = draw_prompts(CAPTIONS, 4, seed=7)
     texts = [with_background(*pair) for pair in pairs]
     flags = ["--rep.kind", "pixel", "--prompt", *texts, "--particles", "1", "--out", str(tmp_path / "run")]
-    images = sds2d.run(sds2d.parse(flags), prior)
+    images, _ = sds2d.run(sds2d.parse(flags), prior)
     ranks = Judge(EMBEDDED / "clip").ranks(images, pairs, CAPTIONS)
     assert sum(rank < 5 for rank in ranks) >= 2, list(zip(texts, ranks, strict=True))
     right = [seen == asked for seen, (_, asked) in zip(background_colours(images, CAPTIONS), pairs, strict=True)]

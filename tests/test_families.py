@@ -123,7 +123,7 @@ def test_every_method_runs(name, checkpoint, tmp_path):
         edit = ["--source-image", source, "--source-prompt", "a red apple"] if cls.edits else []
         out = ["--out", str(tmp_path / method)]
         given = [*flags(checkpoint(name), name), "--algo.name", method, "--rep.kind", kind]
-        assert sds2d.run(sds2d.parse([*given, *steps, *edit, *out]), prior).isfinite().all()
+        assert sds2d.run(sds2d.parse([*given, *steps, *edit, *out]), prior).images.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "flux-dev", "pixart", "sana", "if"])
@@ -132,7 +132,7 @@ def test_pixels_and_gaussians_run_at_any_size(name, kind, checkpoint, tmp_path):
     size = {"sana": ("32", "64"), "if": ("24", "16")}.get(name, ("64", "96"))
     given = ["--prior.path", str(checkpoint(name)), "--prior.size", *size, "--rep.kind", kind, "--steps", "4"]
     given += ["--particles", "1", "--log.timesteps", "--log.tile", "16", "--out", str(tmp_path / "run")]
-    images = sds2d.run(sds2d.parse(given))
+    images, _ = sds2d.run(sds2d.parse(given))
     assert images.shape[2:] == tuple(map(int, size)) and images.isfinite().all()
     assert (tmp_path / "run" / "video.mp4").is_file() and (tmp_path / "run" / "index.html").is_file()
 

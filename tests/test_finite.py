@@ -33,7 +33,7 @@ def go(tiny, tmp_path):
             "2",
             "--log.timesteps",
         ]
-        return sds2d.run(sds2d.parse([*base, *map(str, flags), "--out", str(tmp_path / "run")]), prior)
+        return sds2d.run(sds2d.parse([*base, *map(str, flags), "--out", str(tmp_path / "run")]), prior).images
 
     return call
 

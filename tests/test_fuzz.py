@@ -113,7 +113,7 @@ def one(flags, tiny, folder):
     before = sorted(folder.rglob("*"))
     try:
         config = sds2d.parse([*flags, "--prior.path", str(tiny), "--out", str(out)])
-        images = sds2d.run(config, loaded(str(tiny), config.prior.dtype.replace("auto", "float32")))
+        images, _ = sds2d.run(config, loaded(str(tiny), config.prior.dtype.replace("auto", "float32")))
     except InputError as error:
         ends["refused"] += 1
         assert str(error) and "\n" not in str(error) and len(str(error)) < 1000

@@ -104,4 +104,4 @@ def test_paper():
     ism = defaults("ism", "--paper").algo
     assert (ism.guidance_scale, ism.ism.delta_s, ism.ism.max_steps) == (7.5, 200, 5)
     assert defaults("sds", "--paper", "--algo.guidance-scale", "30").algo.guidance_scale == 30
-    assert "the paper's" in sds2d.describe(paper, sds2d.build(paper, GaussianPrior(DATA))[2])
+    assert "the paper's" in sds2d.defaults(paper)[1]

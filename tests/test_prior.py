@@ -226,7 +226,7 @@ def test_a_prior_without_a_checkpoint(tmp_path):
         prior.learn(torch.zeros(1, dtype=torch.long))
     flags = ["--rep.kind", "pixel", "--steps", "60", "--rep.lr", "0.05", "--particles", "1", "--eval.clip", "none"]
     flags += ["--algo.guidance-scale", "1", "--log.timesteps", "--out", str(tmp_path / "run")]
-    picture = sds2d.run(sds2d.parse(flags), prior)
+    picture, _ = sds2d.run(sds2d.parse(flags), prior)
     assert (picture - (m / 2 + 0.5)).abs().max() < 0.05
     with pytest.raises(InputError, match="--rep.kind latent"):
         sds2d.run(sds2d.parse(["--steps", "1", "--out", str(tmp_path / "latent")]), prior)

@@ -332,7 +332,7 @@ def test_scores_stand_at_the_logging_interval(tiny, tmp_path):
         "2",
         "--log.timesteps",
     ]
-    images = sds2d.run(sds2d.parse([*flags, "--eval.clip", str(tmp_path / "clip"), "--out", str(tmp_path / "run")]))
+    images, _ = sds2d.run(sds2d.parse([*flags, "--eval.clip", str(tmp_path / "clip"), "--out", str(tmp_path / "run")]))
     lines = [json.loads(line) for line in (tmp_path / "run" / "scores.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 2, 4, 5]
     judge = Judge(tmp_path / "clip")

@@ -146,8 +146,9 @@ def test_config_yaml_alone_repeats_a_run(tiny, prior, tmp_path, flags, monkeypat
     shutil.move(tmp_path / "one" / "config.yaml", tmp_path / "config.yaml")
     again = sds2d.parse(["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "two")])
     sds2d.run(again, prior)
-    again.out, again.command = config.out, config.command
-    assert again == config
+    files = tmp_path / "config.yaml", tmp_path / "two" / "config.yaml"
+    one, two = (yaml.safe_load(file.read_text()) | {"command": None} for file in files)
+    assert one == two
     assert (tmp_path / "one" / "final.png").read_bytes() == (tmp_path / "two" / "final.png").read_bytes()
     first, second = (
         yaml.safe_load(file.read_text()) for file in (tmp_path / "config.yaml", tmp_path / "two/config.yaml")
@@ -258,12 +259,13 @@ def test_run_takes_a_config_made_in_python(prior, tiny, tmp_path):
         prompt=("a red apple",), steps=2, particles=1, prior=PriorConfig(path=str(tiny)), out=str(tmp_path / "run")
     )
     config.log.timesteps = ()
-    images = sds2d.run(config, prior)
-    assert (
-        images.shape == (1, 3, 64, 64) and config.algo.guidance_scale == 100 and (tmp_path / "run/final.png").is_file()
-    )
+    before = copy.deepcopy(config)
+    images, folder = sds2d.run(config, prior)
+    assert images.shape == (1, 3, 64, 64) and (folder / "final.png").is_file()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["algo"]["guidance_scale"] == 100
+    assert config == before, "the caller's own"
     same = sds2d.parse(["--config", str(tmp_path / "run/config.yaml"), "--out", str(tmp_path / "again")])
-    assert torch.equal(sds2d.run(same, prior), images)
+    assert torch.equal(sds2d.run(same, prior).images, images)
 
 
 def test_what_is_set_stays_when_a_config_is_completed(tiny, tmp_path):

@@ -121,7 +121,7 @@ def assert_equal(one, other):
 
 
 def begin(flags, out, prior, *more):
-    return sds2d.run(sds2d.parse([*flags, *map(str, more), "--out", str(out)]), prior)
+    return sds2d.run(sds2d.parse([*flags, *map(str, more), "--out", str(out)]), prior).images
 
 
 def killed(flags, out, prior, monkeypatch, count):
@@ -134,7 +134,7 @@ def killed(flags, out, prior, monkeypatch, count):
 
 def resume(out, prior, *flags):
     config = sds2d.parse_resume(["--resume", str(out), *map(str, flags)])
-    return sds2d.run(config, prior, resume=True)
+    return sds2d.run(config, prior, resume=True).images
 
 
 @pytest.mark.parametrize(

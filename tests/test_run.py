@@ -103,9 +103,8 @@ def test_command_on_stable_diffusion(command, stable_diffusion, tmp_path, kind):
 
 def run(prior, out, *flags):
     """A run on a prior that is loaded already; --prior.path, which only lends its sds2d.json, comes with the flags."""
-    return sds2d.run(
-        sds2d.parse(["--out", str(out), "--log.every", "1000", "--log.timesteps", *map(str, flags)]), prior
-    )
+    given = ["--out", str(out), "--log.every", "1000", "--log.timesteps", *map(str, flags)]
+    return sds2d.run(sds2d.parse(given), prior).images
 
 
 @pytest.fixture
@@ -253,7 +252,7 @@ def test_ddim_is_the_pipelines(stable_diffusion, tmp_path):
     """The command's pictures against diffusers' own pipeline, epsilon and v-prediction."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    images = sds2d.run(
+    images, _ = sds2d.run(
         sds2d.parse(
             [
                 "--prior.path",
@@ -313,7 +312,7 @@ def test_every_method_on_stable_diffusion(stable_diffusion, tmp_path, name):
             str(tmp_path / "run"),
         ]
     )
-    images = sds2d.run(config, loaded(stable_diffusion))
+    images, _ = sds2d.run(config, loaded(stable_diffusion))
     assert images.shape == (2, 3, 64, 64) and images.isfinite().all() and not torch.equal(images[0], images[1])
     assert (tmp_path / "run" / "video.mp4").stat().st_size > 0 and (tmp_path / "run" / "final_01.png").exists()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -329,7 +328,7 @@ def test_one_source_with_many_targets_and_one_source_each(tiny, tmp_path, capsys
         ("one", [red, "--source-prompt", "a fox"], ["a dog", "a cat", "a cow"]),
         ("each", [red, blue, "--source-prompt", "a fox", "a fish"], ["a dog", "a cat"]),
     ):
-        images = sds2d.run(
+        images, _ = sds2d.run(
             sds2d.parse([*base, "--source-image", *sources, "--prompt", *prompts, "--out", str(tmp_path / name)])
         )
         colours = [(200, 30, 30)] * 3 if name == "one" else [(200, 30, 30), (30, 30, 200)]
@@ -758,11 +757,11 @@ def test_a_compiled_network_is_the_same(tiny, tmp_path, name):
         "none",
         "--log.timesteps",
     ]
-    plain = sds2d.run(sds2d.parse([*flags, "--out", str(tmp_path / "plain")]))
+    plain, _ = sds2d.run(sds2d.parse([*flags, "--out", str(tmp_path / "plain")]))
     config = sds2d.parse([*flags, "--prior.compile", "--out", str(tmp_path / "compiled")])
     prior = Checkpoint(config.prior)
     assert prior.denoiser._compiled_call_impl is not None
-    torch.testing.assert_close(sds2d.run(config, prior), plain, rtol=0, atol=1e-4)
+    torch.testing.assert_close(sds2d.run(config, prior).images, plain, rtol=0, atol=1e-4)
 
 
 def test_flags_of_the_start(tiny, tmp_path):
@@ -772,7 +771,7 @@ def test_flags_of_the_start(tiny, tmp_path):
         "file": ["--rep.init", "image", "--rep.init-images", str(tmp_path / "green.png")],
         "colour": ["--rep.init", "constant", "--rep.init-color", str(10 / 255), str(200 / 255), str(30 / 255)],
     }.items():
-        images = sds2d.run(sds2d.parse([*flags, *start, "--out", str(tmp_path / name)]))
+        images, _ = sds2d.run(sds2d.parse([*flags, *start, "--out", str(tmp_path / name)]))
         expected = torch.tensor([10, 200, 30]).view(1, 3, 1, 1) / 255
         assert (images - expected).abs().max() < 0.01
 
@@ -797,7 +796,7 @@ def test_background_shows_between_the_gaussians(tiny, tmp_path):
             sds2d.parse(
                 [*flags, "--rep.background", *map(str, background), "--out", str(tmp_path / str(background[0]))]
             )
-        )
+        ).images
         for background in ((0.0, 0.0, 0.0), (0.2, 0.5, 0.8))
     )
     light = (coloured - black) / torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1)
