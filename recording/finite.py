@@ -13,7 +13,7 @@ def require_finite(what: str, sizes: torch.Tensor, places: Iterable[str], dtype:
     """
     for place, size in zip(places, sizes.tolist(), strict=True):
         if not math.isfinite(size):
-            advice = "lower the learning rate (as --rep.lr), --algo.guidance-scale or the weight"
+            advice = "use a lower learning rate (as --rep.lr), --algo.guidance-scale or weight"
             if dtype == torch.float16:
                 advice = "float16 ends at 65,504: use --prior.dtype bfloat16 or float32"
             raise FloatingPointError(f"{place}: the {what} is not finite; {advice}")

@@ -506,7 +506,6 @@ def test_a_run_that_fails_is_shown_and_tried_again(gaussian, swept, tiny, tmp_pa
     monkeypatch.setattr(sds2d, "run", stumbles)
     code, said, errors = swept(*given)
     assert code == 1 and said == [f"{out}/figure.png", "3 runs: 1 finished, 2 failed"]
-    assert any(re.search(r"9e29 failed: .*step \d, .* is not finite", line) for line in errors)
     rows = table(out)
     assert [row["status"] for row in rows] == ["finished", "failed", "failed"]
     assert "is not finite" in rows[1]["error"] and rows[2]["error"] == "RuntimeError: a bug"
