@@ -530,6 +530,23 @@ def test_a_run_that_fails_is_shown_and_tried_again(gaussian, swept, tiny, tmp_pa
     ).exists()
 
 
+def test_a_run_of_a_list_that_fails_is_shown(swept, tiny, tmp_path):
+    """sds2d.py itself leaves the reason; a resumed run forgets it."""
+    out = tmp_path / "sweep"
+    given = ["--prior.path", tiny, *QUICK[:-4], "--log.every", 1, "--rep.lr", "9e29", "0.3", "--out", out]
+    config = sds2d.parse(shlex.split(swept(*given, "--list")[1][0])[2:])
+    prior, seen = sweep.shared_prior(config.prior), []
+    with pytest.raises(FloatingPointError):
+        sds2d.run(config, prior)
+    assert swept("--out", out)[1][-1] == "2 runs: 1 failed, 1 not run"
+    assert "parameter is not finite" in table(out)[0]["error"]
+    assert "Traceback" in (Path(config.out) / "error.txt").read_text()
+    assert len(swept(*given, "--list")[1]) == 1, "a failed run is not listed"
+    with pytest.raises(FloatingPointError):
+        sds2d.run(parse_resume(["--resume", config.out]), prior, lambda *_: seen.append(read_run(out / "0-9e29")), True)
+    assert seen[0]["status"] == "unfinished"
+
+
 class Reader(HTMLParser):
     """What a browser makes of a page: its tags, its text, and what it refers to."""
 
@@ -636,6 +653,25 @@ def test_a_killed_process_of_jobs(swept, tiny, tmp_path):
     for row in table(out):
         mine, alone = (folder / row["run"] / "final.png" for folder in (out, tmp_path / "alone"))
         assert mine.read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds the process of a run through /proc")
+def test_a_preempted_job_of_slurm(swept, tiny, tmp_path):
+    """It is queued again by the signal that Slurm sends, and continues its run in its folder, to the same bytes."""
+    pytest.importorskip("submitit")
+    given = ["--prior.path", tiny, "--steps", 60, "--particles", 1, "--log.every", 2, "--log.timesteps", "--seed", 0, 1]
+    out = tmp_path / "sweep"
+    process = start(*given, "--out", out, "--slurm", "cluster=local", cwd=tmp_path)
+    half = out / "1-1"
+    pid = wait_for(lambda: (half / "checkpoint.pt").is_file() and worker_of(half), process, 200)
+    (half / "old").write_text("of the job that was preempted")
+    os.kill(pid, signal.SIGUSR2)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0 and said.splitlines()[-1] == "2 runs: 2 finished", errors
+    assert (half / "old").exists() and "preempted" in "".join(file.read_text() for file in out.glob("slurm/*.err"))
+    assert swept(*given, "--out", tmp_path / "alone")[0] == 0
+    assert (half / "final.png").read_bytes() == (tmp_path / "alone" / "1-1" / "final.png").read_bytes()
 
 
 @pytest.mark.parametrize(
