@@ -539,7 +539,7 @@ def test_a_run_of_a_list_that_fails_is_shown(swept, tiny, tmp_path):
     with pytest.raises(FloatingPointError):
         sds2d.run(config, prior)
     assert swept("--out", out)[1][-1] == "2 runs: 1 failed, 1 not run"
-    assert "parameter is not finite" in table(out)[0]["error"]
+    assert "is not finite" in table(out)[0]["error"]
     assert "Traceback" in (Path(config.out) / "error.txt").read_text()
     assert len(swept(*given, "--list")[1]) == 1, "a failed run is not listed"
     with pytest.raises(FloatingPointError):
