@@ -530,10 +530,18 @@ def test_a_run_that_fails_is_shown_and_tried_again(gaussian, swept, tiny, tmp_pa
     ).exists()
 
 
-def test_a_run_of_a_list_that_fails_is_shown(swept, tiny, tmp_path):
+def test_a_run_of_a_list_that_fails_is_shown(swept, tiny, tmp_path, monkeypatch):
     """sds2d.py itself leaves the reason; a resumed run forgets it."""
+    distill = sds2d.distill
+
+    def fails(parts, step):
+        if step == 1:
+            raise FloatingPointError("step 1, particle 0: a number is not finite")
+        return distill(parts, step)
+
+    monkeypatch.setattr(sds2d, "distill", fails)
     out = tmp_path / "sweep"
-    given = ["--prior.path", tiny, *QUICK[:-4], "--log.every", 1, "--rep.lr", "9e29", "0.3", "--out", out]
+    given = ["--prior.path", tiny, *QUICK[:-4], "--log.every", 1, "--rep.lr", "0.2", "0.3", "--out", out]
     config = sds2d.parse(shlex.split(swept(*given, "--list")[1][0])[2:])
     prior, seen = sweep.shared_prior(config.prior), []
     with pytest.raises(FloatingPointError):
@@ -543,7 +551,7 @@ def test_a_run_of_a_list_that_fails_is_shown(swept, tiny, tmp_path):
     assert "Traceback" in (Path(config.out) / "error.txt").read_text()
     assert len(swept(*given, "--list")[1]) == 1, "a failed run is not listed"
     with pytest.raises(FloatingPointError):
-        sds2d.run(parse_resume(["--resume", config.out]), prior, lambda *_: seen.append(read_run(out / "0-9e29")), True)
+        sds2d.run(parse_resume(["--resume", config.out]), prior, lambda *_: seen.append(read_run(out / "0-0.2")), True)
     assert seen[0]["status"] == "unfinished"
 
 
