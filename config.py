@@ -265,7 +265,6 @@ def with_defaults(known: dict[str, Any]) -> Config:
 def derive(config: Config) -> Config:
     """Fills in what follows from other settings, and makes paths absolute: config.yaml must mean the same from any
     directory."""
-
     recordings = min(max(3, config.steps // 40), 10)
     values = {"filled": True, "log.every": config.log.every or math.ceil(config.steps / recordings)}
     values["source_image"] = tuple(map(absolute, config.source_image))

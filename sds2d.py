@@ -151,8 +151,7 @@ def run(config: Config, prior: Prior | None = None, watch: Callable | None = Non
         print(f"warning: {line}", file=sys.stderr)
     files = {"config.yaml": dump(config), "environment.json": json.dumps(now | {"warnings": warnings}, indent=1)}
     if not resume:
-        folder = make_folder(Path(config.out or default_out(config)), files, unique=not config.out)
-        config.out = str(folder)
+        config.out = str(make_folder(Path(config.out or default_out(config)), files, unique=not config.out))
     folder = Path(config.out)
     if not config.quiet:
         print(describe(config, parts.schedule, defaults(config)[1]), file=sys.stderr)

@@ -506,16 +506,17 @@ def test_a_run_that_fails_is_shown_and_tried_again(gaussian, swept, tiny, tmp_pa
     monkeypatch.setattr(sds2d, "run", stumbles)
     code, said, errors = swept(*given)
     assert code == 1 and said == [f"{out}/figure.png", "3 runs: 1 finished, 2 failed"]
-    assert any("9e29 failed: " in line and "is not finite" in line for line in errors), errors
+    failure = "before step 1, particle 0: the decoded picture is not finite"
+    assert any(f"9e29 failed: {failure}" in line for line in errors), errors
     rows = table(out)
     assert [row["status"] for row in rows] == ["finished", "failed", "failed"]
-    assert "is not finite" in rows[1]["error"] and rows[2]["error"] == "RuntimeError: a bug"
+    assert rows[1]["error"].startswith(failure) and rows[2]["error"] == "RuntimeError: a bug"
     assert "in stumbles" in (out / rows[2]["run"] / "error.txt").read_text()
     sheet = np.asarray(Image.open(out / "figure.png").convert("RGB"))
     # The one fails in its first step, with one moment of four to show, and the other has none.
     assert sum(len(found) for text, found in labels(*given).items() if text.startswith("failed")) == 3 + 4
     page = (out / "index.html").read_text()
-    assert "is not finite" in page and "RuntimeError: a bug" in page
+    assert failure in page and "RuntimeError: a bug" in page
     assert all("location.reload" in page for page in pages) and "location.reload" not in page, "while it goes on"
     assert re.search(r"\d s left", pages[1]) and "1 finished, 2 not run" in pages[1]
     assert (sheet == (233, 233, 233)).all(-1).mean() > 0.2
@@ -547,7 +548,7 @@ def test_a_run_of_a_list_that_fails_is_shown(swept, tiny, tmp_path, monkeypatch)
     with pytest.raises(FloatingPointError):
         sds2d.run(config, prior)
     assert swept("--out", out)[1][-1] == "2 runs: 1 failed, 1 not run"
-    assert "is not finite" in table(out)[0]["error"]
+    assert table(out)[0]["error"] == "step 1, particle 0: a number is not finite"
     assert "Traceback" in (Path(config.out) / "error.txt").read_text()
     assert len(swept(*given, "--list")[1]) == 1, "a failed run is not listed"
     with pytest.raises(FloatingPointError):
